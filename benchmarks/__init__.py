@@ -1,0 +1,1 @@
+"""Whole comparisons (methods x datasets x seeds), the embedded small world, and speed measurements."""
