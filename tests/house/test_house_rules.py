@@ -1,0 +1,60 @@
+"""The rules of the house that no linter knows: what an import loads, and that the tree stays readable."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(p for package in ("vidfeat", "prompttune", "benchmarks") for p in (ROOT / package).rglob("*.py"))
+HEAVY = ("open_clip", "torchvision", "timm", "decord", "av", "ray", "h5py")
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    """Top-level names in `sys.modules` after a fresh interpreter has run `code`."""
+    report = "import sys; print('\\n'.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def prompttune_modules() -> list[str]:
+    return sorted(
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in SOURCES
+        if p.is_relative_to(ROOT / "prompttune")
+    )
+
+
+def test_no_module_of_prompttune_loads_the_video_side() -> None:
+    imports = "\n".join(f"import {name}" for name in prompttune_modules() if not name.endswith("__main__"))
+    assert not modules_loaded_by(imports).intersection(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["vidfeat", "prompttune"])
+def test_help_loads_no_tensor_library(command: str) -> None:
+    code = f"import sys; from {command}.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert not modules_loaded_by(code).intersection({*HEAVY, "torch", "zarr", "pandas", "sklearn"})
+
+
+def test_benchmarks_help_loads_no_tensor_library() -> None:
+    code = "from benchmarks.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert not modules_loaded_by(code).intersection({*HEAVY, "torch", "zarr", "pandas", "sklearn"})
+
+
+def test_no_pickle_is_loaded() -> None:
+    offenders = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called == "torch.load" and keywords.get("weights_only") != "True":
+                offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            if called in {"pickle.load", "pickle.loads", "joblib.load"} or keywords.get("allow_pickle") == "True":
+                offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert offenders == []
