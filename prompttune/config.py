@@ -1,0 +1,322 @@
+"""What one `prompttune train` does: frozen, strict, and printable as the TOML file that would do it again.
+
+A configuration is a method's defaults, then the TOML file, then `--set` overrides. Unknown keys are refused with the
+nearest valid one; every problem is reported in one message. A comma in an override (`optim.lr=0.002,0.01`) opens a run
+axis: the product of all axes and the seeds gives the runs (`prompttune.runs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from prompttune.errors import ConfigError, explain
+from prompttune.methods import METHODS
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NONE = "none"
+
+
+def _none(value: Any) -> Any:
+    """TOML has no null: the word "none" stands for it, so that a resolved configuration can be read back."""
+    return None if value == NONE else value
+
+
+def _template(text: str) -> str:
+    if text.count("{}") != 1:
+        raise ValueError(f"a template holds {{}} once, where the class name goes; got {text!r}")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ProtocolConfig(Section):
+    """Which videos train, which test, and among which classes."""
+
+    name: Literal["base-to-new", "few-shot", "fully-supervised", "zero-shot"] = "base-to-new"
+    shots: Annotated[Positive | None, BeforeValidator(_none)] = 16
+    val_shots: NonNegative = 0
+    base_classes: Annotated[tuple[str, ...] | None, BeforeValidator(_none)] = None
+    test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(_none)] = None
+    split_seed: NonNegative = 0
+    test_stores: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> ProtocolConfig:
+        if self.shots is not None and self.val_shots >= self.shots:
+            raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
+        if self.base_classes is not None and self.name != "base-to-new":
+            raise ValueError(f"base_classes belongs to the protocol base-to-new, not to {self.name}")
+        return self
+
+
+class ContextConfig(Section):
+    """The learned tokens in the text tower: `kind = "none"` trains none."""
+
+    kind: Literal["none", "shared", "class", "image"] = "none"
+    n_ctx: Positive = 16
+    init: str = "random"
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    position: Literal["end", "middle", "front"] = "end"
+    prompt_depth: Positive = 1
+    image_hidden: Annotated[Positive | None, BeforeValidator(_none)] = None
+    class_tokens_block: Annotated[Positive | None, BeforeValidator(_none)] = None
+    class_tokens_hidden: Positive = 128
+
+    @model_validator(mode="after")
+    def _check(self) -> ContextConfig:
+        if self.kind == "none" and (self.prompt_depth > 1 or self.class_tokens_block is not None):
+            raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
+        return self
+
+
+class CouplingConfig(Section):
+    """Frozen hard prompts from other data sets, mixed with the soft context."""
+
+    variant: Literal["released", "linear", "two-layer", "residual", "token-axis"] = "released"
+    hard_prompts: tuple[str, ...] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout_mask: Literal["shared", "per-class"] = "shared"
+    deep: bool = False
+
+
+class AnchorsConfig(Section):
+    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
+
+    store: str
+    loss: Literal["additive", "margin-softplus", "margin-hinge", "extra-class", "distill", "feature", "text-anchor"] = (
+        "margin-softplus"
+    )
+    weight: Weight = 1.0
+    margin: float = 0.0
+    n_anchors: Positive = 8
+    negative_prompts: tuple[str, ...] = ("a video of a person else.",)
+    allow_inert: bool = False
+
+
+class HeadConfig(Section):
+    """How frame features become one video feature, and what comes after it."""
+
+    temporal: Literal["mean", "mean-of-normalised", "transformer", "attention", "concept-spotting"] = "mean"
+    adapter: Literal["none", "clip-adapter", "tip-adapter", "linear-probe"] = "none"
+    adapter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+    tip_alpha: Annotated[float | None, BeforeValidator(_none)] = None
+    tip_beta: Annotated[float | None, BeforeValidator(_none)] = None
+    train_keys: bool = False
+    logit_scale: Annotated[float | None, Field(gt=0), BeforeValidator(_none)] = None
+
+
+class TargetsConfig(Section):
+    """What the cross-entropy is taken against."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AggregationConfig(Section):
+    """PromptSRC's Gaussian-weighted mean of the prompts over epochs."""
+
+    mean: Annotated[float, Field(gt=0)] = 15.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class OptimConfig(Section):
+    """The optimiser; the learning rate is warmed up linearly and follows a cosine, stepped per iteration."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
+    epochs: NonNegative = 50
+    batch_size: Positive = 32
+    accumulate: Positive = 1
+    weight_decay: Weight = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
+    gradient: Literal["sum", "prograd"] = "sum"
+
+
+class TemplatesConfig(Section):
+    """Hand-written prompts, and how class names are cleaned before they enter any prompt."""
+
+    zero_shot: Template = "a video of a person {}."
+    ensemble: tuple[Template, ...] = ()
+    class_names: tuple[Literal["underscores", "camel-case"], ...] = ("underscores",)
+
+
+class LogConfig(Section):
+    """How often what is written."""
+
+    every: Positive = 10
+    checkpoint_epochs: NonNegative = 0
+    tensorboard: bool = False
+
+
+class TrainConfig(Section):
+    """Everything one command does."""
+
+    method: str
+    store: str
+    seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
+    out: str = "runs/{method}"
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    selection: Literal["last", "val"] = "last"
+    runs_at_once: NonNegative = 0
+    class_chunk: NonNegative = 0
+    compile: bool = False
+    protocol: ProtocolConfig = ProtocolConfig()
+    context: ContextConfig = ContextConfig()
+    coupling: Annotated[CouplingConfig | None, BeforeValidator(_none)] = None
+    anchors: Annotated[AnchorsConfig | None, BeforeValidator(_none)] = None
+    head: HeadConfig = HeadConfig()
+    losses: dict[str, Weight] = Field(default_factory=lambda: {"cross-entropy": 1.0})
+    targets: TargetsConfig = TargetsConfig()
+    aggregation: Annotated[AggregationConfig | None, BeforeValidator(_none)] = None
+    optim: OptimConfig = OptimConfig()
+    templates: TemplatesConfig = TemplatesConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        problems = [*self._split_problems(), *self._part_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _split_problems(self) -> Iterable[str]:
+        if len(set(self.seeds)) != len(self.seeds):
+            yield f"seeds holds a seed twice: {list(self.seeds)}"
+        if self.selection == "val" and self.protocol.val_shots == 0:
+            yield 'selection = "val" needs protocol.val_shots (--val N): nothing is ever selected on test videos'
+
+    def _part_problems(self) -> Iterable[str]:
+        if self.coupling is not None and self.context.kind == "none":
+            yield f"coupling needs a soft context, and {self.method} has none (context.kind)"
+        if self.coupling is not None and not self.coupling.hard_prompts:
+            yield "coupling.hard_prompts names no prompt file; train one on another data set, or set coupling = none"
+        if self.coupling is not None and self.context.kind == "class":
+            yield 'coupling mixes a context shared by the classes; context.kind = "class" has one per class'
+
+    def to_toml(self) -> str:
+        """The TOML file that would do exactly this again."""
+        return _toml_table(self.model_dump(mode="json"))
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return json.dumps(NONE)
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # JSON's numbers, booleans and escaped strings are TOML's.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _toml_table(table: Mapping[str, Any], prefix: str = "") -> str:
+    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}{key}"
+            lines += ["", f"[{name}]", _toml_table(value, f"{name}.").rstrip("\n")]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def resolve(given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of one run: the method's defaults under what is given.
+
+    Args:
+        given: nested tables as a TOML file has them.
+
+    Raises:
+        ConfigError: naming every unknown key with its nearest valid one, and every value that is not allowed.
+    """
+    name = given.get("method")
+    if name is None:
+        raise ConfigError(explain("no method given", expected=f"one of {', '.join(METHODS)}", fix="--method NAME"))
+    if name not in METHODS:
+        raise ConfigError(
+            explain(f"unknown method {name!r}", expected=f"one of {', '.join(METHODS)}", fix=nearest(name, METHODS))
+        )
+    try:
+        return TrainConfig.model_validate(merge(METHODS[name].defaults, given))
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors()]
+        plural = "" if len(problems) == 1 else "s"
+        raise ConfigError(
+            explain(f"{len(problems)} problem{plural} in the configuration of {name}", got="".join(problems))
+        ) from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: when the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(explain("no such configuration file", where=path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(explain("this is not a TOML file", where=path, got=error)) from None
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, table by table; what is no table on either side is replaced whole."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """A hint "did you mean ...?" when a known word is near, else None."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else None
+
+
+def valid_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, for hints and for the reference page."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        keys += [f"{prefix}{name}"] if section is None else valid_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The table behind a field's annotation (also behind `Table | None`), or None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return next((found for part in get_args(annotation) if (found := section_of(part))), None)
+    return None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        hint = nearest(key, valid_keys()) or f"valid keys: {', '.join(valid_keys())}"
+        return f"\n    {key}: unknown key; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+    return f"\n    {key + ': ' if key else ''}{message}{given}"

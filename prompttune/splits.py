@@ -1,0 +1,306 @@
+"""Which videos train and which test, among which classes: pure functions, hashed.
+
+Videos are known by their row in the store's index. Training videos come from rows whose split is `train`, test videos
+from rows whose split is `test`. A store without splits gets a seeded, stratified draw that keeps groups together. New
+classes never train, no video is in two parts, and the hash covers all that a result depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prompttune.errors import SplitError, explain
+
+TRAIN_SPLIT = "train"
+TEST_SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class VideoTable:
+    """The columns of a store's index that a split depends on.
+
+    Attributes:
+        ids: N unique keys.
+        labels: N class names.
+        splits: N of "train", "test" or "" (no split given).
+        groups: N group names, "" for none; videos of one group are never on both sides of a drawn split.
+        classes: the store's class names in their order.
+        usable: bool [N], False for a video whose extraction failed; such videos enter no part of any split.
+    """
+
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    usable: np.ndarray
+
+    def __post_init__(self) -> None:
+        columns = {"labels": self.labels, "splits": self.splits, "groups": self.groups, "usable": self.usable}
+        problems = [f"{name} has {len(column)}" for name, column in columns.items() if len(column) != len(self.ids)]
+        if problems:
+            raise SplitError(explain("columns of unequal length", expected=len(self.ids), got="; ".join(problems)))
+        twice = [key for key, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise SplitError(explain("a video id is in the table twice", got=_some(twice)))
+        unknown = sorted(set(self.labels) - set(self.classes))
+        if unknown:
+            raise SplitError(
+                explain(
+                    "labels that are not in the class list",
+                    expected=f"one of {len(self.classes)} classes: {_some(self.classes)}",
+                    got=_some(unknown),
+                    fix="correct the manifest's labels or its class list, then extract again",
+                )
+            )
+
+    def rows_of(self, class_name: str, among: np.ndarray) -> np.ndarray:
+        """Those of the rows `among` that carry the label, in their order."""
+        return np.array([row for row in among if self.labels[row] == class_name], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Videos that are only ever evaluated, and the classes they are told apart among.
+
+    Attributes:
+        name: "base", "new", "test" or the name of another store.
+        videos: rows, int64 [n].
+        classes: class names, the columns of the logits.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    name: str
+    videos: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One run's videos; checks at birth that no video is in two parts and that only training classes train.
+
+    Attributes:
+        protocol: the protocol's name.
+        classes: the classes trained on, the columns of the training logits; empty where nothing trains.
+        train: rows, int64 [n].
+        val: rows carved from the training shots, int64 [m].
+        tests: the test sets.
+        sha256: hash over the ids, labels and classes of all parts.
+    """
+
+    protocol: str
+    classes: tuple[str, ...]
+    train: np.ndarray
+    val: np.ndarray
+    tests: tuple[TestSet, ...]
+    table: VideoTable = field(repr=False)
+
+    def __post_init__(self) -> None:
+        test_rows = {int(row) for test in self.tests for row in test.videos}
+        parts = {"train": set(map(int, self.train)), "val": set(map(int, self.val)), "test": test_rows}
+        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            shared = parts[one] & parts[other]
+            if shared:
+                names = _some([self.table.ids[row] for row in sorted(shared)])
+                raise SplitError(explain(f"videos are both in {one} and in {other}", got=names))
+        foreign = {self.table.labels[row] for row in parts["train"] | parts["val"]} - set(self.classes)
+        if foreign:
+            raise SplitError(explain("classes that must not train are in the training videos", got=_some(foreign)))
+
+    @property
+    def sha256(self) -> str:
+        def rows(part: Iterable[int]) -> list[list[str]]:
+            return [[self.table.ids[row], self.table.labels[row]] for row in part]
+
+        content = {
+            "protocol": self.protocol,
+            "classes": self.classes,
+            "train": rows(self.train),
+            "val": rows(self.val),
+            "tests": [[test.name, test.classes, rows(test.videos)] for test in self.tests],
+        }
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+    def test(self, name: str) -> TestSet:
+        """The test set of that name."""
+        return next(test for test in self.tests if test.name == name)
+
+    def n_videos(self) -> Mapping[str, int]:
+        """How many videos each part has."""
+        return {"train": len(self.train), "val": len(self.val)} | {t.name: len(t.videos) for t in self.tests}
+
+
+def draw_splits(table: VideoTable, *, test_fraction: float, seed: int) -> VideoTable:
+    """The table with its split column drawn: stratified by class, groups kept together.
+
+    Groups (a video without one is its own) are visited in a seeded order and go to the test side as long as they bring
+    the classes they hold nearer to `test_fraction`. Every class keeps at least one training group.
+
+    Raises:
+        SplitError: when the table has splits already, or a class ends with no video on one side.
+    """
+    if any(table.splits):
+        raise SplitError(explain("the store has splits of its own", fix="leave protocol.test_fraction out"))
+    members: dict[str, list[int]] = {}
+    for row in np.flatnonzero(table.usable):
+        members.setdefault(table.groups[row] or f"\0{table.ids[row]}", []).append(int(row))
+    wanted = {name: count * test_fraction for name, count in _counts(table, np.flatnonzero(table.usable)).items()}
+    taken: Counter[str] = Counter()
+    order = sorted(members)
+    np.random.default_rng(seed).shuffle(order)
+    test_rows: set[int] = set()
+    for group in order:
+        held = Counter(table.labels[row] for row in members[group])
+        gain = sum(_gain(wanted[name] - taken[name], count) for name, count in held.items())
+        if gain > 0:
+            test_rows.update(members[group])
+            taken.update(held)
+    splits = tuple(TEST_SPLIT if row in test_rows else TRAIN_SPLIT for row in range(len(table.ids)))
+    drawn = VideoTable(table.ids, table.labels, splits, table.groups, table.classes, table.usable)
+    empty = [
+        f"{name}: {part} has none"
+        for part in (TRAIN_SPLIT, TEST_SPLIT)
+        for name in wanted
+        if _counts(drawn, _rows(drawn, part))[name] == 0
+    ]
+    if empty:
+        raise SplitError(
+            explain(
+                "classes with no video on one side of the drawn split", got=_some(empty), fix="more videos or groups"
+            )
+        )
+    return drawn
+
+
+def base_to_new(
+    table: VideoTable,
+    *,
+    shots: int | None,
+    seed: int,
+    val_shots: int = 0,
+    base_classes: Sequence[str] | None = None,
+) -> Split:
+    """K shots of the base classes train; base and new test videos are told apart among their own classes.
+
+    Args:
+        shots: training videos per base class, `val_shots` of them held out for validation; None for all.
+        base_classes: the base classes; None for the first half, rounded up, of the store's class list.
+
+    Raises:
+        SplitError: a class with fewer videos than asked for, unknown base classes, no new classes.
+
+    Source: Zhou et al. 2022 (CoCoOp), KaiyangZhou/CoOp datasets/oxford_pets.py `subsample_classes`: the first
+    ceil(n/2) labels are base. There labels are sorted; here they keep the class list's order.
+    """
+    base = tuple(base_classes) if base_classes is not None else table.classes[: (len(table.classes) + 1) // 2]
+    unknown = sorted(set(base) - set(table.classes))
+    if unknown:
+        raise SplitError(
+            explain("base_classes are not in the store", expected=_some(table.classes), got=_some(unknown))
+        )
+    base = tuple(name for name in table.classes if name in set(base))
+    new = tuple(name for name in table.classes if name not in set(base))
+    if not base or not new:
+        raise SplitError(
+            explain("base-to-new needs base and new classes", got=f"{len(base)} base, {len(new)} new", fix="few-shot?")
+        )
+    train, val = _draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
+    tests = (_test_set(table, "base", base), _test_set(table, "new", new))
+    return Split("base-to-new", base, train, val, tests, table)
+
+
+def few_shot(table: VideoTable, *, shots: int | None, seed: int, val_shots: int = 0) -> Split:
+    """K shots of every class train, all test videos test.
+
+    Raises:
+        SplitError: a class with fewer training videos than asked for, or no test video.
+    """
+    train, val = _draw_shots(table, table.classes, shots=shots, val_shots=val_shots, seed=seed)
+    return Split("few-shot", table.classes, train, val, (_test_set(table, "test", table.classes),), table)
+
+
+def fully_supervised(table: VideoTable, *, seed: int, val_shots: int = 0) -> Split:
+    """All training videos train (`val_shots` per class held out), all test videos test."""
+    train, val = _draw_shots(table, table.classes, shots=None, val_shots=val_shots, seed=seed)
+    return Split("fully-supervised", table.classes, train, val, (_test_set(table, "test", table.classes),), table)
+
+
+def zero_shot(table: VideoTable) -> Split:
+    """Nothing trains; the test videos test among all classes: all videos when the store has no splits."""
+    none = np.zeros(0, dtype=np.int64)
+    if any(table.splits):
+        return Split("zero-shot", (), none, none, (_test_set(table, "test", table.classes),), table)
+    test = TestSet("test", np.flatnonzero(table.usable).astype(np.int64), table.classes)
+    return Split("zero-shot", (), none, none, (test,), table)
+
+
+def _draw_shots(
+    table: VideoTable, classes: Sequence[str], *, shots: int | None, val_shots: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    pool = _rows(table, TRAIN_SPLIT)
+    counts = _counts(table, pool)
+    needed = shots if shots is not None else val_shots + 1
+    short = [f"{name}: {counts[name]}" for name in classes if counts[name] < needed]
+    if short:
+        without = "" if any(table.splits) else "; the store has no splits, so set protocol.test_fraction"
+        raise SplitError(
+            explain(
+                "classes with fewer training videos than asked for",
+                expected=f"{needed} per class",
+                got=_some(short),
+                fix=f"fewer shots, or more videos{without}",
+            )
+        )
+    train: list[int] = []
+    val: list[int] = []
+    for name in classes:
+        rows = table.rows_of(name, pool)
+        # One generator per class: a class's shots depend on the seed and its own videos, and K shots are among 2K.
+        drawn = rows[np.random.default_rng([seed, _stable(name)]).permutation(len(rows))][:shots]
+        val += sorted(map(int, drawn[:val_shots]))
+        train += sorted(map(int, drawn[val_shots:]))
+    return np.array(train, dtype=np.int64), np.array(val, dtype=np.int64)
+
+
+def _test_set(table: VideoTable, name: str, classes: tuple[str, ...]) -> TestSet:
+    wanted = set(classes)
+    rows = [row for row in _rows(table, TEST_SPLIT) if table.labels[row] in wanted]
+    if not rows:
+        raise SplitError(
+            explain(
+                f"no test videos for the {name} classes",
+                expected="rows of the store whose split is 'test'",
+                got=dict(Counter(table.splits)),
+                fix="give the manifest a split column, or set protocol.test_fraction",
+            )
+        )
+    return TestSet(name, np.array(rows, dtype=np.int64), classes)
+
+
+def _rows(table: VideoTable, split: str) -> np.ndarray:
+    return np.array([row for row in np.flatnonzero(table.usable) if table.splits[row] == split], dtype=np.int64)
+
+
+def _counts(table: VideoTable, rows: Iterable[int]) -> Counter[str]:
+    return Counter(table.labels[row] for row in rows)
+
+
+def _gain(missing: float, count: int) -> float:
+    """How much nearer to the wanted number of test videos `count` more bring a class that misses `missing`."""
+    return abs(missing) - abs(missing - count)
+
+
+def _stable(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+
+
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:limit]) + (f", ... ({len(listed)} in all)" if len(listed) > limit else "")
