@@ -1,0 +1,54 @@
+"""Writes the README's tables from committed result files, so that nobody types a number into it.
+
+A block of the README stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a file of benchmarks/results
+without its ending. The file is JSON with `command`, `columns` and `rows` (a list of lists, already in words and rounded
+numbers as the table shows them), and `note`.
+
+`python -m benchmarks readme` rewrites all blocks; `--check` only says which are out of date (a test does the same).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from vidfeat.errors import explain
+
+RESULTS = Path(__file__).parent / "results"
+BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
+
+
+def markdown_table(columns: list[str], rows: list[list[object]]) -> str:
+    """A GitHub table: first column to the left, the others to the right."""
+    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def render_block(name: str, results: Path = RESULTS) -> str:
+    """The Markdown of one block, out of benchmarks/results/NAME.json.
+
+    Raises:
+        FileNotFoundError: no such result; the message names the file.
+    """
+    path = results / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            explain(
+                f"the README shows {name!r}, which was never measured",
+                where=path,
+                fix="run the command that writes this file, or take the block out of the README",
+            )
+        )
+    table = json.loads(path.read_text())["readme"]
+    return f"{markdown_table(table['columns'], table['rows'])}\n\n{table['note']} Reproduce: `{table['command']}`\n"
+
+
+def render(text: str, results: Path = RESULTS) -> str:
+    """The README's text with every block written anew."""
+    return BLOCK.sub(lambda match: match[1] + render_block(match["name"], results) + match[3], text)
+
+
+def stale_blocks(text: str, results: Path = RESULTS) -> list[str]:
+    """Names of the blocks that differ from what the result files say."""
+    return [m["name"] for m in BLOCK.finditer(text) if m[0] != m[1] + render_block(m["name"], results) + m[3]]
