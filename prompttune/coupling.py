@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from prompttune.errors import explain
+from prompttune.run_axis import RunGenerators
 from prompttune.run_layers import RunDropout, RunLinear
-from prompttune.run_parameters import RunGenerators
 
 CouplingAxis = Literal["off", "channel", "token"]
 MappingKind = Literal["relu", "linear", "two-layer"]

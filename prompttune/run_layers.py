@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prompttune.errors import explain
-from prompttune.run_parameters import RunGenerators, RunParameter
+from prompttune.run_axis import RunGenerators, RunParameter
 
 
 class RunLinear(nn.Module):

@@ -31,7 +31,7 @@ class AxisCheck:
         unit: bool = False,
         sums_to_one: bool = False,
     ) -> None:
-        """Notes a tensor that is not float32 or float64, not of (one of) the `axes`, or not as promised; None passes."""
+        """Notes a tensor that is not float32 or float64, not of one of the `axes`, or not as promised; None passes."""
         if tensor is None:
             return
         if tensor.dtype not in (torch.float32, torch.float64):
