@@ -1,0 +1,24 @@
+"""The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
+
+from .blocks import ResidualBlock, quick_gelu
+from .config import BackboneConfig, TextConfig, VisionConfig
+from .pack import BackbonePack
+from .text import TextTower
+from .tokenizer import Tokenizer, clean_text
+from .vision import VisionTaps, VisionTower
+from .weights import weights_sha256
+
+__all__ = [
+    "BackboneConfig",
+    "BackbonePack",
+    "ResidualBlock",
+    "TextConfig",
+    "TextTower",
+    "Tokenizer",
+    "VisionConfig",
+    "VisionTaps",
+    "VisionTower",
+    "clean_text",
+    "quick_gelu",
+    "weights_sha256",
+]

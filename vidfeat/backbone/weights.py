@@ -1,0 +1,86 @@
+"""Tower states as bytes: the canonical hash, and the smallest lossless safetensors form."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+EMBEDDING = "token_embedding.weight"
+EMBEDDING_IDS, EMBEDDING_ROWS = "token_embedding.ids", "token_embedding.rows"
+
+
+def weights_sha256(*, text_state: Mapping[str, Tensor], visual_state: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) over the canonical full state: every tensor as float32, little endian, in order of its name.
+
+    Names are open_clip's (`visual.` in front of the vision tower's), each followed by its shape; so the hash is that of
+    the values, whatever the dtype, the file format or the compaction they came in.
+    """
+    full = dict(text_state) | {f"visual.{name}": value for name, value in visual_state.items()}
+    digest = hashlib.sha256()
+    for name in sorted(full):
+        value = full[name].detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(f"{name} {list(value.shape)}\n".encode())
+        digest.update(value.numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
+
+
+def expand_embedding(*, ids: Tensor, rows: Tensor, vocab_size: int) -> Tensor:
+    """[vocab_size W] token embedding whose rows `ids` [n] int64 are `rows` [n W], all others zero.
+
+    Raises:
+        ValueError: ids that repeat, lie outside the vocabulary, or are not one per row.
+    """
+    if ids.ndim != 1 or rows.ndim != 2 or len(ids) != len(rows) or ids.dtype != torch.int64:
+        raise ValueError(f"compact embedding: ids {ids.dtype} {list(ids.shape)} do not name rows {list(rows.shape)}")
+    if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size or len(torch.unique(ids)) != len(ids)):
+        raise ValueError(f"compact embedding: ids repeat or lie outside [0, {vocab_size})")
+    weight = torch.zeros(vocab_size, rows.shape[1], dtype=rows.dtype)
+    weight[ids] = rows
+    return weight
+
+
+def encode_state(state: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file of the state: float16 where exact, float32 otherwise, zero embedding rows left out."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().to(device="cpu", dtype=torch.float32) for name, value in state.items()}
+    if EMBEDDING in tensors:
+        weight = tensors[EMBEDDING]
+        used = weight.ne(0).any(dim=1).nonzero().squeeze(1)
+        if len(used) * 2 < len(weight):
+            del tensors[EMBEDDING]
+            tensors |= {EMBEDDING_IDS: used, EMBEDDING_ROWS: weight[used]}
+    return save({name: _smallest_exact(value) for name, value in sorted(tensors.items())})
+
+
+def decode_state(data: bytes, *, vocab_size: int) -> dict[str, Tensor]:
+    """The float32 state of such a file.
+
+    Args:
+        data: what `encode_state` gave.
+        vocab_size: rows of the token embedding, where it was stored without its zero rows.
+
+    Raises:
+        ValueError: bytes that are no safetensors file, or compact rows that do not fit the vocabulary.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"not a safetensors file: {error}") from error
+    if EMBEDDING_IDS in tensors and EMBEDDING_ROWS in tensors:
+        ids, rows = tensors.pop(EMBEDDING_IDS), tensors.pop(EMBEDDING_ROWS)
+        tensors[EMBEDDING] = expand_embedding(ids=ids, rows=rows, vocab_size=vocab_size)
+    return {name: value.to(torch.float32) for name, value in tensors.items()}
+
+
+def _smallest_exact(value: Tensor) -> Tensor:
+    if value.dtype != torch.float32:
+        return value.contiguous()
+    half = value.to(torch.float16)
+    return (half if torch.equal(half.to(torch.float32), value) else value).contiguous()
