@@ -18,7 +18,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quickstart"), show_default=True)
-@click.option("--seed", default=0, show_default=True, help="Seed of the world: its class splits, styles and vocabulary.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the world: classes, splits, styles.")
 @click.option("--workers", default=2, show_default=True, help="Processes that draw and decode videos.")
 def quickstart(out: Path, seed: int, workers: int) -> None:
     """Videos -> stores -> hard prompts -> coupled prompts -> base/new/HM table, on the embedded small world."""
@@ -29,7 +29,7 @@ def quickstart(out: Path, seed: int, workers: int) -> None:
 @click.argument("subject", type=click.Choice(SPEED_SUBJECTS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def speed(subject: str, arguments: tuple[str, ...]) -> None:
-    """Measure one part against its plain counterpart, as ratios in one run; writes benchmarks/results/speed_SUBJECT.json."""
+    """Measure one part against its plain counterpart, as ratios in one run, into benchmarks/results."""
     sys.exit(import_module(f"benchmarks.speed.{subject}").main(list(arguments)))
 
 

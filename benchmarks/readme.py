@@ -1,8 +1,8 @@
 """Writes the README's tables from committed result files, so that nobody types a number into it.
 
-A block of the README stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a file of benchmarks/results
-without its ending. The file is JSON with `command`, `columns` and `rows` (a list of lists, already in words and rounded
-numbers as the table shows them), and `note`.
+A block of the README stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a file of
+benchmarks/results without its ending. Its key `readme` holds `columns`, `rows` (a list of lists, in words and rounded
+numbers as the table shows them), `note`, and the `command` that measures it again.
 
 `python -m benchmarks readme` rewrites all blocks; `--check` only says which are out of date (a test does the same).
 """
