@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from prompttune.errors import ConfigError, explain
-from prompttune.methods import METHODS
+from prompttune.methods import LOSS_TERMS, METHODS
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -87,13 +87,23 @@ class ContextConfig(Section):
 
 
 class CouplingConfig(Section):
-    """Frozen hard prompts from other data sets, mixed with the soft context."""
+    """Frozen hard prompts from other data sets, mixed with the soft context.
 
-    variant: Literal["released", "linear", "two-layer", "residual", "token-axis"] = "released"
+    What is "none" below `hard_prompts` is as the variant has it (`prompttune.coupling.COUPLING_VARIANTS`).
+    """
+
+    variant: Literal["released", "linear", "two-layer", "residual", "token"] = "released"
     hard_prompts: tuple[str, ...] = ()
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    dropout_mask: Literal["shared", "per-class"] = "shared"
-    deep: bool = False
+    residual: Annotated[bool | None, BeforeValidator(_none)] = None
+    dropout: Annotated[float | None, Field(ge=0, lt=1), BeforeValidator(_none)] = None
+    dropout_mask: Annotated[Literal["shared", "per-class"] | None, BeforeValidator(_none)] = None
+    depth: Annotated[Positive | None, BeforeValidator(_none)] = None
+    shared_mapping: Annotated[bool | None, BeforeValidator(_none)] = None
+    init: Annotated[Literal["torch", "soft"] | None, BeforeValidator(_none)] = None
+
+    def changes(self) -> dict[str, Any]:
+        """The options that differ from the variant's, as `coupling_options` takes them."""
+        return self.model_dump(exclude={"variant", "hard_prompts"}, exclude_none=True)
 
 
 class AnchorsConfig(Section):
@@ -166,7 +176,7 @@ class LogConfig(Section):
     """How often what is written."""
 
     every: Positive = 10
-    checkpoint_epochs: NonNegative = 0
+    checkpoint_seconds: Weight = 30.0
     tensorboard: bool = False
 
 
@@ -182,7 +192,6 @@ class TrainConfig(Section):
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0
     class_chunk: NonNegative = 0
-    compile: bool = False
     protocol: ProtocolConfig = ProtocolConfig()
     context: ContextConfig = ContextConfig()
     coupling: Annotated[CouplingConfig | None, BeforeValidator(_none)] = None
@@ -209,6 +218,8 @@ class TrainConfig(Section):
             yield 'selection = "val" needs protocol.val_shots (--val N): nothing is ever selected on test videos'
 
     def _part_problems(self) -> Iterable[str]:
+        for name in sorted(set(self.losses) - set(LOSS_TERMS)):
+            yield f"losses.{name}: unknown term; {nearest(name, LOSS_TERMS) or 'known: ' + ', '.join(LOSS_TERMS)}"
         if self.coupling is not None and self.context.kind == "none":
             yield f"coupling needs a soft context, and {self.method} has none (context.kind)"
         if self.coupling is not None and not self.coupling.hard_prompts:
@@ -303,6 +314,11 @@ def valid_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[s
     return keys
 
 
+def sections(keys: Iterable[str]) -> list[str]:
+    """The tables that dotted keys are in."""
+    return sorted({key.rsplit(".", 1)[0] for key in keys if "." in key})
+
+
 def section_of(annotation: Any) -> type[Section] | None:
     """The table behind a field's annotation (also behind `Table | None`), or None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -315,7 +331,8 @@ def section_of(annotation: Any) -> type[Section] | None:
 def _problem(item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        hint = nearest(key, valid_keys()) or f"valid keys: {', '.join(valid_keys())}"
+        keys = valid_keys()
+        hint = nearest(key, [*keys, *sections(keys)]) or f"valid keys: {', '.join(keys)}"
         return f"\n    {key}: unknown key; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     given = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"

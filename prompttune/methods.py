@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Method:
         source: paper and code its defaults come from.
         defaults: tables of the configuration; what is not named has the configuration's own default.
         requires: dotted keys that have no default and must be given.
+        fit: "gradient" for the training loop; "closed-form" for what is computed from the training videos at once;
+            "none" for what looks at no training video.
         text: which path of the text engine its training takes, and why.
     """
 
@@ -31,8 +33,19 @@ class Method:
     source: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    fit: Literal["gradient", "closed-form", "none"] = "gradient"
     text: str = "shared prefix: one context before every class name"
 
+
+# Loss terms any method may weigh in its `losses` table; anchors have a section of their own.
+LOSS_TERMS = {
+    "cross-entropy": "classification of the training videos",
+    "knowledge-guided": "KgCoOp: class features stay near those of the hand-written prompts (their weight: 8)",
+    "zero-shot-consistency": "KL to the zero-shot prediction (ProGrad's knowledge loss)",
+    "text-l1": "PromptSRC: L1 to the hand-written prompts' class features (their weight: 25)",
+    "image-l1": "PromptSRC: L1 to the frozen video features (their weight: 10)",
+    "logit-kl": "PromptSRC: KL to the zero-shot prediction, divided by the number of classes (their weight: 1)",
+}
 
 _COOP_OPTIM = {
     "name": "sgd",
@@ -51,6 +64,7 @@ _ROWS = (
         summary="frozen CLIP, class names in a hand-written template",
         source="Radford et al. 2021; template of GA2-CLIP and Text4Vis, 'a video of a person {}.'",
         defaults={"context": {"kind": "none"}, "losses": {}, "optim": {"epochs": 0}},
+        fit="none",
         text="frozen: encoded once",
     ),
     Method(
@@ -85,9 +99,9 @@ _ROWS = (
         name="ga2-text",
         summary="GA2-CLIP's text half: soft context coupled with frozen hard prompts of another data set",
         source="GA2-CLIP (arXiv 2511.22125), BBYL9413/GA2-CLIP@ef49d5a modules/video_clip.py: M=16, [hard; soft] on "
-        "the channel axis -> Linear -> ReLU -> Dropout 0.5; AdamW, 12 epochs of which 2 warm-up, weight decay 1e-3, batch "
-        "64; lr 4e-2 x clip_ratio: 4e-3 (HMDB-51, SSv2) here, 4e-2 (K400, UCF-101) there. Theirs draws a dropout mask "
-        "per class (coupling.dropout_mask) and adds deep prompts in blocks 1-8 (context.prompt_depth = 9)",
+        "the channel axis -> Linear -> ReLU -> Dropout 0.5; AdamW, 12 epochs of which 2 warm-up, weight decay 1e-3, "
+        "batch 64; lr 4e-2 x clip_ratio: 4e-3 (HMDB-51, SSv2) here, 4e-2 (K400, UCF-101) there. Theirs draws a dropout "
+        "mask per class (coupling.dropout_mask) and adds deep prompts in blocks 1-8 (context.prompt_depth = 9)",
         defaults={
             "context": {"kind": "shared", "n_ctx": 16},
             "coupling": {"variant": "released", "dropout": 0.5},
