@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class InertObject(dict[Any, Any]):
         pass
 
 
-def read_checkpoint(path: str | Path, *, vocab_size: int) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, vocab_size: int) -> Checkpoint:
     """The towers of a checkpoint file.
 
     Reads `.safetensors` (also with a compact token embedding: `token_embedding.ids` [n] int64 and

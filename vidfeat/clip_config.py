@@ -86,15 +86,24 @@ _TOP_REFUSALS = (
     _Refusal("nonscalar_logit_scale", lambda value: False, ""),
 )
 # Settings that change nothing at inference: dropout is off, inits are overwritten, `custom_text` only renames tensors.
-_IRRELEVANT = {
-    "top level": set("embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale output_dict".split()),
-    "vision_cfg": set(
-        "width head_width mlp_ratio patch_dropout attn_pooler_queries attn_pooler_heads pos_embed_type "
-        "timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop timm_drop_path".split()
+_IRRELEVANT: Mapping[str, tuple[str, ...]] = {
+    "top level": (
+        "embed_dim",
+        "vision_cfg",
+        "text_cfg",
+        "quick_gelu",
+        "custom_text",
+        "init_logit_scale",
+        "output_dict",
     ),
-    "text_cfg": set(
-        "context_length vocab_size width heads layers mlp_ratio pad_id eos_id "
-        "hf_model_pretrained hf_proj_type hf_pooler_type".split()
+    "vision_cfg": (
+        *("width", "head_width", "mlp_ratio", "patch_dropout", "pos_embed_type", "attn_pooler_queries"),
+        *("attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias"),
+        *("timm_drop", "timm_drop_path"),
+    ),
+    "text_cfg": (
+        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id"),
+        *("hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
     ),
 }
 
@@ -106,7 +115,7 @@ def _reasons(section: str, values: Mapping[str, Any], refusals: tuple[_Refusal, 
         for refusal in refusals
         if refusal.key in values and refusal.refuses(values[refusal.key])
     ]
-    known = _IRRELEVANT[section] | {refusal.key for refusal in refusals}
+    known = {*_IRRELEVANT[section], *(refusal.key for refusal in refusals)}
     found += [f"an unknown setting in {section} ({key}={values[key]!r})" for key in sorted(values.keys() - known)]
     return found
 

@@ -27,7 +27,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def activation_function(name: Activation) -> Callable[[Tensor], Tensor]:
     """The elementwise function of that name."""
-    return {"gelu": F.gelu, "quick_gelu": quick_gelu}[name]
+    return quick_gelu if name == "quick_gelu" else F.gelu
 
 
 class Attention(nn.Module):

@@ -1,0 +1,133 @@
+"""Pixels to taps: the frozen image tower on one device, at one precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidfeat.backbone import BackbonePack
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What a batch of frames leaves in the cache.
+
+    Attributes:
+        pooled: float32 [n E], projected and not normalised.
+        tokens: {L: [n S D]} tokens entering block L, float16 where the tower ran in float16, float32 otherwise.
+    """
+
+    pooled: np.ndarray
+    tokens: dict[int, np.ndarray]
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device of that name; `auto` takes the first there is of cuda, mps, cpu.
+
+    Raises:
+        ValueError: a device this machine (or this build of torch) does not have.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, present in available.items() if present))
+    chosen = torch.device(device)
+    if not available.get(chosen.type, False) or (chosen.type == "cuda" and (chosen.index or 0) >= _n_cuda_devices()):
+        present = ", ".join(name for name, there in available.items() if there)
+        raise ValueError(
+            f"device {device!r} is not available here; available: {present} ({_n_cuda_devices()} CUDA devices)"
+        )
+    return chosen
+
+
+def _n_cuda_devices() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_precision(precision: Precision, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16`; `auto` is fp16 on cuda, what OpenAI's CLIP was trained in, and fp32 elsewhere."""
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if precision not in _DTYPES:
+        raise ValueError(f"precision must be one of {', '.join((*_DTYPES, 'auto'))}, got {precision!r}")
+    return precision
+
+
+class Encoder:
+    """The image tower of a pack, ready to encode.
+
+    Args:
+        pack: whose tower; its cached tower is left as it is.
+        layers: blocks whose input tokens are wanted, in [0, n_layers]; empty for pooled features alone.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `fp32`, `bf16`, `fp16` or `auto`; weights and activations alike.
+
+    Attributes:
+        device, precision: as chosen; both belong in a store's fingerprint.
+    """
+
+    def __init__(
+        self,
+        pack: BackbonePack,
+        *,
+        layers: Sequence[int] = (),
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        tower = pack.vision_tower()
+        self.layers = tuple(sorted(set(layers)))
+        outside = [layer for layer in self.layers if not 0 <= layer <= tower.n_layers]
+        if outside:
+            raise ValueError(f"layers {outside} are not in [0, {tower.n_layers}], the blocks of {pack.config.name}")
+        self.config = pack.config
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        dtype = _DTYPES[self.precision]
+        if (self.device.type, dtype) != ("cpu", torch.float32):
+            tower = copy.deepcopy(tower).to(device=self.device, dtype=dtype)
+        self._tower = tower
+        self._dtype = dtype
+
+    def encode(self, pixels: np.ndarray | Tensor) -> Taps:
+        """Taps of a batch of frames, as numpy arrays on the host.
+
+        Args:
+            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H = W = `config.vision.image_size`.
+
+        Raises:
+            ValueError: pixels of another shape or of an integer dtype.
+        """
+        batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+        self._check(batch)
+        with torch.inference_mode():
+            taps = self._tower.taps(batch.to(device=self.device, dtype=self._dtype, non_blocking=True), self.layers)
+            return Taps(
+                pooled=taps.pooled.float().cpu().numpy(),
+                tokens={layer: _to_host(tokens) for layer, tokens in taps.tokens.items()},
+            )
+
+    def _check(self, pixels: Tensor) -> None:
+        size = self.config.vision.image_size
+        if tuple(pixels.shape[1:]) != (3, size, size) or not pixels.is_floating_point():
+            hint = (
+                "; these look like uint8 frames [n H W 3]: run them through preprocess first"
+                if (pixels.shape[-1:] == (3,) or not pixels.is_floating_point())
+                else ""
+            )
+            raise ValueError(
+                f"{self.config.name} takes normalised float pixels [n 3 {size} {size}], "
+                f"got {pixels.dtype} {list(pixels.shape)}{hint}"
+            )
+
+
+def _to_host(tokens: Tensor) -> np.ndarray:
+    # numpy has no bfloat16.
+    return (tokens.float() if tokens.dtype == torch.bfloat16 else tokens).cpu().numpy()
