@@ -262,3 +262,13 @@ def compute_losses(step: StepTensors, terms: Sequence[WeightedTerm]) -> StepLoss
     if not names or len(set(names)) != len(names):
         raise ValueError(f"loss terms need distinct names, at least one; got {names}")
     return StepLosses(terms={term.name: term(step) for term in terms})
+
+
+LOSS_TERMS: Mapping[str, LossTerm] = {
+    "cross-entropy": CrossEntropy(),
+    "knowledge-guided": KnowledgeGuided(),
+    "zero-shot-consistency": ZeroShotConsistency(),
+    "text-l1": TextL1(),
+    "image-l1": ImageL1(),
+    "logit-kl": LogitKL(),
+}
