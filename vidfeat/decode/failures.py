@@ -1,0 +1,52 @@
+"""Every way a video can fail, as a DecodeError with its reason: one place that knows the decoders' exceptions."""
+
+from __future__ import annotations
+
+from vidfeat.decode.container import Completeness
+from vidfeat.errors import DecodeError, explain
+
+_FIXES = {
+    "unreadable": "Check the path and the permissions.",
+    "empty": "Fetch the file again.",
+    "truncated": "Fetch the file again; part of it never arrived.",
+    "no_video_stream": "It holds sound or pictures alone; take it out of the source.",
+    "no_frames": "Take it out of the source, or fetch it again.",
+    "codec_unsupported": "Re-encode it, for example to H.264.",
+    "invalid_data": "Fetch it again, or re-encode it.",
+    "out_of_memory": "Sample fewer frames, or use fewer workers.",
+}
+
+
+def failure(reason: str, path: str, detail: str) -> DecodeError:
+    """The DecodeError for `reason`, with what was found and what to do."""
+    what = {
+        "unreadable": "This video cannot be read.",
+        "empty": "This video file is empty.",
+        "truncated": "This video is cut short.",
+        "no_video_stream": "There is no video in this file.",
+        "no_frames": "This video has no frames.",
+        "codec_unsupported": "This video's codec or format is not supported.",
+        "invalid_data": "This is no video, or a damaged one.",
+        "out_of_memory": "This video does not fit into memory.",
+    }[reason]
+    return DecodeError(explain(what, where=path, got=detail, fix=_FIXES.get(reason)), reason=reason)
+
+
+def translate(error: BaseException, *, path: str, ending: Completeness) -> DecodeError:
+    """The DecodeError that stands for an exception of a decoder or of the system."""
+    import av
+
+    detail = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == 12):
+        return failure("out_of_memory", path, detail)
+    if isinstance(error, (av.DecoderNotFoundError, av.PatchWelcomeError)):
+        return failure("codec_unsupported", path, detail)
+    if ending.is_cut:
+        return failure("truncated", path, f"{ending} ({detail})")
+    if isinstance(error, av.FFmpegError):
+        if isinstance(error, (PermissionError, FileNotFoundError, IsADirectoryError)):
+            return failure("unreadable", path, detail)
+        return failure("invalid_data", path, detail)
+    if isinstance(error, OSError):
+        return failure("unreadable", path, detail)
+    return failure("invalid_data", path, detail)
