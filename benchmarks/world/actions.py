@@ -200,7 +200,9 @@ def _crying(canvas: Canvas, t: float) -> None:
         for i in range(3):
             y = -0.3 + ((t * 2 + i / 3) % 1.0) * 1.3
             x = side * (0.55 + 0.35 * (y + 0.3))
-            canvas.polygon([(x, y - 0.28), (x + 0.15, y + 0.06), (x, y + 0.18), (x - 0.15, y + 0.06)], _TEAR, (255, 255, 255))
+            canvas.polygon(
+                [(x, y - 0.28), (x + 0.15, y + 0.06), (x, y + 0.18), (x - 0.15, y + 0.06)], _TEAR, (255, 255, 255)
+            )
 
 
 def _waving(canvas: Canvas, t: float) -> None:
@@ -224,7 +226,9 @@ def _shining(canvas: Canvas, t: float) -> None:
         angle = 2 * math.pi * (i / 10 + 0.1 * t)
         far = 1.75 + 0.15 * _wave(t, 4)
         canvas.line(
-            [(1.35 * math.cos(angle), 1.35 * math.sin(angle)), (far * math.cos(angle), far * math.sin(angle))], _GLOW, width=2
+            [(1.35 * math.cos(angle), 1.35 * math.sin(angle)), (far * math.cos(angle), far * math.sin(angle))],
+            _GLOW,
+            width=2,
         )
     canvas.thing(sx=0.85, sy=0.85)
 

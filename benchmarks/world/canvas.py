@@ -26,12 +26,23 @@ class Canvas:
         self._x, self._y = at
         self._radius = radius
         self.ink = ink
-        self._tones = {"main": colour, "dark": blend(colour, (0, 0, 0), 0.4), "light": blend(colour, (255, 255, 255), 0.5)}
+        self._tones = {
+            "main": colour,
+            "dark": blend(colour, (0, 0, 0), 0.4),
+            "light": blend(colour, (255, 255, 255), 0.5),
+        }
 
     def thing(
-        self, dx: float = 0.0, dy: float = 0.0, *, turn: float = 0.0, sx: float = 1.0, sy: float = 1.0, lean: float = 0.0
+        self,
+        dx: float = 0.0,
+        dy: float = 0.0,
+        *,
+        turn: float = 0.0,
+        sx: float = 1.0,
+        sy: float = 1.0,
+        lean: float = 0.0,
     ) -> None:
-        """Draw the thing moved by (dx, dy), turned clockwise by `turn` whole turns, stretched, and leaning by a shear."""
+        """Draw the thing moved by (dx, dy), turned clockwise by `turn` whole turns, stretched, leaning by a shear."""
         form = shape(self._thing)
         c, s = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
         r = self._radius

@@ -1,7 +1,7 @@
 """A caption for a clip, from a grammar with synonyms. Any attribute may be left unsaid; what is said is true.
 
-The grammar also speaks in general ("a picture of something", "an empty forest", "the background"), so that generic words have
-trained embeddings, and now and then at length, so that positions far beyond a class name's are trained as well.
+The grammar also speaks in general ("a picture of something", "an empty forest", "the background"), so that generic
+words have trained embeddings, and now and then at length, so that positions far beyond a class name's are trained.
 """
 
 import random

@@ -1,17 +1,20 @@
-"""The small CLIP's weights in a compact file: of 49,408 token embeddings only the few hundred that were trained are stored."""
+"""The small CLIP's weights in a compact file: of 49,408 token embeddings only the few trained ones are stored."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 CLIP_DIR = Path(__file__).parent / "clip"
 CONFIG_PATH = CLIP_DIR / "world-clip.json"
 WEIGHTS_PATH = CLIP_DIR / "world-clip.safetensors"
 COMPACT_FORMAT = "compact-open-clip"
+
+OpenClip = Any
+"""An `open_clip.model.CLIP`. Any, because torch types every attribute of a module as tensor or module."""
 
 _EMBEDDING = "token_embedding.weight"
 _IDS, _ROWS = "token_embedding.ids", "token_embedding.rows"
@@ -49,7 +52,7 @@ def load_compact(path: Path = WEIGHTS_PATH) -> dict[str, torch.Tensor]:
     return state | {_EMBEDDING: weight}
 
 
-def build_clip() -> nn.Module:
+def build_clip() -> OpenClip:
     """open_clip's own model, built from the committed config, with open_clip's initial weights."""
     from open_clip.model import CLIP
 
@@ -57,7 +60,7 @@ def build_clip() -> nn.Module:
     return CLIP(**config)
 
 
-def load_clip(path: Path = WEIGHTS_PATH) -> nn.Module:
+def load_clip(path: Path = WEIGHTS_PATH) -> OpenClip:
     """The pre-trained small CLIP as an open_clip model in evaluation mode, float32."""
     model = build_clip()
     model.load_state_dict({key: value.float() for key, value in load_compact(path).items()})

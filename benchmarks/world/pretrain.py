@@ -1,7 +1,7 @@
 """Pre-trains the small CLIP on the stream: symmetric contrastive loss, AdamW, warm-up - constant - linear decay.
 
-The constant phase makes an early stop harmless: a run of fewer steps that resumes from a checkpoint taken in the constant
-phase is the same run as one that was that short from the start.
+The constant phase makes an early stop harmless: a run of fewer steps that resumes from a checkpoint taken in the
+constant phase is the same run as one that was that short from the start.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.world.clip_weights import WEIGHTS_PATH, build_clip, normalise_frames, save_compact
+from benchmarks.world.clip_weights import WEIGHTS_PATH, OpenClip, build_clip, normalise_frames, save_compact
 from benchmarks.world.stream import captioned_batch
 from benchmarks.world.text_batches import CaptionTokenizer, encode_rows, trained_token_ids
 
@@ -84,8 +84,8 @@ def pretrain(work_dir: Path, options: PretrainOptions, *, weights_path: Path = W
     export(model, weights_path)
 
 
-def export(model: nn.Module, weights_path: Path) -> None:
-    """Write a trained `model`, whose embedding table holds the trained tokens alone, as compact weights of the full vocabulary."""
+def export(model: OpenClip, weights_path: Path) -> None:
+    """Write a trained `model`, whose embedding table holds the trained tokens alone, as compact weights."""
     ids = torch.tensor(trained_token_ids())
     state = dict(model.state_dict())
     rows = state["token_embedding.weight"]
@@ -94,7 +94,7 @@ def export(model: nn.Module, weights_path: Path) -> None:
     save_compact(weights_path, state | {"token_embedding.weight": weight}, ids)
 
 
-def _optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
+def _optimizer(model: OpenClip, options: PretrainOptions) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves gains, biases, embeddings of positions and the logit scale alone."""
     decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "positional" not in name]
     plain = [p for name, p in model.named_parameters() if p.ndim < 2 or "positional" in name]
@@ -103,7 +103,7 @@ def _optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
 
 
 def _update(
-    model: nn.Module,
+    model: OpenClip,
     optimizer: torch.optim.Optimizer,
     pixels: torch.Tensor,
     rows: list[list[int]],
@@ -132,14 +132,14 @@ def _update(
     }
 
 
-def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save_checkpoint(path: Path, model: OpenClip, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write to a temporary file and rename, so that a killed run leaves the previous checkpoint whole."""
     partial = path.with_suffix(".partial")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
     partial.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, model: OpenClip, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from: 0 where there is no checkpoint."""
     if not path.exists():
         return 0

@@ -43,7 +43,9 @@ def pick(options: tuple[str, ...], uniform: float) -> str:
     return options[int(uniform * len(options))]
 
 
-def draw_clip(uniforms: np.ndarray, *, thing: str | None = None, action: str | None = None, empty: bool = False) -> Clip:
+def draw_clip(
+    uniforms: np.ndarray, *, thing: str | None = None, action: str | None = None, empty: bool = False
+) -> Clip:
     """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for; `thing` and `action` fix what is shown."""
     u = uniforms.tolist()
     if not empty:

@@ -1,4 +1,4 @@
-"""Where things happen: painted backgrounds, a few variants of each, larger than a frame so that a shaking camera stays inside."""
+"""Where things happen: painted backgrounds in variants, larger than a frame so that a shaking camera stays inside."""
 
 from functools import lru_cache
 
@@ -25,7 +25,7 @@ def ink(scene: str) -> RGBTriple:
 
 @lru_cache(maxsize=2048)
 def background(scene: str, variant: int, width: int, height: int) -> Image.Image:
-    """The painting of `scene`, `width` x `height` pixels and a margin of `MARGIN_SHARE` on every side. Do not draw on it."""
+    """The painting of `scene`, `width` x `height` pixels plus `MARGIN_SHARE` on every side. Do not draw on it."""
     size = (round(width * (1 + 2 * MARGIN_SHARE)), round(height * (1 + 2 * MARGIN_SHARE)))
     rng = np.random.default_rng([sorted(_PAINTERS).index(scene), variant])
     image = Image.new("RGB", size)

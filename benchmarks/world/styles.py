@@ -1,4 +1,4 @@
-"""How a picture looks, whatever it shows: tint, brightness, saturation, noise. A downstream dataset is a shift of this style."""
+"""How a picture looks, whatever it shows: tint, brightness, saturation, noise. Downstream datasets shift this style."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ import numpy as np
 class Style:
     """Ranges from which every clip draws its look.
 
-    `tint` and `brightness` are the half widths around 1 of a factor per channel and of one for all channels; `desaturation` is
-    the largest share of colour taken away; `noise` the largest standard deviation of pixel noise, in levels of 255.
+    `tint` and `brightness` are the half widths around 1 of a factor per channel and of one for all channels;
+    `desaturation` is the largest share of colour taken away; `noise` the largest standard deviation of pixel noise, in
+    levels of 255.
     """
 
     tint: float

@@ -1,18 +1,19 @@
 """Captions as token rows, and open_clip's text tower run on them without its padding."""
 
 import functools
+from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.world.captions import all_phrases
+from benchmarks.world.clip_weights import OpenClip
 
 BATCH_GROUPS = 2
 """Parts a batch of captions is cut into by length: short captions do not pay for the padding of long ones."""
 
 
 @functools.cache
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
@@ -43,8 +44,8 @@ class CaptionTokenizer:
         return [[self._row_of[t] for t in (start, *tokenizer.encode(text), end)] for text in captions]
 
 
-def encode_rows(model: nn.Module, rows: list[list[int]]) -> torch.Tensor:
-    """Text features [B E] of token `rows`; what open_clip's `encode_text` gives, but padding after the end is never computed.
+def encode_rows(model: OpenClip, rows: list[list[int]]) -> torch.Tensor:
+    """Text features [B E] of token `rows`: what open_clip's `encode_text` gives, without computing the padding.
 
     Exact, because the tower is causal and is read at the end token.
     """
@@ -56,7 +57,7 @@ def encode_rows(model: nn.Module, rows: list[list[int]]) -> torch.Tensor:
     return torch.cat(features)[inverse]
 
 
-def _encode_padded(model: nn.Module, rows: list[list[int]]) -> torch.Tensor:
+def _encode_padded(model: OpenClip, rows: list[list[int]]) -> torch.Tensor:
     lengths = torch.tensor([len(row) for row in rows])
     n = int(lengths.max())
     tokens = torch.tensor([row + [0] * (n - len(row)) for row in rows])

@@ -1,7 +1,7 @@
 """Shapes of the things: flat polygons in a unit square, x to the right, y down, roughly within [-1, 1].
 
-A part is (tone, points). A tone is a role ("main", "dark", "light": made from the thing's colour) or a fixed RGB; so every
-thing can be drawn in every colour, turned, stretched and mirrored by one matrix product over all its points.
+A part is (tone, points). A tone is a role ("main", "dark", "light": made from the thing's colour) or a fixed RGB; so
+every thing can be drawn in every colour, turned and stretched by one matrix product over all its points.
 """
 
 import math
@@ -29,8 +29,10 @@ class Shape:
     parts: tuple[tuple[Tone, int, int], ...]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, n: int = 14, start: float = 0.0, turn: float = 1.0) -> list[Point]:
-    """`n` points of an ellipse around (x, y); `start` and `turn` are fractions of a whole turn, clockwise from the right."""
+def ellipse(
+    x: float, y: float, rx: float, ry: float, n: int = 14, start: float = 0.0, turn: float = 1.0
+) -> list[Point]:
+    """`n` points of an ellipse around (x, y); `start` and `turn` are whole turns, clockwise from the right."""
     last = n if turn >= 1.0 else n - 1
     angles = [2 * math.pi * (start + turn * i / last) for i in range(n)]
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
@@ -50,7 +52,10 @@ def _bar(x0: float, y0: float, x1: float, y1: float, half: float = 0.1) -> list[
 def _eyes(x: float, y: float, apart: float, radius: float = 0.16) -> list[Part]:
     parts: list[Part] = []
     for side in (x - apart, x + apart):
-        parts += [(_WHITE, ellipse(side, y, radius, radius, 8)), (_INK, ellipse(side, y, radius * 0.55, radius * 0.55, 6))]
+        parts += [
+            (_WHITE, ellipse(side, y, radius, radius, 8)),
+            (_INK, ellipse(side, y, radius * 0.55, radius * 0.55, 6)),
+        ]
     return parts
 
 
@@ -63,7 +68,11 @@ def _star() -> list[Part]:
 
 
 def _ball() -> list[Part]:
-    return [("main", ellipse(0, 0, 0.9, 0.9, 18)), ("light", ellipse(0, 0, 0.3, 0.9)), ("dark", ellipse(0, 0, 0.12, 0.9))]
+    return [
+        ("main", ellipse(0, 0, 0.9, 0.9, 18)),
+        ("light", ellipse(0, 0, 0.3, 0.9)),
+        ("dark", ellipse(0, 0, 0.12, 0.9)),
+    ]
 
 
 def _cube() -> list[Part]:

@@ -1,6 +1,6 @@
 """The words of the world: every thing, colour, action and scene, and the ways a caption may say each of them.
 
-The first word of each tuple is the name a class list uses ("star spinning"); the rest are synonyms that only captions use.
+The first word of each tuple is the name a class list uses ("star spinning"); the rest are synonyms of captions alone.
 """
 
 THINGS: dict[str, tuple[str, ...]] = {
