@@ -1,0 +1,33 @@
+"""The feature store: a plain Zarr v3 group, written unit by unit, verified, and read at the speed of a memory map.
+
+Needs numpy and zarr; knows nothing of torch, of videos or of models.
+"""
+
+from vidfeat.store.plan import Unit
+from vidfeat.store.reader import Rows, StoreReader, open_store
+from vidfeat.store.spec import (
+    FieldDifference,
+    Fingerprint,
+    StoreSpec,
+    TapSpec,
+    VideoRow,
+    require_same_fingerprint,
+    storage_problem,
+)
+from vidfeat.store.writer import CommitRecord, StoreWriter
+
+__all__ = [
+    "CommitRecord",
+    "FieldDifference",
+    "Fingerprint",
+    "Rows",
+    "StoreReader",
+    "StoreSpec",
+    "StoreWriter",
+    "TapSpec",
+    "Unit",
+    "VideoRow",
+    "open_store",
+    "require_same_fingerprint",
+    "storage_problem",
+]

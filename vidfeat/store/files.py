@@ -1,0 +1,220 @@
+"""Where a store's files live. `LocalFiles` writes so that a file is either absent or whole, also after a power loss.
+
+Paths are relative to the store's root, with '/' between their parts. `on_step` is called with the name of every step of
+every durable write ("shard:written", "record:synced", ...): the crash matrix kills the process there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vidfeat.errors import StoreError, explain
+
+OnStep = Callable[[str], None]
+PARTIAL_SUFFIX = ".partial"
+LOCK_PATH = "commits/.lock"
+_PIECE_BYTES = 8 * 2**20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A file that is ready to appear under its path, and does not yet."""
+
+    path: str
+    step: str
+    partial: Path | None = None
+    content: bytes | bytearray = b""
+
+
+class Files(Protocol):
+    """The few operations a store needs from a file system or an object store."""
+
+    url: str
+    is_local: bool
+
+    def read(self, path: str) -> bytes: ...
+    def size(self, path: str) -> int | None: ...
+    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None: ...
+    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged: ...
+    def publish(self, staged: Staged) -> None: ...
+    def discard(self, staged: Staged) -> None: ...
+    def remove(self, path: str) -> None: ...
+    def listing(self, prefix: str = "") -> dict[str, int]: ...
+    def sweep(self) -> list[str]: ...
+    def lock(self) -> AbstractContextManager[None]: ...
+
+
+def files_at(location: str | os.PathLike[str], *, on_step: OnStep | None = None) -> Files:
+    """The files at a local path or at a URL such as "s3://bucket/X.zarr" (through fsspec)."""
+    text = os.fspath(location)
+    if "://" in text:
+        from vidfeat.store.remote import RemoteFiles
+
+        return RemoteFiles(text, on_step=on_step)
+    return LocalFiles(Path(text), on_step=on_step)
+
+
+class LocalFiles:
+    """A store in a directory of a POSIX file system."""
+
+    is_local = True
+
+    def __init__(self, root: Path, *, on_step: OnStep | None = None) -> None:
+        self.root = root
+        self.url = str(root)
+        self._on_step = on_step or (lambda step: None)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file. Raises: FileNotFoundError."""
+        return (self.root / path).read_bytes()
+
+    def size(self, path: str) -> int | None:
+        """Bytes of one file, None when there is none."""
+        try:
+            return (self.root / path).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None:
+        """Puts a file in place, whole or not at all, and on the disk when this returns.
+
+        Temporary file in the same directory, fsync, rename, fsync of the directory. On any exception the temporary file
+        is removed; after a kill `sweep` removes it.
+
+        Raises:
+            StoreError: no space (or quota, or file size limit) left; nothing was changed.
+        """
+        self.publish(self.stage(path, content, step=step))
+
+    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged:
+        """The slow half of `write`: the temporary file, written and fsynced. Raises as `write` does."""
+        target = self.root / path
+        self._make_directory(target.parent)
+        partial = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+        try:
+            self._write_synced(partial, content, step)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise _no_space(target, len(content), error) from error
+            raise
+        return Staged(path, step, partial)
+
+    def publish(self, staged: Staged) -> None:
+        """The quick half of `write`: rename, fsync of the directory."""
+        assert staged.partial is not None
+        target = self.root / staged.path
+        os.replace(staged.partial, target)
+        self._on_step(f"{staged.step}:renamed")
+        _sync_directory(target.parent)
+        self._on_step(f"{staged.step}:durable")
+
+    def discard(self, staged: Staged) -> None:
+        """Drops a staged file that will not be published."""
+        assert staged.partial is not None
+        staged.partial.unlink(missing_ok=True)
+
+    def _write_synced(self, partial: Path, content: bytes | bytearray, step: str) -> None:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            self._on_step(f"{step}:created")
+            view = memoryview(content)
+            # At least two pieces, so that a crash in the middle of a write can be rehearsed on small stores too.
+            piece = max(1, min(_PIECE_BYTES, (len(view) + 1) // 2))
+            while view:
+                view = view[os.write(descriptor, view[:piece]) :]
+                self._on_step(f"{step}:writing")
+            os.fsync(descriptor)
+            self._on_step(f"{step}:synced")
+        finally:
+            os.close(descriptor)
+
+    def _make_directory(self, directory: Path) -> None:
+        missing = []
+        while not directory.is_dir():
+            missing.append(directory)
+            directory = directory.parent
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            _sync_directory(path.parent)
+
+    def remove(self, path: str) -> None:
+        """Takes a file away durably; absent is fine."""
+        target = self.root / path
+        try:
+            target.unlink()
+        except FileNotFoundError:
+            return
+        _sync_directory(target.parent)
+        self._on_step(f"remove:{path}")
+
+    def listing(self, prefix: str = "") -> dict[str, int]:
+        """Size of every file below `prefix` (a directory), by path; partial files and the lock are not counted."""
+        found = {}
+        for directory, _, names in os.walk(self.root / prefix):
+            for name in names:
+                path = Path(directory, name)
+                relative = path.relative_to(self.root).as_posix()
+                if not _is_partial(name) and relative != LOCK_PATH:
+                    found[relative] = path.stat().st_size
+        return found
+
+    def sweep(self) -> list[str]:
+        """Removes what killed writers left behind, and names it. Only for the one coordinator, before workers start."""
+        swept = []
+        for directory, _, names in os.walk(self.root):
+            for name in filter(_is_partial, names):
+                path = Path(directory, name)
+                path.unlink(missing_ok=True)
+                swept.append(path.relative_to(self.root).as_posix())
+        return sorted(swept)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while one unit is published, so that two owners of it (a zombie and its retry) cannot mix their files.
+
+        A file system without locks is no error: two commits of the same bytes do no harm in any order.
+        """
+        import fcntl
+
+        path = self.root / LOCK_PATH
+        self._make_directory(path.parent)
+        with open(path, "ab") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+            yield
+
+
+def _is_partial(name: str) -> bool:
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_space(target: Path, n_bytes: int, error: OSError) -> StoreError:
+    return StoreError(
+        explain(
+            "no room to write a file of the store",
+            where=target,
+            expected=f"{n_bytes} free bytes",
+            got=error.strerror,
+            fix="free some space and run the same command again: what was committed is kept",
+        )
+    )

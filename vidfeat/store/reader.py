@@ -1,0 +1,312 @@
+"""Reading a finished store: facts about its videos, and `reader.rows(tap, video_indices)`, which moves the numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vidfeat.errors import (
+    MissingTapError,
+    StoreCorruptError,
+    StoreError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    explain,
+)
+from vidfeat.store.files import Files, LocalFiles, files_at
+from vidfeat.store.gather import RowSource, Segments
+from vidfeat.store.index import Index, read_index
+from vidfeat.store.plan import SPEC_PATH, PlannedTap
+from vidfeat.store.quantize import dequantize
+from vidfeat.store.sealing import MANIFEST_PATH, Manifest
+from vidfeat.store.shards import scales_layout, tap_layout
+from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
+
+Check = Literal["first-touch", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of some videos, one after the other.
+
+    Attributes:
+        values: [sum_n *row_shape]; video i of the request owns `[offsets[i], offsets[i + 1])`.
+        offsets: int64 [B+1].
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
+            raise ValueError(f"offsets {self.offsets} do not partition {len(self.values)} rows")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        """Rows [n *row_shape] of one video of the request."""
+        position = range(len(self))[position]
+        return self.values[self.offsets[position] : self.offsets[position + 1]]
+
+    def stacked(self) -> np.ndarray:
+        """The same values as [B F *row_shape], without a copy.
+
+        Raises:
+            StoreError: the videos have different numbers of frames.
+        """
+        lengths = np.diff(self.offsets)
+        if len(lengths) and (lengths != lengths[0]).any():
+            raise StoreError(
+                explain(
+                    "videos of different lengths cannot be stacked",
+                    expected="the same number of frames for every video",
+                    got=f"{lengths.min()} to {lengths.max()} frames",
+                    fix="use Rows.values with Rows.offsets, or extract with a fixed number of frames",
+                )
+            )
+        n_frames = int(lengths[0]) if len(lengths) else 0
+        return self.values.reshape(len(lengths), n_frames, *self.values.shape[1:])
+
+
+def open_store(path: str | os.PathLike[str], *, check: Check = "first-touch") -> StoreReader:
+    """A finished store, ready to be read.
+
+    check: when payload checksums are tested: "first-touch" (each video's rows once per process), "always", or "never".
+
+    Raises:
+        StoreNotFoundError: nothing there that is a store.
+        StoreIncompleteError: its extraction has not finished.
+        StoreCorruptError: its metadata or index is damaged.
+    """
+    return StoreReader(path, check=check)
+
+
+class StoreReader:
+    """A finished store. Picklable, and safe in forked and spawned workers: each process opens its own files.
+
+    Attributes:
+        path: where it is (a directory, or a URL).
+        taps: every tap by name.
+        n_views, n_frames: views per video; frames per video, None when videos differ.
+        classes: labels in class order.
+        fingerprint, pack_hash: where the numbers come from.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, check: Check = "first-touch") -> None:
+        if check not in ("first-touch", "always", "never"):
+            raise ValueError(f"check {check!r} is none of 'first-touch', 'always', 'never'")
+        self.path: Path | str = os.fspath(path) if "://" in os.fspath(path) else Path(path)
+        self.check: Check = check
+        self._files = files_at(path)
+        manifest = _read_manifest(self._files)
+        about = _read_attributes(self._files, manifest)
+        self.n_frames: int | None = about["n_frames"]
+        self.n_views: int = about["n_views"]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.pack_hash: str = about["pack_hash"]
+        self.fingerprint = Fingerprint(about["fingerprint"])
+        self._planned = {tap["name"]: PlannedTap.from_json(tap) for tap in about["taps"]}
+        self.taps: dict[str, TapSpec] = {name: tap.spec for name, tap in self._planned.items()}
+        self._index = self._open_index(about["n_videos"])
+        self.ok: np.ndarray = self._index["ok"].astype(bool)
+        self.n_frames_per_video: np.ndarray = self._index["n_frames"]
+        self._sources = self._open_sources(manifest, about["compressor"])
+
+    def _open_index(self, n_videos: int) -> Index:
+        def read(path: str) -> bytes:
+            try:
+                return self._files.read(path)
+            except FileNotFoundError:
+                raise StoreCorruptError(
+                    explain("a file of the index is missing", where=path, fix="run the extract command again")
+                ) from None
+
+        return read_index(read, n_videos=n_videos, n_views=self.n_views, n_taps=len(self.taps))
+
+    def _open_sources(self, manifest: Manifest, compressor: str | None) -> dict[str, RowSource]:
+        sources = {}
+        for name, tap in self._planned.items():
+            layout = tap_layout(tap.spec, n_frames=self.n_frames, shard_rows=tap.shard_rows, compressor=compressor)
+            sources[name] = RowSource.open(self._files, layout, manifest, check=self.check)
+            if tap.spec.dtype == "int8":
+                scales = scales_layout(tap.spec, n_frames=self.n_frames, shard_rows=tap.shard_rows)
+                sources[scales.path] = RowSource.open(self._files, scales, manifest, check=self.check)
+        return sources
+
+    def __repr__(self) -> str:
+        taps = ", ".join(f"{tap.name} {list(tap.row_shape)} {tap.dtype}" for tap in self.taps.values())
+        frames = f"{self.n_frames} frames" if self.n_frames else "any number of frames"
+        return (
+            f"StoreReader({str(self.path)!r}: {len(self)} videos ({len(self) - int(self.ok.sum())} failed), "
+            f"{self.n_views} views, {frames}; {taps}; fingerprint {self.fingerprint.sha256[:12]})"
+        )
+
+    def __len__(self) -> int:
+        return len(self.ok)
+
+    # --- facts
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Ids [N], str."""
+        return np.array(self._index.text("id"), dtype=np.str_)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Labels [N], str."""
+        return np.array(self._index.text("label"), dtype=np.str_)
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """Split names [N], str; "" where the manifest had none."""
+        return np.array(self._index.text("split"), dtype=np.str_)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Group names [N], str; "" where the manifest had none."""
+        return np.array(self._index.text("group"), dtype=np.str_)
+
+    @cached_property
+    def statuses(self) -> np.ndarray:
+        """ "ok" or "failed" [N], str."""
+        return np.where(self.ok, "ok", "failed")
+
+    @property
+    def pack_path(self) -> Path | str:
+        """Directory of the backbone pack inside the store."""
+        return self.path / "pack" if isinstance(self.path, Path) else f"{self.path.rstrip('/')}/pack"
+
+    def videos(self) -> list[VideoRow]:
+        """The facts of every video, in store order."""
+        return self._index.rows()
+
+    def index_column(self, name: str) -> np.ndarray:
+        """One column of the index as it is stored (see docs/store-format.md): "crc32c", "int8_min_cosine", ..."""
+        return self._index[name]
+
+    # --- numbers
+
+    def rows(
+        self,
+        tap: str,
+        video_indices: Sequence[int] | np.ndarray,
+        *,
+        view: int | Sequence[int] | np.ndarray = 0,
+        dtype: str | None = None,
+    ) -> Rows:
+        """The rows of some videos in one view, in the order asked for.
+
+        video_indices: positions in the store [B], each of a video that is ok; any order, repeats allowed.
+        view: one view for all, or one per video [B].
+        dtype: of the result; by default the tap's own, float32 for int8 taps.
+
+        Raises:
+            MissingTapError: the store has no such tap.
+            IndexError: a video or view outside the store.
+            StoreError: a video among them has failed and has no rows.
+            StoreCorruptError: a shard is missing, truncated or damaged.
+        """
+        spec = self._tap(tap)
+        segments = self._segments(tap, video_indices, view)
+        values = self._sources[tap].read(segments)
+        if spec.dtype == "int8":
+            scales = self._sources[f"scales/{tap}"].read(segments)
+            values = dequantize(values, scales, dtype=dtype or "float32")
+        elif dtype is not None:
+            values = values.astype(dtype, copy=False)
+        return Rows(values, segments.offsets)
+
+    def _tap(self, name: str) -> TapSpec:
+        if name in self.taps:
+            return self.taps[name]
+        flags = ",".join([*map(_tap_flag, self.taps), _tap_flag(name)])
+        raise MissingTapError(
+            explain(
+                f"the store has no tap {name!r}",
+                where=self.path,
+                expected=f"one of {', '.join(self.taps)}",
+                got=name,
+                fix=f"add it: vidfeat extract SOURCE --out {self.path} --taps {flags}",
+            )
+        )
+
+    def _segments(self, tap: str, video_indices: Any, view: Any) -> Segments:
+        videos = np.asarray(video_indices, np.int64).reshape(-1)
+        views = np.broadcast_to(np.asarray(view, np.int64), videos.shape)
+        for what, given, size in (("video index", videos, len(self)), ("view", views, self.n_views)):
+            if len(given) and (given.min() < 0 or given.max() >= size):
+                bad = given[(given < 0) | (given >= size)][:5].tolist()
+                raise IndexError(explain(f"no such {what}", where=self.path, expected=f"[0, {size})", got=bad))
+        starts = self._index["row_start"][videos, views, list(self.taps).index(tap)]
+        if (starts < 0).any():
+            failed = sorted(set(videos[starts < 0].tolist()))
+            reasons = self._index.text("reason")
+            named = "; ".join(f"{self.ids[index]} ({reasons[index]})" for index in failed[:5])
+            raise StoreError(
+                explain(
+                    f"{len(failed)} of the videos asked for failed to be extracted and have no rows",
+                    where=self.path,
+                    got=named,
+                    fix="ask for videos with reader.ok only; `vidfeat failures` lists the others",
+                )
+            )
+        return Segments(starts, self.n_frames_per_video[videos].astype(np.int64))
+
+
+def _tap_flag(name: str) -> str:
+    return f"tokens@{int(name[7:])}" if name.startswith("tokens/") and name[7:].isdigit() else name
+
+
+def _read_manifest(files: Files) -> Manifest:
+    try:
+        return Manifest.from_bytes(files.read(MANIFEST_PATH))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    if files.size(SPEC_PATH) is None:
+        exists = isinstance(files, LocalFiles) and files.root.exists()
+        raise StoreNotFoundError(
+            explain(
+                "that is no feature store" if exists else "there is no store",
+                where=files.url,
+                expected="a directory written by `vidfeat extract`",
+                got=f"no {MANIFEST_PATH}, no {SPEC_PATH}" if exists else "nothing there",
+                fix=f"vidfeat extract SOURCE --out {files.url}",
+            )
+        )
+    n_commits = len(files.listing("commits"))
+    raise StoreIncompleteError(
+        explain(
+            "the extraction of this store has not finished",
+            where=files.url,
+            expected=f"every unit committed and {MANIFEST_PATH} written",
+            got=f"{n_commits} units committed",
+            fix=f"run the same command again, it carries on: vidfeat extract SOURCE --out {files.url}",
+        )
+    )
+
+
+def _read_attributes(files: Files, manifest: Manifest) -> dict[str, Any]:
+    content = files.read("zarr.json")
+    listed = manifest.files.get("zarr.json")
+    from vidfeat.store.commits import FileRecord
+
+    if listed != FileRecord.of(content):
+        raise StoreCorruptError(
+            explain(
+                "the store's root metadata is not what the manifest says",
+                where=f"{files.url}/zarr.json",
+                fix="run the extract command again: metadata is rebuilt from the plan",
+            )
+        )
+    about = json.loads(content)["attributes"]["vidfeat"]
+    if about["format_version"] != FORMAT_VERSION:
+        raise StoreCorruptError(explain("this store has another format version", expected=FORMAT_VERSION, got=about))
+    return about

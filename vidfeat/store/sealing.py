@@ -1,0 +1,160 @@
+"""The last step of an extraction: metadata and index derived from plan and commits, then the manifest.
+
+Nothing here depends on when, where, or in how many attempts the units were extracted, so a finished store is the same
+bytes whichever way it came about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vidfeat.errors import StoreCorruptError, explain
+from vidfeat.store.commits import CommitRecord, FileRecord
+from vidfeat.store.files import Files
+from vidfeat.store.index import build_index, index_files
+from vidfeat.store.plan import SPEC_PATH, Plan
+from vidfeat.store.records import seal, unseal
+from vidfeat.store.shards import group_metadata, scales_layout, tap_layout
+from vidfeat.store.spec import FORMAT_VERSION
+
+MANIFEST_PATH = "manifest.json"
+PACK_PREFIX = "pack"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Every file of a finished store but the manifest itself, with size and sha256."""
+
+    files: Mapping[str, FileRecord]
+
+    def to_bytes(self) -> bytes:
+        return seal(
+            {
+                "format": "vidfeat-manifest",
+                "format_version": FORMAT_VERSION,
+                "n_files": len(self.files),
+                "n_bytes": sum(file.n_bytes for file in self.files.values()),
+                "files": {path: file.to_json() for path, file in self.files.items()},
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Manifest:
+        """The manifest in `manifest.json`. Raises: StoreCorruptError."""
+        document = unseal(content, path=MANIFEST_PATH)
+        return cls({path: FileRecord(**file) for path, file in document["files"].items()})
+
+
+def metadata_files(plan: Plan) -> dict[str, bytes]:
+    """Every zarr.json of the store but those below `index/`, and the root's, by path."""
+    files: dict[str, bytes] = {}
+    for tap, n_shards in zip(plan.taps.values(), plan.n_shards().values(), strict=True):
+        spec = tap.spec
+        common: dict[str, Any] = {"n_frames": plan.spec.n_frames, "shard_rows": tap.shard_rows}
+        axes = ["row", "token", "channel"] if len(spec.row_shape) == 2 else ["row", "channel"]
+        names = axes if len(spec.row_shape) <= 2 else ["row", *(f"axis_{i}" for i in range(1, len(spec.row_shape) + 1))]
+        layout = tap_layout(
+            spec, n_frames=plan.spec.n_frames, shard_rows=tap.shard_rows, compressor=plan.spec.compressor
+        )
+        files[f"{layout.path}/zarr.json"] = layout.metadata(n_shards, dimension_names=names, attributes=common)
+        if spec.dtype == "int8":
+            scales = scales_layout(spec, n_frames=plan.spec.n_frames, shard_rows=tap.shard_rows)
+            names = ["row", "step_zero", "channel"]
+            files[f"{scales.path}/zarr.json"] = scales.metadata(n_shards, dimension_names=names, attributes=common)
+    for path in [path.removesuffix("/zarr.json") for path in files]:
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            files.setdefault(f"{path}/zarr.json", group_metadata({}))
+    return files
+
+
+def root_metadata(plan: Plan, nodes: Mapping[str, bytes] | None) -> bytes:
+    """The root group's zarr.json: what the store is, and, when finished, the metadata of everything below it.
+
+    The inlined metadata spares a remote reader one request per array, and keeps Zarr libraries from probing `commits`,
+    `plan` and `pack`, which are no Zarr nodes.
+    """
+    spec = plan.spec
+    attributes = {
+        "vidfeat": {
+            "format_version": FORMAT_VERSION,
+            "taps": [tap.to_json() for tap in plan.taps.values()],
+            "n_frames": spec.n_frames,
+            "max_frames": spec.max_frames,
+            "n_views": plan.n_views,
+            "n_videos": len(plan.videos),
+            "classes": list(plan.classes),
+            "compressor": spec.compressor,
+            "pack_hash": spec.pack_hash,
+            "fingerprint": dict(spec.fingerprint.fields),
+            "fingerprint_sha256": spec.fingerprint.sha256,
+        }
+    }
+    if nodes is None:
+        return group_metadata(attributes)
+    inlined = {path.removesuffix("/zarr.json"): json.loads(content) for path, content in nodes.items()}
+    return group_metadata(attributes, consolidated=dict(sorted(inlined.items())))
+
+
+def write_metadata(files: Files, plan: Plan) -> None:
+    """Brings the Zarr metadata of an unfinished store in line with its plan; files already right are left alone."""
+    for path, content in {**metadata_files(plan), "zarr.json": root_metadata(plan, None)}.items():
+        _write_if_different(files, path, content)
+
+
+def write_manifest(
+    files: Files, plan: Plan, records: list[CommitRecord], commits: Mapping[str, FileRecord]
+) -> Manifest:
+    """Writes index, metadata and, last, the manifest, and gives the manifest back.
+
+    Raises:
+        StoreCorruptError: a committed file is missing or has another size.
+    """
+    _require_sizes(files, records)
+    nodes = {**metadata_files(plan), "index/zarr.json": group_metadata({})}
+    index = index_files(build_index(plan, records))
+    nodes.update({path: content for path, content in index.items() if path.endswith("/zarr.json")})
+    derived = {**nodes, **index, "zarr.json": root_metadata(plan, nodes)}
+    for path in set(files.listing("index")) - set(derived):
+        files.remove(path)
+    for path, content in derived.items():
+        _write_if_different(files, path, content)
+    listed = {path: FileRecord.of(content) for path, content in derived.items()}
+    for record in records:
+        listed.update(record.files)
+    listed.update(commits)
+    for path in [SPEC_PATH, *(one.path for one in plan.passes), *files.listing(PACK_PREFIX)]:
+        listed[path] = FileRecord.of(files.read(path))
+    manifest = Manifest(listed)
+    files.write(MANIFEST_PATH, manifest.to_bytes(), step="manifest")
+    return manifest
+
+
+def _require_sizes(files: Files, records: list[CommitRecord]) -> None:
+    wrong = [
+        f"{path} (unit {record.unit}): {size} bytes instead of {file.n_bytes}"
+        for record in records
+        for path, file in record.files.items()
+        if (size := files.size(path)) != file.n_bytes
+    ]
+    if wrong:
+        raise StoreCorruptError(
+            explain(
+                f"{len(wrong)} committed files are missing or have another size",
+                where=files.url,
+                got="; ".join(wrong[:10]),
+                fix="run `vidfeat verify`, then the extract command again: it redoes just those units",
+            )
+        )
+
+
+def _write_if_different(files: Files, path: str, content: bytes) -> None:
+    try:
+        if files.size(path) == len(content) and files.read(path) == content:
+            return
+    except FileNotFoundError:
+        pass
+    files.write(path, content, step="metadata")

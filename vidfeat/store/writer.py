@@ -1,0 +1,321 @@
+"""Writing a store: plan -> units -> commits -> finished. Killed anywhere, the same calls carry on where it stopped.
+
+    writer = StoreWriter.open_or_create(path, spec, videos)      # the one coordinator
+    for unit in writer.pending_units():
+        writer.commit(unit, {"pooled": rows}, facts)             # here, or in any process through
+        StoreWriter.attach(path)
+    writer.finalize()
+
+The protocol of one unit: all shards are encoded in memory; each is written to a temporary file, fsynced, renamed, its
+directory fsynced; then the commit record goes the same way. Only the record makes the unit part of the store. Resume =
+plan - records.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from vidfeat.errors import StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError, explain
+from vidfeat.store.commits import CommitRecord, FileRecord, TapRows, encode_commit, require_commit_of
+from vidfeat.store.files import Files, OnStep, files_at
+from vidfeat.store.plan import (
+    Pass,
+    Plan,
+    Unit,
+    added_passes,
+    first_pass,
+    read_plan,
+    retry_passes,
+    write_pass,
+    write_spec,
+)
+from vidfeat.store.sealing import MANIFEST_PATH, Manifest, write_manifest, write_metadata
+from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
+
+
+class StoreWriter:
+    """The one coordinator of a store, or (`attach`) one of its workers. Made by the class methods alone."""
+
+    def __init__(self, files: Files, plan: Plan) -> None:
+        self._files = files
+        self._set_plan(plan)
+
+    def _set_plan(self, plan: Plan) -> None:
+        self.plan = plan
+        self._units = tuple(plan.units())
+        self._taps = plan.taps
+        self._videos = plan.videos
+
+    def __repr__(self) -> str:
+        taps = ", ".join(self._taps)
+        return f"StoreWriter({self._files.url!r}, {len(self._videos)} videos, {len(self._units)} units, taps {taps})"
+
+    # --- opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        spec: StoreSpec,
+        videos: Sequence[VideoKey],
+        *,
+        frame_bounds: Sequence[int] | None = None,
+        on_step: OnStep | None = None,
+    ) -> StoreWriter:
+        """A new store with its plan written and nothing extracted. A half-made creation is completed.
+
+        frame_bounds: upper bound on each video's frames, when `spec.n_frames` is None (see `plan.first_pass`).
+
+        Raises:
+            StoreError: there is a store already, or the list of videos is unusable.
+        """
+        files = files_at(path, on_step=on_step)
+        if read_plan(files) is not None:
+            raise StoreError(explain("there is a store already", where=path, fix="open it, or choose another path"))
+        one = first_pass(spec, videos, frame_bounds)
+        files.sweep()
+        write_spec(files, spec)
+        write_pass(files, one)
+        return cls._coordinator(files)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], spec: StoreSpec | None = None, *, on_step: OnStep | None = None
+    ) -> StoreWriter:
+        """The coordinator of an existing store: sweeps partial files, completes metadata. Only one process may hold it.
+
+        Raises:
+            StoreNotFoundError: no store there.
+            FingerprintMismatchError: `spec` is given and has another fingerprint.
+        """
+        files = files_at(path, on_step=on_step)
+        writer = cls.attach(path, on_step=on_step)
+        if spec is not None:
+            require_same_fingerprint(
+                writer.plan.spec.fingerprint,
+                spec.fingerprint,
+                left_name=f"the store {path}",
+                right_name="this extraction",
+                fix="use the store's own settings, or write to a new store",
+            )
+        return cls._coordinator(files)
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str], *, on_step: OnStep | None = None) -> StoreWriter:
+        """A worker's view of a store: it may commit units and changes nothing else.
+
+        Raises:
+            StoreNotFoundError: no store there.
+        """
+        files = files_at(path, on_step=on_step)
+        plan = read_plan(files)
+        if plan is None:
+            raise StoreNotFoundError(
+                explain(
+                    "there is no store to write to",
+                    where=path,
+                    fix="create it with `vidfeat extract SOURCE --out PATH`",
+                )
+            )
+        return cls(files, plan)
+
+    @classmethod
+    def open_or_create(
+        cls,
+        path: str | os.PathLike[str],
+        spec: StoreSpec,
+        videos: Sequence[VideoKey],
+        *,
+        frame_bounds: Sequence[int] | None = None,
+        on_step: OnStep | None = None,
+    ) -> StoreWriter:
+        """The coordinator of the store that is to hold `spec` and `videos`: created, resumed, or extended.
+
+        Raises:
+            FingerprintMismatchError: the store holds numbers of another origin.
+            StoreError: the videos or taps contradict those in the store.
+        """
+        if read_plan(files_at(path)) is None:
+            return cls.create(path, spec, videos, frame_bounds=frame_bounds, on_step=on_step)
+        writer = cls.open(path, spec, on_step=on_step)
+        writer.extend(spec, videos, frame_bounds=frame_bounds)
+        return writer
+
+    @classmethod
+    def _coordinator(cls, files: Files) -> StoreWriter:
+        plan = read_plan(files)
+        assert plan is not None
+        files.sweep()
+        writer = cls(files, plan)
+        if not writer.is_finished:
+            write_metadata(files, plan)
+        return writer
+
+    # --- what there is to do
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every unit is committed and the manifest written."""
+        return self._files.size(MANIFEST_PATH) is not None
+
+    def plan_units(self) -> tuple[Unit, ...]:
+        """Every unit of the plan, by index."""
+        return self._units
+
+    def committed_units(self) -> tuple[Unit, ...]:
+        """The units that have a commit record."""
+        present = self._files.listing("commits")
+        return tuple(unit for unit in self._units if unit.commit_path in present)
+
+    def pending_units(self) -> tuple[Unit, ...]:
+        """The units still to be extracted: plan - commit records."""
+        present = self._files.listing("commits")
+        return tuple(unit for unit in self._units if unit.commit_path not in present)
+
+    def record(self, unit: Unit) -> CommitRecord | None:
+        """The commit record of a unit, None when it is not committed.
+
+        Raises:
+            StoreCorruptError: the record is damaged or of another plan.
+        """
+        try:
+            content = self._files.read(unit.commit_path)
+        except FileNotFoundError:
+            return None
+        record = CommitRecord.from_bytes(content, path=unit.commit_path)
+        fingerprint = self.plan.spec.fingerprint.sha256
+        require_commit_of(record, unit, fingerprint_sha256=fingerprint, path=unit.commit_path)
+        return record
+
+    def failures(self) -> dict[int, VideoRow]:
+        """The videos whose latest commit is a failure, by video index."""
+        latest = {}
+        for unit in self.committed_units():
+            record = self.record(unit)
+            assert record is not None
+            latest.update({video.index: video.facts for video in record.videos})
+        return {index: facts for index, facts in latest.items() if not facts.ok}
+
+    # --- changing the plan (coordinator only)
+
+    def extend(
+        self, spec: StoreSpec, videos: Sequence[VideoKey], *, frame_bounds: Sequence[int] | None = None
+    ) -> tuple[Unit, ...]:
+        """Plans what `spec` and `videos` have and the store lacks, and gives the new units back; nothing missing: none.
+
+        Raises:
+            StoreError: something contradicts what is in the store (all problems named); nothing was changed.
+        """
+        passes = added_passes(self.plan, spec, videos, frame_bounds=frame_bounds)
+        if passes:
+            failed = frozenset(self.failures())
+            passes = added_passes(self.plan, spec, videos, failed=failed, frame_bounds=frame_bounds)
+        return self._append(passes)
+
+    def retry(self, video_indices: Iterable[int]) -> tuple[Unit, ...]:
+        """Plans some videos anew (failed ones, as a rule) with every tap and view, and gives the new units back."""
+        chosen = sorted(set(video_indices))
+        return self._append(retry_passes(self.plan, chosen)) if chosen else ()
+
+    def _append(self, passes: Sequence[Pass]) -> tuple[Unit, ...]:
+        if not passes:
+            return ()
+        n_before = len(self._units)
+        self._files.remove(MANIFEST_PATH)
+        for one in passes:
+            write_pass(self._files, one)
+        self._set_plan(Plan(self.plan.spec, (*self.plan.passes, *passes)))
+        write_metadata(self._files, self.plan)
+        return self._units[n_before:]
+
+    def discard(self, units: Iterable[int]) -> None:
+        """Takes units back, record first, then shards. They are pending again, the store unfinished until `finalize`."""
+        self._files.remove(MANIFEST_PATH)
+        for index in sorted(set(units)):
+            unit = self._units[index]
+            self._files.remove(unit.commit_path)
+            for path in self._shard_paths(unit):
+                self._files.remove(path)
+        write_metadata(self._files, self.plan)
+
+    def _shard_paths(self, unit: Unit) -> list[str]:
+        paths = []
+        for name, shard in unit.shards.items():
+            zeros = ".0" * len(self._taps[name].spec.row_shape)
+            paths.append(f"{name}/c.{shard}{zeros}")
+            if self._taps[name].spec.dtype == "int8":
+                paths.append(f"scales/{name}/c.{shard}.0.0")
+        return paths
+
+    # --- committing (any process)
+
+    def commit(self, unit: Unit, arrays: Mapping[str, TapRows], videos: Sequence[VideoRow]) -> CommitRecord:
+        """Makes one unit part of the store, durably, and gives its record back.
+
+        arrays: for every tap of the unit, float rows [n *row_shape] by video, view, frame; failed videos have none. An
+            array, or one array per (video, view).
+        videos: the facts of `unit.video_indices`, in order, failed ones included.
+
+        A unit that is committed already is left as it is: the first commit wins, so retries and twins do no harm.
+
+        Raises:
+            StoreError: wrong shapes, facts or values (NaN, infinity, float16 overflow; all problems named); or no room
+                left.
+        """
+        planned = [self._videos[index] for index in unit.video_indices]
+        contents, record = encode_commit(
+            unit, spec=self.plan.spec, taps=self._taps, planned=planned, arrays=arrays, videos=videos
+        )
+        staged = []
+        try:
+            # The slow part first, outside the lock: only renames and the small record are serialised between workers.
+            for path, content in contents.items():
+                staged.append(self._files.stage(path, content, step="shard"))
+            with self._files.lock():
+                standing = self._standing(unit)
+                if standing is not None:
+                    return standing
+                while staged:
+                    self._files.publish(staged.pop(0))
+                self._files.write(unit.commit_path, record.to_bytes(), step="record")
+            return record
+        finally:
+            for leftover in staged:
+                self._files.discard(leftover)
+
+    def _standing(self, unit: Unit) -> CommitRecord | None:
+        """The record of an earlier commit of this unit, if it and its files (by size) are sound."""
+        try:
+            record = self.record(unit)
+        except StoreCorruptError:
+            return None
+        if record is None or any(self._files.size(path) != file.n_bytes for path, file in record.files.items()):
+            return None
+        return record
+
+    # --- finishing (coordinator only)
+
+    def finalize(self) -> Manifest:
+        """Writes the index and the manifest, after which readers accept the store; harmless to repeat.
+
+        Raises:
+            StoreIncompleteError: units are missing.
+            StoreCorruptError: a commit record is damaged, or a committed file is missing or truncated.
+        """
+        records, commits = [], {}
+        for unit in self._units:
+            record = self.record(unit)
+            if record is None:
+                raise StoreIncompleteError(
+                    explain(
+                        "the extraction is not finished",
+                        where=self._files.url,
+                        expected=f"{len(self._units)} committed units",
+                        got=f"{len(self.committed_units())}",
+                        fix="run the same extract command again",
+                    )
+                )
+            records.append(record)
+            commits[unit.commit_path] = FileRecord.of(record.to_bytes())
+        return write_manifest(self._files, self.plan, records, commits)
