@@ -46,8 +46,9 @@ class CouplingOptions:
             released code does and what forbids the shared-prefix text path while training; `none`.
         depth: prompted blocks whose context is coupled, the text input included: 1 = the input alone (released).
         shared_mapping: one mapping for all coupled blocks, instead of one each.
-        init: `torch` = Linear's default; `soft` = the mapping starts as the identity on the soft prompt, so that
-            training starts where the method without coupling starts.
+        init: `torch` = Linear's default; `soft` = the mixed prompt starts as the soft prompt, so that training starts
+            where the method without coupling starts. Not with mapping `relu`: at the zero it would start from, a ReLU
+            passes no gradient, and the mapping would never move.
 
     Raises:
         ValueError: values outside those named, or an `init` that the mapping cannot meet.
@@ -79,8 +80,8 @@ class CouplingOptions:
             problems.append(f"dropout = {self.dropout}; expected 0 <= dropout < 1")
         if self.depth < 1:
             problems.append(f"depth = {self.depth}; expected at least 1 (the text input)")
-        if self.init == "soft" and not self.residual and self.mapping != "linear":
-            problems.append('init = "soft": needs residual = true or mapping = "linear"; a ReLU cuts the soft prompt')
+        if self.init == "soft" and not (self.mapping == "linear" or (self.mapping == "two-layer" and self.residual)):
+            problems.append('init = "soft" needs mapping = "linear", or "two-layer" with residual = true')
         if problems:
             raise ValueError("\n".join(["coupling options that cannot be used:", *(f"  {p}" for p in problems)]))
 
@@ -258,3 +259,36 @@ def _check_hard_prompts(hard_prompts: Sequence[Tensor], *, options: CouplingOpti
                     fix="a hard prompt must be trained on a backbone of the same text width",
                 )
             )
+
+
+class ModalityCoupling(nn.Module):
+    """Prompts of one tower made from those of the other: one linear map per prompted block, trained with the prompts.
+
+    MaPLe's direction is text to vision: `ModalityCoupling(depth=9, n_in=W, n_out=D, seeds=seeds)` gives the visual
+    prompts of block j from the text prompts of block j, so that gradients of both towers meet in the text prompts. The
+    other way round takes `n_in=D, n_out=W`.
+
+    Source: Khattak et al. 2023 (MaPLe), trainers/maple.py `proj` and `compound_prompt_projections`, Linear 512 -> 768.
+    There the maps of the deeper blocks start as copies of one another; here each is drawn for itself.
+    """
+
+    def __init__(self, *, depth: int, n_in: int, n_out: int, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(
+            RunLinear(n_in, n_out, generators=RunGenerators(seeds, f"coupling.modality.{block}"))
+            for block in range(depth)
+        )
+
+    def forward(self, prompts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Prompts `[R M n_out]` of each prompted block, from the other tower's `[R M n_in]`.
+
+        Raises:
+            ValueError: another number of blocks than `depth`.
+        """
+        if len(prompts) != len(self.maps):
+            raise ValueError(
+                explain(
+                    "coupled towers are prompted equally deep", expected=f"{len(self.maps)} blocks", got=len(prompts)
+                )
+            )
+        return tuple(project(block) for project, block in zip(self.maps, prompts, strict=True))
