@@ -38,7 +38,7 @@ _BLOCK_REFUSALS = (
     _Refusal(
         "ls_init_value",
         _is_set,
-        "layer scale ({key}={value}) multiplies every residual branch by weights we do not hold",
+        "layer scale ({key}={value}) in its blocks",
     ),
     _Refusal("norm_kwargs", _is_set, "a layer norm with other settings ({key}={value}) than epsilon 1e-5"),
     _Refusal("act_kwargs", _is_set, "an activation with other settings ({key}={value}) than plain GELU or QuickGELU"),
