@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from vidfeat.channel import Stopped
 from vidfeat.decode_worker import (
     PixelRows,
     PoolEvent,
@@ -38,7 +40,7 @@ from vidfeat.errors import VidfeatError, explain
 
 # A worker decodes one video and has the next one at hand, so that the pipe's latency costs it nothing.
 TASKS_AT_HAND = 2
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 # A process on a loaded machine or a slow network disk takes its time to import its libraries.
 START_SECONDS = 180.0
 # A process may die of its neighbours' memory; a video that takes down two is itself the reason.
@@ -121,10 +123,11 @@ class DecodePool:
         far_end.close()
         return _Worker(process=process, connection=connection, slots=self._layout.over(memory))
 
-    def stream(self, tasks: Iterable[VideoTask]) -> Iterator[PoolEvent]:
+    def stream(self, tasks: Iterable[VideoTask], stop: threading.Event) -> Iterator[PoolEvent]:
         """The tasks' rows and outcomes, in the order of the tasks; a task's outcome follows its last row.
 
         Raises:
+            Stopped: the stop event is set.
             VidfeatError: a worker process cannot be started at all.
         """
         waiting = iter(tasks)
@@ -143,6 +146,8 @@ class DecodePool:
                     delivered = 0
                     break
             else:
+                if stop.is_set():
+                    raise Stopped
                 self._receive()
 
     def _hand_out(self, waiting: Iterator[VideoTask], owners: deque[tuple[VideoTask, int]]) -> None:

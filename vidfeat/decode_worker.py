@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vidfeat.channel import Stopped
 from vidfeat.errors import DecodeError
 
 
@@ -126,9 +128,15 @@ class InlineDecoder:
     def __init__(self, loader: VideoLoader) -> None:
         self._loader = loader
 
-    def stream(self, tasks: Iterable[VideoTask]) -> Iterator[PoolEvent]:
-        """The tasks' rows and outcomes, in the order of the tasks."""
+    def stream(self, tasks: Iterable[VideoTask], stop: threading.Event) -> Iterator[PoolEvent]:
+        """The tasks' rows and outcomes, in the order of the tasks.
+
+        Raises:
+            Stopped: the stop event is set.
+        """
         for task in tasks:
+            if stop.is_set():
+                raise Stopped
             first_row = 0
             try:
                 video = self._loader.load(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ def collect(events) -> tuple[dict[int, np.ndarray], list[VideoDone | VideoFailed
     rows: dict[int, list[np.ndarray]] = {}
     outcomes: list[VideoDone | VideoFailed] = []
     for event in events:
-        assert event.task.position == len(outcomes), "an event of a later task came before the outcome of an earlier one"
+        assert event.task.position == len(outcomes), (
+            "a later task overtook an earlier one"
+        )
         if isinstance(event, PixelRows):
             taken = rows.setdefault(event.task.position, [])
             assert event.first_row == sum(len(piece) for piece in taken)
@@ -91,7 +94,7 @@ def expected_rows(position: int) -> np.ndarray:
 def run(tmp_path):
     def run_pool(todo: list[VideoTask], n_workers: int = 3, timeout: float = 60.0):
         with DecodePool(ScriptedLoader(str(tmp_path)), LAYOUT, n_workers=n_workers, timeout_seconds=timeout) as pool:
-            rows, outcomes = collect(pool.stream(todo))
+            rows, outcomes = collect(pool.stream(todo, threading.Event()))
         return rows, outcomes, pool
 
     return run_pool
@@ -144,7 +147,7 @@ def test_a_video_that_hangs_is_recorded(run):
 
 def test_without_processes_the_stream_is_the_same(run, tmp_path):
     todo = tasks(12, {3: "bad", 4: "surprise"})
-    rows, outcomes = collect(InlineDecoder(ScriptedLoader(str(tmp_path))).stream(todo))
+    rows, outcomes = collect(InlineDecoder(ScriptedLoader(str(tmp_path))).stream(todo, threading.Event()))
     pooled_rows, pooled_outcomes, _ = run(todo)
     assert outcomes == pooled_outcomes
     assert rows.keys() == pooled_rows.keys()

@@ -1,0 +1,268 @@
+"""The command line `vidfeat`: the only module that knows click. Every heavy import is inside the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vidfeat.errors import VidfeatError
+
+if TYPE_CHECKING:
+    from vidfeat.extract_options import ExtractOptions
+
+FAILED_VIDEOS = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+FOLDER_OR_FILE = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class ErrorsAsMessages(click.Group):
+    """A group whose commands report an error the user can act on as `error: ...` and exit code 2, never as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VidfeatError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(USER_ERROR)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "vidfeat":
+                raise
+            click.echo(f"error: {error.name} is not installed\n  fix:      {_how_to_install(error.name)}", err=True)
+            ctx.exit(USER_ERROR)
+
+
+def _how_to_install(module: str) -> str:
+    extra = {"ray": "ray", "fsspec": "s3", "s3fs": "s3"}.get(module.split(".")[0], "extract")
+    return f"pip install 'prompttune[{extra}]'"
+
+
+@click.group(cls=ErrorsAsMessages, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="prompttune", prog_name="vidfeat")
+def main() -> None:
+    """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+
+
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+SOURCE_OPTIONS = _together(
+    click.argument("source", type=FOLDER_OR_FILE),
+    click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from."),
+    click.option("--classes", type=FILE, help="CSV `id,name`: class names, their order, and what integer labels mean."),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos."),
+)
+MODEL_OPTIONS = _together(
+    click.option("--model", help="open_clip's name of the model, e.g. ViT-B-16-quickgelu."),
+    click.option("--pretrained", help="open_clip's tag of the weights, e.g. openai, or a local checkpoint."),
+    click.option("--model-config", type=FILE, help="A model config in open_clip's JSON, with --weights."),
+    click.option("--weights", type=FILE, help="The weights of --model-config (safetensors, or a torch file)."),
+)
+SAMPLING_OPTIONS = _together(
+    click.option("--frames", type=click.IntRange(min=1), help="Frames per video (per clip for `dense`).  [default: 8]"),
+    click.option(
+        "--sampling",
+        default="uniform",
+        show_default=True,
+        help="uniform, segments-middle, segments-first, segments-random, fps, every-nth or dense.",
+    ),
+    click.option("--rate", type=float, help="Frames per second, for --sampling fps."),
+    click.option("--stride", type=int, help="Distance between frames, for every-nth and dense."),
+    click.option("--clips", type=int, help="Clips per video, for dense."),
+    click.option("--max-frames", type=int, help="Upper bound on a video's frames, for fps and every-nth."),
+    click.option("--views", default=1, show_default=True, help="1 centre crop, and V-1 random crops and flips."),
+    click.option("--seed", default=0, show_default=True, help="Of the random views and of segments-random."),
+)
+TAP_OPTIONS = _together(
+    click.option("--taps", default="pooled", show_default=True, help="Comma-separated: pooled, tokens@L for block L."),
+    click.option("--dtype", default="float16", show_default=True, help="float16, float32, or int8 (tokens)."),
+    click.option(
+        "--shard-mb", default=128, show_default=True, help="Size of a shard, the unit of work and of commits."
+    ),
+)
+MACHINE_OPTIONS = _together(
+    click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0: none.  [default: cores - 1]"),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16."),
+    click.option("--batch-frames", type=click.IntRange(min=1), help="Frames per batch.  [default: 32 cpu, 256 gpu]"),
+    click.option("--timeout", default=300.0, show_default=True, help="Seconds without a frame until a video fails."),
+)
+EXTRACT_OPTIONS = _together(
+    SOURCE_OPTIONS,
+    click.option("--out", required=True, type=FOLDER_OR_FILE, help="The store to write, e.g. X.zarr."),
+    MODEL_OPTIONS,
+    SAMPLING_OPTIONS,
+    TAP_OPTIONS,
+    MACHINE_OPTIONS,
+)
+
+
+def _options(values: dict[str, Any]) -> ExtractOptions:
+    from vidfeat.extract_options import ExtractOptions
+
+    return ExtractOptions.from_flags(**values)
+
+
+@main.command()
+@EXTRACT_OPTIONS
+@click.option("--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos.")
+@click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
+@click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="The Ray cluster, for --engine ray.  [default: start one here]")
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+def extract(**flags: Any) -> None:
+    """Extract the features of the videos of SOURCE: a folder of class folders, a CSV `path,label`, or a list.
+
+    The same command resumes what was interrupted, adds what is missing, and does nothing when nothing is.
+    """
+    from vidfeat.extract import extract_or_resume
+    from vidfeat.tables import print_summary
+
+    quiet = flags.pop("quiet")
+    engine, address = flags.pop("engine"), flags.pop("address")
+    options = _options(flags)
+    try:
+        if engine == "ray":
+            from vidfeat.scale import extract_on_ray
+
+            summary = extract_on_ray(options, address=address, quiet=quiet)
+        else:
+            summary = extract_or_resume(options, quiet=quiet)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; every committed unit is safe. To resume:\n  {_this_command()}", err=True)
+        sys.exit(INTERRUPTED)
+    if not quiet:
+        print_summary(summary)
+    if summary.n_failed > options.allow_failures:
+        click.echo(
+            f"{summary.n_failed} videos failed ({options.allow_failures} allowed); see: vidfeat failures {options.out}",
+            err=True,
+        )
+        sys.exit(FAILED_VIDEOS)
+
+
+def _this_command() -> str:
+    import shlex
+
+    return shlex.join(["vidfeat", *sys.argv[1:]])
+
+
+@main.command()
+@EXTRACT_OPTIONS
+@click.option("--probe", "n_probed", default=200, show_default=True, help="Videos to probe.")
+@click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
+def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
+    """Predict bytes, files, hours and the bottleneck of an extraction; refuse what will not fit."""
+    from vidfeat.predict import predict
+    from vidfeat.tables import print_prediction
+
+    print_prediction(predict(_options(flags), n_probed=n_probed, calibrate_seconds=calibrate_seconds))
+
+
+@main.command()
+@click.argument("store", type=FOLDER_OR_FILE)
+def info(store: Path) -> None:
+    """Show what a store holds: videos, classes, taps, bytes, fingerprint, failures."""
+    from vidfeat.store import open_store
+    from vidfeat.tables import print_info
+
+    print_info(open_store(store))
+
+
+@main.command()
+@click.argument("store", type=FOLDER_OR_FILE)
+@click.option("--reason", help="Only this reason.")
+def failures(store: Path, reason: str | None) -> None:
+    """List the videos of a store that could not be used, and why."""
+    from vidfeat.store import open_store
+    from vidfeat.tables import print_failures
+
+    print_failures(open_store(store), reason=reason)
+
+
+@main.command()
+@click.argument("store", type=FOLDER_OR_FILE)
+@click.option("--level", type=click.Choice(["fast", "full", "deep"]), default="fast", show_default=True)
+@click.option("-k", "n_videos", default=4, show_default=True, help="Videos to extract again, for --level deep.")
+@click.option("--source", type=FOLDER_OR_FILE, help="The videos, for --level deep.  [default: as extracted]")
+@click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from.")
+@click.option("--classes", type=FILE, help="As for extract.")
+@click.option("--seed", default=0, show_default=True, help="Which videos --level deep draws.")
+@click.option("--device", default="auto", show_default=True, help="For --level deep.")
+def verify(store: Path, level: str, **deep: Any) -> None:
+    """Check a store. fast: plan, sizes, indexes; full: every byte and value; deep: extract K videos again."""
+    from vidfeat.store import verify as verify_store
+    from vidfeat.tables import print_deep_report, print_verify_report
+
+    report = verify_store(store, level="fast" if level == "fast" else "full")
+    print_verify_report(report)
+    bad = bool(report.problems)
+    if level == "deep" and not bad:
+        from vidfeat.deep_verify import DeepOptions, verify_deep
+
+        deep_report = verify_deep(store, DeepOptions(**deep))
+        print_deep_report(deep_report)
+        bad = bool(deep_report.problems)
+    sys.exit(1 if bad else 0)
+
+
+@main.command()
+def doctor() -> None:
+    """Say which decoders work on this machine, by decoding with each."""
+    from vidfeat.decode import doctor as examine
+    from vidfeat.tables import print_doctor
+
+    sys.exit(0 if print_doctor(examine()) else 1)
+
+
+@main.command()
+@SOURCE_OPTIONS
+@click.option("--n", "n_videos", default=20, show_default=True, help="Videos to compare, drawn at random.")
+@click.option("--seed", default=0, show_default=True)
+def crosscheck(
+    source: Path, root: Path | None, classes: Path | None, limit: int | None, n_videos: int, seed: int
+) -> None:
+    """Decode some videos with two decoders and compare the frames."""
+    from vidfeat.crosscheck import crosscheck_source
+    from vidfeat.tables import print_comparisons
+
+    comparisons = crosscheck_source(source, root=root, classes=classes, limit=limit, n_videos=n_videos, seed=seed)
+    sys.exit(0 if print_comparisons(comparisons) else 1)
+
+
+@main.command()
+@click.argument("store", type=FOLDER_OR_FILE)
+@click.argument("hdf5", type=FOLDER_OR_FILE)
+def export(store: Path, hdf5: Path) -> None:
+    """Write a store into one HDF5 file."""
+    from vidfeat.hdf5 import export_hdf5
+
+    export_hdf5(store, hdf5)
+    click.echo(f"wrote {hdf5}")
+
+
+@main.command("import")
+@click.argument("hdf5", type=FOLDER_OR_FILE)
+@click.argument("store", type=FOLDER_OR_FILE)
+def import_(hdf5: Path, store: Path) -> None:
+    """Make a store of an HDF5 file."""
+    from vidfeat.hdf5 import import_hdf5
+
+    import_hdf5(hdf5, store)
+    click.echo(f"wrote {store}")
+
+
+if __name__ == "__main__":
+    main()
