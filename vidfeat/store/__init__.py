@@ -14,20 +14,24 @@ from vidfeat.store.spec import (
     require_same_fingerprint,
     storage_problem,
 )
+from vidfeat.store.verify import Problem, VerifyReport, verify
 from vidfeat.store.writer import CommitRecord, StoreWriter
 
 __all__ = [
     "CommitRecord",
     "FieldDifference",
     "Fingerprint",
+    "Problem",
     "Rows",
     "StoreReader",
     "StoreSpec",
     "StoreWriter",
     "TapSpec",
     "Unit",
+    "VerifyReport",
     "VideoRow",
     "open_store",
     "require_same_fingerprint",
     "storage_problem",
+    "verify",
 ]

@@ -41,6 +41,7 @@ class Files(Protocol):
     is_local: bool
 
     def read(self, path: str) -> bytes: ...
+    def read_tail(self, path: str, n_bytes: int) -> bytes: ...
     def size(self, path: str) -> int | None: ...
     def write(self, path: str, content: bytes | bytearray, *, step: str) -> None: ...
     def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged: ...
@@ -75,6 +76,12 @@ class LocalFiles:
     def read(self, path: str) -> bytes:
         """The bytes of one file. Raises: FileNotFoundError."""
         return (self.root / path).read_bytes()
+
+    def read_tail(self, path: str, n_bytes: int) -> bytes:
+        """The last bytes of one file; fewer when it is shorter. Raises: FileNotFoundError."""
+        with open(self.root / path, "rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - n_bytes))
+            return handle.read()
 
     def size(self, path: str) -> int | None:
         """Bytes of one file, None when there is none."""

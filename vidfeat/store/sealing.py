@@ -7,7 +7,7 @@ bytes whichever way it came about.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord
 from vidfeat.store.files import Files
 from vidfeat.store.index import build_index, index_files
-from vidfeat.store.plan import SPEC_PATH, Plan
+from vidfeat.store.plan import SPEC_PATH, Plan, Unit
 from vidfeat.store.records import seal, unseal
-from vidfeat.store.shards import group_metadata, scales_layout, tap_layout
+from vidfeat.store.shards import ArrayLayout, group_metadata, scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION
 
 MANIFEST_PATH = "manifest.json"
@@ -105,6 +105,28 @@ def write_metadata(files: Files, plan: Plan) -> None:
         _write_if_different(files, path, content)
 
 
+def derived_files(plan: Plan, records: Sequence[CommitRecord]) -> dict[str, bytes]:
+    """Every file of a finished store that follows from its plan and commits: all zarr.json, and the index."""
+    nodes = {**metadata_files(plan), "index/zarr.json": group_metadata({})}
+    index = index_files(build_index(plan, records))
+    nodes.update({path: content for path, content in index.items() if path.endswith("/zarr.json")})
+    return {**nodes, **index, "zarr.json": root_metadata(plan, nodes)}
+
+
+def unit_layouts(plan: Plan, unit: Unit) -> dict[str, tuple[str | None, ArrayLayout]]:
+    """Every shard file of a unit: its path -> (tap, layout); for the scales of an int8 tap the tap is None."""
+    spec, taps = plan.spec, plan.taps
+    layouts: dict[str, tuple[str | None, ArrayLayout]] = {}
+    for name, shard in unit.shards.items():
+        tap = taps[name]
+        layout = tap_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows, compressor=spec.compressor)
+        layouts[layout.shard_path(shard)] = name, layout
+        if tap.spec.dtype == "int8":
+            scales = scales_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows)
+            layouts[scales.shard_path(shard)] = None, scales
+    return layouts
+
+
 def write_manifest(
     files: Files, plan: Plan, records: list[CommitRecord], commits: Mapping[str, FileRecord]
 ) -> Manifest:
@@ -114,10 +136,7 @@ def write_manifest(
         StoreCorruptError: a committed file is missing or has another size.
     """
     _require_sizes(files, records)
-    nodes = {**metadata_files(plan), "index/zarr.json": group_metadata({})}
-    index = index_files(build_index(plan, records))
-    nodes.update({path: content for path, content in index.items() if path.endswith("/zarr.json")})
-    derived = {**nodes, **index, "zarr.json": root_metadata(plan, nodes)}
+    derived = derived_files(plan, records)
     for path in set(files.listing("index")) - set(derived):
         files.remove(path)
     for path, content in derived.items():

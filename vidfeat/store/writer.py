@@ -30,8 +30,9 @@ from vidfeat.store.plan import (
     write_pass,
     write_spec,
 )
-from vidfeat.store.sealing import MANIFEST_PATH, Manifest, write_manifest, write_metadata
+from vidfeat.store.sealing import MANIFEST_PATH, Manifest, unit_layouts, write_manifest, write_metadata
 from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
+from vidfeat.store.verify import VerifyReport
 
 
 class StoreWriter:
@@ -230,23 +231,34 @@ class StoreWriter:
         return self._units[n_before:]
 
     def discard(self, units: Iterable[int]) -> None:
-        """Takes units back, record first, then shards. They are pending again, the store unfinished until `finalize`."""
+        """Takes units back, record first, then shards. They are pending again; the store waits for `finalize`."""
         self._files.remove(MANIFEST_PATH)
         for index in sorted(set(units)):
             unit = self._units[index]
             self._files.remove(unit.commit_path)
-            for path in self._shard_paths(unit):
+            for path in unit_layouts(self.plan, unit):
                 self._files.remove(path)
         write_metadata(self._files, self.plan)
 
-    def _shard_paths(self, unit: Unit) -> list[str]:
-        paths = []
-        for name, shard in unit.shards.items():
-            zeros = ".0" * len(self._taps[name].spec.row_shape)
-            paths.append(f"{name}/c.{shard}{zeros}")
-            if self._taps[name].spec.dtype == "int8":
-                paths.append(f"scales/{name}/c.{shard}.0.0")
-        return paths
+    def repair(self, report: VerifyReport) -> tuple[Unit, ...]:
+        """Takes back what `verify` found bad, and gives the units to extract again; then `finalize` makes the store whole.
+
+        Raises:
+            StoreCorruptError: the plan or the pack is damaged, which no extraction brings back.
+        """
+        lost = [problem for problem in report.problems if problem.repair == "restore"]
+        if lost:
+            raise StoreCorruptError(
+                explain(
+                    "what is damaged cannot be extracted again",
+                    where=self._files.url,
+                    got="; ".join(map(str, lost)),
+                    fix="copy these files back from where the store came, or extract into a new store",
+                )
+            )
+        if report.problems:
+            self.discard(report.bad_units)
+        return self.pending_units()
 
     # --- committing (any process)
 
