@@ -1,4 +1,4 @@
-"""The command line `vidfeat`: the only module that knows click. Every heavy import is inside the command that needs it."""
+"""The command line `vidfeat`: the only module that knows click. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class ErrorsAsMessages(click.Group):
-    """A group whose commands report an error the user can act on as `error: ...` and exit code 2, never as a traceback."""
+    """A group whose commands report what the user can act on as `error: ...` with exit code 2, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -231,15 +231,12 @@ def doctor() -> None:
 @SOURCE_OPTIONS
 @click.option("--n", "n_videos", default=20, show_default=True, help="Videos to compare, drawn at random.")
 @click.option("--seed", default=0, show_default=True)
-def crosscheck(
-    source: Path, root: Path | None, classes: Path | None, limit: int | None, n_videos: int, seed: int
-) -> None:
+def crosscheck(**flags: Any) -> None:
     """Decode some videos with two decoders and compare the frames."""
     from vidfeat.crosscheck import crosscheck_source
     from vidfeat.tables import print_comparisons
 
-    comparisons = crosscheck_source(source, root=root, classes=classes, limit=limit, n_videos=n_videos, seed=seed)
-    sys.exit(0 if print_comparisons(comparisons) else 1)
+    sys.exit(0 if print_comparisons(crosscheck_source(**flags)) else 1)
 
 
 @main.command()

@@ -104,7 +104,7 @@ class ExtractOptions:
     root: Path | None = None
     classes: Path | None = None
     sampling: SamplingPolicy = field(default_factory=lambda: SamplingPolicy("uniform", n_frames=DEFAULT_FRAMES))
-    views: ViewSpec = ViewSpec()
+    views: ViewSpec = field(default_factory=ViewSpec)
     taps: tuple[str, ...] = ("pooled",)
     dtype: str = "float16"
     seed: int = 0

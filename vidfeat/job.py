@@ -305,8 +305,8 @@ def _plan_retry(writer: StoreWriter, reason: str) -> None:
 def frame_bounds(options: ExtractOptions, paths: Sequence[str]) -> list[int] | None:
     """Upper bounds of the frames sampled from each file, by probing; None when the policy fixes their number.
 
-    An empty path (a video that is in the store already) and a file that cannot be probed count 1: the one takes no room,
-    the other will be recorded as a failure.
+    An empty path (a video that is in the store already) and a file that cannot be probed count 1: the one takes no
+    room, the other will be recorded as a failure.
 
     Raises:
         PlanError: videos that have more than `max_frames`.

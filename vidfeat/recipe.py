@@ -1,10 +1,10 @@
-"""From a video to pixels, as plain data: sampling, decoding, preprocessing and views, and their place in the fingerprint."""
+"""From a video to pixels, as plain data: sampling, decoding, preprocessing, views, and their fingerprint fields."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Recipe:
 
     preprocess: Preprocess
     sampling: SamplingPolicy
-    views: ViewSpec = ViewSpec()
+    views: ViewSpec = field(default_factory=ViewSpec)
     seed: int = 0
     decoder: str = "auto"
 

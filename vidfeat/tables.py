@@ -45,7 +45,7 @@ def print_summary(summary: ExtractSummary) -> None:
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds_by_stage.items())
     _print(
         f"{summary.out}: {summary.n_videos} videos, {summary.n_failed} failed",
-        f"this run: {summary.n_frames} frames in {as_time(summary.seconds)} ({rate:,.0f} frames/s; waiting for {stages})",
+        f"this run: {summary.n_frames} frames in {as_time(summary.seconds)} ({rate:,.0f} frames/s; {stages})",
     )
     if summary.n_units_left:
         _print(f"{summary.n_units_left} units are still to be extracted by other shares (--units), then it is finished")
