@@ -243,8 +243,6 @@ class ExtraClass:
         loss = -log_all[..., step.n_classes :].logsumexp(dim=-1).mean(dim=1)
         if not self.compete:
             return loss
-        if step.video_features.dim() == 4:
-            raise ValueError("this head makes one video feature per class; set compete = false for extra-class")
         negatives = step.logit_scale * _similarity(step.video_features, anchors.prompted_negatives())
         # CE over C+Q minus CE over C is the same for every label: log of the two partition functions' ratio.
         with_negatives = torch.cat([step.logits, negatives], dim=-1).logsumexp(dim=-1)

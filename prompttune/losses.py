@@ -61,7 +61,7 @@ class StepTensors:
     Attributes:
         logits: `[R B C]`, scale included.
         labels: int64 `[R B]` in `[0, C)`.
-        video_features: `[R B E]` unit; `[R B C E]` where a head makes one feature per class (video-concept spotting).
+        video_features: `[R B E]` unit. Where the head weighs frames per class (concept spotting), the mean over frames.
         class_features: `[R C E]` unit; `[R B C E]` where the classes depend on the video (CoCoOp).
         frozen_class_features: `[C E]` unit, of the hand-crafted template(s).
         frozen_logits: `[R B C]`, the zero-shot prediction, scale included.
@@ -86,7 +86,7 @@ class StepTensors:
         check = AxisCheck("StepTensors")
         check.floating("logits", self.logits, "R B C")
         check.labels("labels", self.labels, "R B", n_classes="C")
-        check.floating("video_features", self.video_features, ("R B E", "R B C E"), unit=True)
+        check.floating("video_features", self.video_features, "R B E", unit=True)
         check.floating("class_features", self.class_features, ("R C E", "R B C E"), unit=True)
         check.floating("frozen_class_features", self.frozen_class_features, "C E", unit=True)
         check.floating("frozen_logits", self.frozen_logits, "R B C")
@@ -193,8 +193,6 @@ class ImageL1:
     def __call__(self, step: StepTensors) -> Tensor:
         if step.frozen_video_features is None:
             raise ValueError("the image term needs frozen_video_features; the pooled tap of the store holds them")
-        if step.video_features.dim() != 3:
-            raise ValueError("the image term compares one feature per video; this head makes one per video and class")
         return (step.video_features - step.frozen_video_features).abs().flatten(1).mean(dim=1)
 
 

@@ -20,11 +20,17 @@ class RunLinear(nn.Module):
     Source: torch.nn.Linear.reset_parameters (kaiming_uniform with a = sqrt(5) is that uniform range).
     """
 
-    def __init__(self, n_in: int, n_out: int, *, generators: RunGenerators, bias: bool = True) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, *, generators: RunGenerators, bias: bool = True, attention: bool = False
+    ) -> None:
+        """`attention` starts as `torch.nn.MultiheadAttention` starts its projections: biases 0, and where they are the
+        stacked ones of query, key and value (n_out = 3 n_in) Xavier-uniform weights."""
         super().__init__()
         bound = 1.0 / math.sqrt(n_in)
-        self.weight = RunParameter((generators.uniform(n_out, n_in) * 2 - 1) * bound)
-        self.bias = RunParameter((generators.uniform(n_out) * 2 - 1) * bound) if bias else None
+        weight_bound = math.sqrt(6.0 / (n_in + n_out)) if attention and n_out == 3 * n_in else bound
+        bias_bound = 0.0 if attention else bound
+        self.weight = RunParameter((generators.uniform(n_out, n_in) * 2 - 1) * weight_bound)
+        self.bias = RunParameter((generators.uniform(n_out) * 2 - 1) * bias_bound) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[R ... n_out]` of `x [R ... n_in]`."""
