@@ -117,6 +117,7 @@ class _Filling:
     ranges: list[tuple[int, int]] = field(default_factory=list)
     video_start: int = 0
     n_rows: int = 0
+    overflow: int = 0  # rows of the present video that the unit had no room for
 
 
 class _Pipeline:
@@ -189,6 +190,9 @@ class _Pipeline:
 
     def _stage(self, filling: _Filling, rows: np.ndarray) -> None:
         self.meter.arrived(len(rows))
+        if filling.overflow or filling.n_rows + len(rows) > filling.work.max_rows:
+            filling.overflow += len(rows)
+            return
         while len(rows):
             if filling.staging is None:
                 filling.staging = self.staging.get()
@@ -202,10 +206,14 @@ class _Pipeline:
                 self._flush(filling)
 
     def _note_outcome(self, filling: _Filling, outcome: VideoDone | VideoFailed) -> None:
+        if filling.overflow and isinstance(outcome, VideoDone):
+            detail = f"{outcome.facts.n_frames} frames sampled, more than its container's index promised to the plan"
+            outcome = VideoFailed(outcome.task, "invalid_data", detail)
         if isinstance(outcome, VideoFailed):
             # Rows that came before the failure are overwritten by the next video's.
-            self.meter.dropped(filling.n_rows - filling.video_start)
+            self.meter.dropped(filling.n_rows - filling.video_start + filling.overflow)
             filling.n_rows = filling.video_start
+        filling.overflow = 0
         filling.outcomes.append(outcome)
         filling.ranges.append((filling.video_start, filling.n_rows))
         filling.video_start = filling.n_rows

@@ -1,72 +1,16 @@
-"""The decoding pool against a loader that is told when to be slow, fail, crash or hang."""
+"""The decoding pool against videos that are slow, fail, crash or hang."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scripted_videos import LAYOUT, ScriptedLoader, expected_rows, tasks
 
+from vidfeat.channel import Stopped
 from vidfeat.decode_pool import DecodePool
-from vidfeat.decode_worker import (
-    InlineDecoder,
-    LoadedVideo,
-    PixelRows,
-    RingLayout,
-    VideoDone,
-    VideoFacts,
-    VideoFailed,
-    VideoTask,
-)
-from vidfeat.errors import DecodeError
-
-SLOT_ROWS = 4
-LAYOUT = RingLayout(n_slots=2, slot_rows=SLOT_ROWS, row_shape=(3, 2, 2), dtype="float32")
-
-
-@dataclass(frozen=True)
-class ScriptedLoader:
-    """Makes a video of (position % 11) + 1 rows filled with its position; `path` says what goes wrong."""
-
-    scratch: str = ""
-
-    def load(self, task: VideoTask) -> LoadedVideo:
-        n_rows = task.position % 11 + 1
-        if task.path == "slow":
-            time.sleep(0.2)
-        if task.path == "bad":
-            raise DecodeError("not a video", reason="invalid_data")
-        if task.path == "surprise":
-            raise KeyError("a bug in a decoder")
-        facts = VideoFacts(n_rows, 100, 25.0, tuple(range(n_rows)), "", "scripted")
-        return LoadedVideo(facts=facts, pieces=self._pieces(task, n_rows))
-
-    def _pieces(self, task: VideoTask, n_rows: int) -> Iterator[np.ndarray]:
-        for start in range(0, n_rows, SLOT_ROWS):
-            if start and task.path in ("killed", "killed once"):
-                self._die(task)
-            if start and task.path == "hangs":
-                time.sleep(3600)
-            rows = np.arange(start, min(start + SLOT_ROWS, n_rows), dtype="float32")
-            yield np.broadcast_to((1000 * task.position + rows)[:, None, None, None], (len(rows), 3, 2, 2))
-
-    def _die(self, task: VideoTask) -> None:
-        mark = os.path.join(self.scratch, f"died-{task.position}")
-        if task.path == "killed once" and os.path.exists(mark):
-            return
-        with open(mark, "w"):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def tasks(n: int, trouble: dict[int, str] | None = None) -> list[VideoTask]:
-    trouble = trouble or {}
-    return [VideoTask(i, i, f"v{i}", trouble.get(i, "fine"), (0, 1)) for i in range(n)]
+from vidfeat.decode_worker import InlineDecoder, PixelRows, VideoDone, VideoFailed, VideoTask
 
 
 def collect(events) -> tuple[dict[int, np.ndarray], list[VideoDone | VideoFailed]]:
@@ -74,9 +18,7 @@ def collect(events) -> tuple[dict[int, np.ndarray], list[VideoDone | VideoFailed
     rows: dict[int, list[np.ndarray]] = {}
     outcomes: list[VideoDone | VideoFailed] = []
     for event in events:
-        assert event.task.position == len(outcomes), (
-            "a later task overtook an earlier one"
-        )
+        assert event.task.position == len(outcomes), "a later task overtook an earlier one"
         if isinstance(event, PixelRows):
             taken = rows.setdefault(event.task.position, [])
             assert event.first_row == sum(len(piece) for piece in taken)
@@ -84,10 +26,6 @@ def collect(events) -> tuple[dict[int, np.ndarray], list[VideoDone | VideoFailed
         else:
             outcomes.append(event)
     return {position: np.concatenate(pieces)[:, 0, 0, 0] for position, pieces in rows.items()}, outcomes
-
-
-def expected_rows(position: int) -> np.ndarray:
-    return 1000 * position + np.arange(position % 11 + 1)
 
 
 @pytest.fixture
@@ -153,3 +91,13 @@ def test_without_processes_the_stream_is_the_same(run, tmp_path):
     assert rows.keys() == pooled_rows.keys()
     for position, values in rows.items():
         np.testing.assert_array_equal(values, pooled_rows[position])
+
+
+def test_a_stop_event_ends_the_stream(tmp_path):
+    stop = threading.Event()
+    with DecodePool(ScriptedLoader(str(tmp_path)), LAYOUT, n_workers=1, timeout_seconds=60) as pool:
+        stream = pool.stream(tasks(10, {0: "slow", 1: "hangs"}), stop)
+        next(stream)
+        stop.set()
+        with pytest.raises(Stopped):
+            list(stream)
