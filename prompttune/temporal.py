@@ -78,9 +78,10 @@ class AttentionPool(nn.Module):
 class TemporalTransformer(nn.Module):
     """Mean over frames of a small transformer with learned positions.
 
-    Source: Ju et al. 2022 (A5), ju-chen/Efficient-Prompt@93852c4 src/model.py `TemporalModelling`: 1 layer of 8 heads
-    (2 in some of its settings), pre-norm, MLP ratio 4, QuickGELU, positions N(0, 0.01^2), no dropout, `residual =
-    false`. ActionCLIP, Text4Vis and GA2-CLIP's unused `Transf` head add their input to the output: `residual = true`.
+    Source: Ju et al. 2022 (A5), ju-chen/Efficient-Prompt@93852c4 src/model.py `TemporalModelling`: 8 heads, pre-norm,
+    MLP ratio 4, QuickGELU, positions N(0, 0.01^2), no dropout, `residual = false`; 1 layer in the paper's main
+    setting, 2 by default of its main.py. ActionCLIP, Text4Vis and GA2-CLIP's unused `Transf` head add their input to
+    the output: `residual = true`.
     """
 
     def __init__(
