@@ -1,0 +1,243 @@
+"""Class names as prompts: which token stands where, with places kept free for the learned context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from prompttune.errors import ClassPromptError, explain
+
+Position = Literal["end", "front", "middle"]
+POSITIONS: tuple[Position, ...] = get_args(Position)
+DEFAULT_TEMPLATE = "{}."
+
+
+class PromptTokenizer(Protocol):
+    """What this module needs of `vidfeat.backbone.Tokenizer`."""
+
+    sot_id: int
+    eot_id: int
+    context_length: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end of text."""
+
+
+@dataclass(frozen=True)
+class PlainLayout:
+    """The prompts as `C x 77` rows, the way every CoOp descendant lays them out; the reference path runs on it.
+
+    Attributes:
+        token_ids: int64 `[C 77]`, 0 where a context vector stands and behind EOT.
+        ctx_index: int64 `[C 77]`, which context vector stands there, -1 where a token stands.
+        eot_index: int64 `[C]`, the position that is read.
+    """
+
+    token_ids: Tensor
+    ctx_index: Tensor
+    eot_index: Tensor
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """Tokenised class names around `n_ctx` places for context vectors, one prompt per class.
+
+    `position` says where the context stands, in CoOp's words seen from the class name's end of the prompt:
+
+    =========  ==========================================
+    end        `SOS ctx name . EOT`
+    front      `SOS name ctx . EOT`
+    middle     `SOS ctx[:n_ctx // 2] name ctx[n_ctx // 2:] . EOT`
+    =========  ==========================================
+
+    The name comes with the template's words before it, the full stop with those behind it: `"{}"` gives A5's
+    `SOS prefix name postfix EOT` in the middle position.
+
+    Attributes:
+        class_names: as given, in order.
+        name_ids: per class, the template's words before the name and the name.
+        ending_ids: per class, the template's words behind the name; without EOT.
+
+    Source: KaiyangZhou/CoOp, trainers/coop.py, PromptLearner.forward (end, middle, front).
+    """
+
+    class_names: tuple[str, ...]
+    n_ctx: int
+    position: Position
+    template: str
+    name_ids: tuple[tuple[int, ...], ...]
+    ending_ids: tuple[tuple[int, ...], ...]
+    sot_id: int
+    eot_id: int
+    context_length: int
+
+    @classmethod
+    def build(
+        cls,
+        class_names: Sequence[str],
+        tokenizer: PromptTokenizer,
+        *,
+        n_ctx: int,
+        position: Position = "end",
+        template: str | None = None,
+    ) -> ClassPrompts:
+        """The prompts of `class_names`, in that order; underscores in a name are read as blanks.
+
+        Args:
+            n_ctx: number of context vectors M; 0 makes prompts of words alone.
+            position: where they stand, one of `POSITIONS`.
+            template: the frozen words, with `{}` where the name goes; `"{}."` when None.
+
+        Raises:
+            ClassPromptError: a prompt longer than the context length, an empty name, the same name twice, a template
+                without exactly one `{}`. Every class concerned is named.
+        """
+        template = DEFAULT_TEMPLATE if template is None else template
+        if position not in POSITIONS or n_ctx < 0:
+            raise ClassPromptError(
+                explain(
+                    "no such place for the context",
+                    expected=f"{POSITIONS}, n_ctx >= 0",
+                    got=f"{position!r}, n_ctx {n_ctx}",
+                )
+            )
+        words_before, words_behind = split_template(template)
+        names = [name.replace("_", " ").strip() for name in class_names]
+        name_ids = [tuple(tokenizer.encode(words_before + name)) for name in names]
+        full_ids = [tuple(tokenizer.encode(words_before + name + words_behind)) for name in names]
+        prompts = cls(
+            class_names=tuple(class_names),
+            n_ctx=n_ctx,
+            position=position,
+            template=template,
+            name_ids=tuple(name_ids),
+            ending_ids=tuple(full[len(name) :] for name, full in zip(name_ids, full_ids, strict=True)),
+            sot_id=tokenizer.sot_id,
+            eot_id=tokenizer.eot_id,
+            context_length=tokenizer.context_length,
+        )
+        problems = [
+            *_empty_names(class_names, names, tokenizer),
+            *_glued_names(class_names, name_ids, full_ids),
+            *_repeated_names(class_names, full_ids),
+            *prompts._too_long(),
+        ]
+        if not names:
+            problems.append("there are no class names")
+        if problems:
+            raise ClassPromptError(
+                explain(f"{len(problems)} problem(s) with the class names", got="\n            ".join(problems))
+            )
+        return prompts
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def n_ctx_before(self) -> int:
+        """How many context vectors stand in front of the name."""
+        return {"end": self.n_ctx, "front": 0, "middle": self.n_ctx // 2}[self.position]
+
+    def slots(self, class_index: int) -> tuple[int, ...]:
+        """What stands at positions 1, 2, ... up to EOT: a token id, or `~j` (negative) for context vector j."""
+        ctx = tuple(~j for j in range(self.n_ctx))
+        before, behind = ctx[: self.n_ctx_before], ctx[self.n_ctx_before :]
+        return (*before, *self.name_ids[class_index], *behind, *self.ending_ids[class_index], self.eot_id)
+
+    def n_tokens(self, class_index: int) -> int:
+        """Tokens of that class's prompt, start and end of text included."""
+        return 1 + self.n_ctx + len(self.name_ids[class_index]) + len(self.ending_ids[class_index]) + 1
+
+    def subset(self, class_indices: Sequence[int]) -> ClassPrompts:
+        """The prompts of these classes alone, in the order given."""
+        return ClassPrompts(
+            class_names=tuple(self.class_names[c] for c in class_indices),
+            n_ctx=self.n_ctx,
+            position=self.position,
+            template=self.template,
+            name_ids=tuple(self.name_ids[c] for c in class_indices),
+            ending_ids=tuple(self.ending_ids[c] for c in class_indices),
+            sot_id=self.sot_id,
+            eot_id=self.eot_id,
+            context_length=self.context_length,
+        )
+
+    def plain_layout(self) -> PlainLayout:
+        """The same prompts as padded `[C 77]` rows."""
+        token_ids = torch.zeros(self.n_classes, self.context_length, dtype=torch.int64)
+        ctx_index = torch.full_like(token_ids, -1)
+        eot_index = torch.zeros(self.n_classes, dtype=torch.int64)
+        for c in range(self.n_classes):
+            slots = torch.tensor([self.sot_id, *self.slots(c)])
+            token_ids[c, : len(slots)] = slots.clamp(min=0)
+            ctx_index[c, : len(slots)] = torch.where(slots < 0, ~slots, -1)
+            eot_index[c] = len(slots) - 1
+        return PlainLayout(token_ids=token_ids, ctx_index=ctx_index, eot_index=eot_index)
+
+    def _too_long(self) -> list[str]:
+        counts = [(name, self.n_tokens(c)) for c, name in enumerate(self.class_names)]
+        return [
+            f"{name!r} makes a prompt of {count} tokens, {count - self.context_length} more than the text tower's "
+            f"{self.context_length}: shorten the name or the template, or use fewer than {self.n_ctx} context vectors"
+            for name, count in counts
+            if count > self.context_length
+        ]
+
+
+def split_template(template: str) -> tuple[str, str]:
+    """The words before and behind the one `{}` of a template.
+
+    Raises:
+        ClassPromptError: no `{}`, or several.
+    """
+    parts = template.split("{}")
+    if len(parts) != 2:
+        raise ClassPromptError(
+            explain("a template says where the class name goes", expected='exactly one "{}"', got=repr(template))
+        )
+    return parts[0], parts[1]
+
+
+def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
+    """One text per class, for frozen prompts: the template with the name in it, underscores as blanks.
+
+    Raises:
+        ClassPromptError: a template without exactly one `{}`.
+    """
+    words_before, words_behind = split_template(template)
+    return [words_before + name.replace("_", " ").strip() + words_behind for name in class_names]
+
+
+def _empty_names(class_names: Sequence[str], names: Sequence[str], tokenizer: PromptTokenizer) -> list[str]:
+    return [
+        f"class {index} has an empty name ({given!r})"
+        for index, (given, name) in enumerate(zip(class_names, names, strict=True))
+        if not tokenizer.encode(name)
+    ]
+
+
+def _glued_names(
+    class_names: Sequence[str], name_ids: Sequence[tuple[int, ...]], full_ids: Sequence[tuple[int, ...]]
+) -> list[str]:
+    """Names that the template's ending turns into other tokens, so that no place lies behind the name."""
+    return [
+        f"{given!r} and the template's words behind it make one word: put a blank or a full stop behind the {{}}"
+        for given, name, full in zip(class_names, name_ids, full_ids, strict=True)
+        if full[: len(name)] != name
+    ]
+
+
+def _repeated_names(class_names: Sequence[str], full_ids: Sequence[tuple[int, ...]]) -> list[str]:
+    first_with: dict[tuple[int, ...], str] = {}
+    problems = []
+    for given, ids in zip(class_names, full_ids, strict=True):
+        if ids in first_with:
+            problems.append(f"{first_with[ids]!r} and {given!r} are the same tokens: no prompt could tell them apart")
+        first_with.setdefault(ids, given)
+    return problems

@@ -1,0 +1,98 @@
+"""One chunk of classes, ready to run: its constants computed, its indices on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prompttune.text_engine.branches import AttentionBranch, AttentionInput, FixedRows, MlpBranch
+from prompttune.text_engine.constants import constant_rows
+from prompttune.text_engine.context import TextContext
+from prompttune.text_engine.frozen_block import FrozenBlock
+from prompttune.text_engine.head_tiles import HeadTiles
+from prompttune.text_engine.plan import BlockStep
+from vidfeat.backbone import TextTower
+
+
+class PreparedChunk:
+    """Everything about a chunk that does not depend on the prompts' values, and the pass through the blocks.
+
+    Args:
+        tower: the frozen tower.
+        blocks: its blocks' weights, as the linear layers are to use them.
+        steps: the chunk's plan.
+        sot_id: the token in front of every text.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, tower: TextTower, blocks: Sequence[FrozenBlock], steps: Sequence[BlockStep], *, sot_id: int
+    ) -> None:
+        self.tower = tower
+        self.blocks = blocks
+        self.steps = steps
+        self._given: dict[tuple[int, int], AttentionInput] = {}
+        layout = steps[0].layout
+        positions = tower.positional_embedding.detach()
+        device = positions.device
+        self._ctx_positions = positions[torch.from_numpy(layout.ctx_positions).to(device)].unsqueeze(1)
+        word_ids = torch.from_numpy(layout.word_ids).to(device)
+        words = tower.embed(word_ids) + positions[torch.from_numpy(layout.word_positions).to(device)]
+        self._fixed = FixedRows.of(blocks[0], words)
+        constants = constant_rows(tower, layout.constants, sot_id=sot_id)
+        self._constant_kv = [
+            block.key_value.forward(block.ln_1.forward(rows)[0]) for block, rows in zip(blocks, constants, strict=True)
+        ]
+
+    def run(self, context: TextContext, trunk_kv: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of its trunk rows.
+
+        Args:
+            context: of kind "shared" or "class".
+            trunk_kv: what the chunk that computes the trunk gave; None for that chunk itself.
+        """
+        x: Tensor | None = None
+        own_trunk_kv = []
+        for index, (block, step) in enumerate(zip(self.blocks, self.steps, strict=True)):
+            x = self._entering_rows(index, context, x) if step.enter else x
+            borrowed = None if trunk_kv is None or step.layout.n_trunk == 0 else trunk_kv[index]
+            x, own = AttentionBranch.apply(x, borrowed, self._attention_input(index, context.n_runs))
+            x = MlpBranch.apply(x, block)
+            own_trunk_kv.append(own)
+        assert x is not None  # a tower has blocks
+        eot = self.tower.ln_final(x)
+        return eot @ self.tower.text_projection.detach(), own_trunk_kv
+
+    def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
+        """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""
+        step = self.steps[index]
+        rows = context.entering(index).to(self.tower.positional_embedding.dtype)
+        sources = step.layout.ctx_sources
+        if len(sources) != len(rows) or (sources != range(len(rows))).any():
+            rows = rows.index_select(0, torch.from_numpy(sources).to(rows.device))
+        if words is None:
+            return rows + self._ctx_positions
+        if step.words_from is not None:
+            words = words.index_select(0, torch.from_numpy(step.words_from).to(words.device))
+        return torch.cat([rows, words])
+
+    def _attention_input(self, index: int, n_runs: int) -> AttentionInput:
+        if (index, n_runs) not in self._given:
+            self._given[index, n_runs] = AttentionInput(
+                block=self.blocks[index],
+                tiles=self._head_tiles(index, n_runs),
+                constant_kv=self._constant_kv[index],
+                fixed=self._fixed if index == 0 else None,
+            )
+        return self._given[index, n_runs]
+
+    def _head_tiles(self, index: int, n_runs: int) -> HeadTiles:
+        """The block's tiles; blocks of one tiling share them."""
+        tiling = self.steps[index].tiling
+        for (other, runs), given in self._given.items():
+            if runs == n_runs and self.steps[other].tiling is tiling:
+                return given.tiles
+        like, n_heads = self.tower.positional_embedding, self.tower.config.heads
+        return HeadTiles.of(self.steps[index].layout, tiling, n_runs=n_runs, n_heads=n_heads, like=like)
