@@ -25,6 +25,35 @@ def quickstart(out: Path, seed: int, workers: int) -> None:
     import_module("benchmarks.quickstart").run(out=out, seed=seed, workers=workers)
 
 
+@main.command()
+@click.argument("suite", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=Path(), help="Folder that store paths are relative to."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [default: runs/NAME of the suite]")
+@click.option("--overwrite", is_flag=True, help="Train finished cells again.")
+def run(suite: Path, data: Path, out: Path | None, overwrite: bool) -> None:
+    """Run a suite: methods x stores x protocols x shots x seeds. The same command resumes it."""
+    runner, suites = import_module("benchmarks.runner"), import_module("benchmarks.suite")
+    folder = out or Path("runs") / suite.stem
+    outcome = runner.run_suite(suites.load_suite(suite), out=folder, data=data, overwrite=overwrite)
+    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}")
+    sys.exit(1 if outcome.failures else 0)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Only say which tables are out of date; exit code 1 when any is.")
+def readme(check: bool) -> None:
+    """Write the README's tables from benchmarks/results."""
+    tables = import_module("benchmarks.readme")
+    path = Path("README.md")
+    stale = tables.stale_blocks(path.read_text())
+    if not check:
+        path.write_text(tables.render(path.read_text()))
+    click.echo(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
+    sys.exit(1 if check and stale else 0)
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("subject", type=click.Choice(SPEED_SUBJECTS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

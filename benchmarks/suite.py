@@ -96,6 +96,7 @@ class Cell:
     Attributes:
         name: its folder below the suite's results, unique in the suite.
         kind: "prompts" for hard prompts that others wait for, else "method".
+        given: the tables it was given, placeholders filled; `config` is what they resolve to.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Cell:
     store: str
     protocol: str
     shots: int
+    given: Mapping[str, Any]
     config: TrainConfig
 
 
@@ -154,7 +156,9 @@ def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:
         except ConfigError as error:
             problems.append(f"{draft.label}: {error}")
         else:
-            made.append(Cell(draft.name, draft.kind, draft.label, draft.store, draft.protocol, draft.shots, config))
+            made.append(
+                Cell(draft.name, draft.kind, draft.label, draft.store, draft.protocol, draft.shots, given, config)
+            )
     if problems:
         raise ConfigError("\n".join(problems))
     return made
@@ -162,7 +166,7 @@ def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:
 
 def prompt_file(run_folder: Path, seed: int) -> Path:
     """Where a training of one setting leaves the prompts of one seed."""
-    return run_folder / f"seed{seed}" / "prompts.safetensors"
+    return run_folder / f"seed{seed}" / "prompt.safetensors"
 
 
 @dataclass(frozen=True)

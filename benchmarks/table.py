@@ -1,0 +1,99 @@
+"""The table a paper prints: one line per method, base / new / harmonic mean, mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.readme import markdown_table
+from prompttune.results import Result, describe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmarks.suite import Cell, Suite
+
+TEST_NAMES = {"base": "base", "new": "new", "test": "test", "harmonic_mean": "HM"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one store under one protocol.
+
+    Attributes:
+        n_seeds: runs the mean is taken over; a method that trains nothing has one.
+        metrics: by test set: the mean and deviation in words, in per cent.
+        seconds: wall clock of training per seed, evaluation left out.
+    """
+
+    label: str
+    store: str
+    protocol: str
+    shots: int
+    n_seeds: int
+    metrics: dict[str, str]
+    n_parameters: int
+    seconds: float
+
+    def cells(self, names: Sequence[str]) -> list[str]:
+        """The row in words, in the order of `headings(names)`."""
+        numbers = [self.metrics.get(name, "-") for name in names]
+        return [self.label, *numbers, str(self.n_seeds), f"{self.n_parameters:,}", f"{self.seconds:.1f}"]
+
+
+def headings(names: Sequence[str]) -> list[str]:
+    """Column titles for these metrics."""
+    return ["method", *(TEST_NAMES.get(name, name) for name in names), "seeds", "parameters", "s / seed"]
+
+
+def rows_of(finished: Sequence[Cell]) -> list[Row]:
+    """The rows of finished cells, in their order."""
+    return [_row(cell, Result.read(cell.config.out)) for cell in finished]
+
+
+def _row(cell: Cell, result: Result) -> Row:
+    metrics = result.cells[0].metrics
+    return Row(
+        label=cell.label,
+        store=cell.store,
+        protocol=cell.protocol,
+        shots=cell.shots,
+        n_seeds=len(result.runs),
+        metrics={name: describe(metrics, name) for name in metrics if name != "harmonic_mean_of_means"},
+        n_parameters=result.runs[0].n_parameters,
+        seconds=sum(run.train_seconds / run.runs_together for run in result.runs) / len(result.runs),
+    )
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """Every metric of the rows, base and new before their harmonic mean."""
+    found = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    return sorted(found, key=lambda name: (name == "harmonic_mean", found.index(name)))
+
+
+def print_rows(console: Console, suite: Suite, rows: Sequence[Row]) -> None:
+    """The table on the terminal, one per store, protocol and number of shots."""
+    from rich.table import Table
+
+    for key in dict.fromkeys((row.store, row.protocol, row.shots) for row in rows):
+        group = [row for row in rows if (row.store, row.protocol, row.shots) == key]
+        names = metric_names(group)
+        table = Table(title=f"{suite.title}: {key[1]}, {key[2]} shots, store {key[0]}", title_justify="left")
+        for place, heading in enumerate(headings(names)):
+            table.add_column(heading, justify="left" if place == 0 else "right")
+        for row in group:
+            table.add_row(*row.cells(names))
+        console.print(table)
+
+
+def write_rows(out: Path, suite: Suite, rows: Sequence[Row]) -> None:
+    """`table.md` and `table.json` of the suite's results folder."""
+    names = metric_names(rows)
+    lines: list[list[object]] = [list(row.cells(names)) for row in rows]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(f"# {suite.title}\n\n{suite.shows}\n\n{markdown_table(headings(names), lines)}\n")
+    document: dict[str, Any] = {"title": suite.title, "columns": headings(names), "rows": lines}
+    (out / "table.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
