@@ -114,9 +114,11 @@ class AnchorsConfig(Section):
         "margin-softplus"
     )
     weight: Weight = 1.0
-    margin: float = 0.0
+    options: dict[str, float | bool | str] = Field(default_factory=dict)
     n_anchors: Positive = 8
-    negative_prompts: tuple[str, ...] = ("a video of a person else.",)
+    negatives: Literal["generic", "released"] | tuple[str, ...] = "generic"
+    template: Template = "a video of {}."
+    prompted_negatives: bool = True
     allow_inert: bool = False
 
 
@@ -169,7 +171,7 @@ class TemplatesConfig(Section):
 
     zero_shot: Template = "a video of a person {}."
     ensemble: tuple[Template, ...] = ()
-    class_names: tuple[Literal["underscores", "camel-case"], ...] = ("underscores",)
+    split_camel_case: bool = False
 
 
 class LogConfig(Section):
@@ -186,7 +188,7 @@ class TrainConfig(Section):
     method: str
     store: str
     seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
-    out: str = "runs/{method}"
+    out: str = "runs/{method}-{store}"
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     selection: Literal["last", "val"] = "last"
@@ -220,11 +222,24 @@ class TrainConfig(Section):
     def _part_problems(self) -> Iterable[str]:
         for name in sorted(set(self.losses) - set(LOSS_TERMS)):
             yield f"losses.{name}: unknown term; {nearest(name, LOSS_TERMS) or 'known: ' + ', '.join(LOSS_TERMS)}"
-        if self.coupling is not None and self.context.kind == "none":
+        if self.optim.gradient == "prograd" and not self.losses.get("zero-shot-consistency"):
+            yield 'optim.gradient = "prograd" projects on the term losses.zero-shot-consistency, which has no weight'
+        if self.context.position != "end" and (self.context.prompt_depth > 1 or self.context.class_tokens_block):
+            yield f'deep prompts and class tokens need context.position = "end", not {self.context.position!r}'
+        if self.coupling is not None:
+            yield from self._coupling_problems(self.coupling)
+
+    def _coupling_problems(self, coupling: CouplingConfig) -> Iterable[str]:
+        depth, prompt_depth = coupling.depth or 1, self.context.prompt_depth
+        if depth > prompt_depth:
+            yield f"coupling.depth = {depth} is deeper than context.prompt_depth = {prompt_depth}"
+        if coupling.variant == "token" and depth < prompt_depth:
+            yield 'coupling.variant = "token" lengthens the context: coupling.depth must equal context.prompt_depth'
+        if self.context.kind == "none":
             yield f"coupling needs a soft context, and {self.method} has none (context.kind)"
-        if self.coupling is not None and not self.coupling.hard_prompts:
+        if not coupling.hard_prompts:
             yield "coupling.hard_prompts names no prompt file; train one on another data set, or set coupling = none"
-        if self.coupling is not None and self.context.kind == "class":
+        if self.context.kind == "class":
             yield 'coupling mixes a context shared by the classes; context.kind = "class" has one per class'
 
     def to_toml(self) -> str:

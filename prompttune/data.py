@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -207,6 +207,22 @@ class Batch:
     def __post_init__(self) -> None:
         if self.features.shape[:2] != self.labels.shape:
             raise ValueError(f"features {tuple(self.features.shape)} and labels {tuple(self.labels.shape)} disagree")
+
+
+@dataclass(frozen=True)
+class AnchorBatch:
+    """One step's irrelevant videos of R runs, and the negative prompts.
+
+    Attributes:
+        features: float32 [R A E] or [R A F E], not normalised.
+        frozen_negatives: unit features of the negative prompts as written, [Q E].
+        joint: the training classes followed by the negatives' words, where the learned context goes in front of these
+            too; else None.
+    """
+
+    features: Tensor
+    frozen_negatives: Tensor
+    joint: Any = None
 
 
 class TrainingVideos:

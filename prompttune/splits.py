@@ -199,6 +199,18 @@ def base_to_new(
     Source: Zhou et al. 2022 (CoCoOp), KaiyangZhou/CoOp datasets/oxford_pets.py `subsample_classes`: the first
     ceil(n/2) labels are base. There labels are sorted; here they keep the class list's order.
     """
+    tests = base_and_new(table, base_classes)
+    base = tests[0].classes
+    train, val = _draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
+    return Split("base-to-new", base, train, val, tests, table)
+
+
+def base_and_new(table: VideoTable, base_classes: Sequence[str] | None = None) -> tuple[TestSet, TestSet]:
+    """The test sets "base" and "new", each among its own classes; arguments as for `base_to_new`.
+
+    Raises:
+        SplitError: unknown base classes, no base or no new classes, or no test videos of either.
+    """
     base = tuple(base_classes) if base_classes is not None else table.classes[: (len(table.classes) + 1) // 2]
     unknown = sorted(set(base) - set(table.classes))
     if unknown:
@@ -211,9 +223,7 @@ def base_to_new(
         raise SplitError(
             explain("base-to-new needs base and new classes", got=f"{len(base)} base, {len(new)} new", fix="few-shot?")
         )
-    train, val = _draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
-    tests = (_test_set(table, "base", base), _test_set(table, "new", new))
-    return Split("base-to-new", base, train, val, tests, table)
+    return _test_set(table, "base", base), _test_set(table, "new", new)
 
 
 def few_shot(table: VideoTable, *, shots: int | None, seed: int, val_shots: int = 0) -> Split:

@@ -1,0 +1,98 @@
+"""Irrelevant videos from a store of their own, drawn a batch per step and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from prompttune.anchors import ANCHOR_LOSSES, NEGATIVE_PROMPT_LISTS, NegativePrompts
+from prompttune.config import AnchorsConfig
+from prompttune.data import AnchorBatch, FeatureSource, FrameReduction, read_features
+from prompttune.errors import FeatureError, explain
+from prompttune.run_axis import RunGenerators
+
+if TYPE_CHECKING:
+    from prompttune.model import PromptModel, Vocabulary
+
+
+def negative_prompts(config: AnchorsConfig) -> NegativePrompts:
+    """The negative prompts a configuration asks for: a list by name, or words of its own with its template."""
+    if isinstance(config.negatives, str):
+        return NEGATIVE_PROMPT_LISTS[config.negatives]
+    return NegativePrompts(words=config.negatives, template=config.template)
+
+
+class AnchorVideos:
+    """Draws each run's anchors of a step from that run's own generator, with replacement between steps only.
+
+    Args:
+        source: the anchors' store; all its usable videos are anchors.
+        reduce: as for the training videos.
+        model: encodes the negatives as written, once.
+        vocabulary: the training classes.
+        seeds: one per run.
+        overlap: ids of the task's videos; an anchor store that holds one of them is refused.
+
+    Raises:
+        FeatureError: fewer videos than anchors per step, or videos of the task among them.
+    """
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        model: PromptModel,
+        *,
+        vocabulary: Vocabulary,
+        reduce: FrameReduction,
+        seeds: Sequence[int],
+        task_hashes: frozenset[str] = frozenset(),
+    ) -> None:
+        config = model.config.anchors
+        assert config is not None
+        rows = np.flatnonzero(source.table.usable).astype(np.int64)
+        _check(source, rows, n_anchors=config.n_anchors, task_hashes=task_hashes)
+        self.n_anchors = config.n_anchors
+        self.values: Tensor = read_features(source, rows, reduce=reduce).values.to(model.device)
+        negatives = negative_prompts(config)
+        self.frozen_negatives = model.frozen_text(negatives.words, (negatives.template,))
+        prompts = config.prompted_negatives and ANCHOR_LOSSES[config.loss].prompts_negatives
+        self.joint = model.vocabulary([*vocabulary.names, *negatives.words]) if prompts else None
+        self.generators = RunGenerators(seeds, "anchors")
+
+    def __len__(self) -> int:
+        """How many anchors there are to draw from."""
+        return len(self.values)
+
+    def draw(self) -> AnchorBatch:
+        """The anchors of the next step of every run; those of one step differ."""
+        picks = self.generators.permutation(len(self))[:, : self.n_anchors].to(self.values.device)
+        return AnchorBatch(self.values[picks], self.frozen_negatives, self.joint)
+
+
+def _check(source: FeatureSource, rows: np.ndarray, *, n_anchors: int, task_hashes: frozenset[str]) -> None:
+    if len(rows) < n_anchors:
+        raise FeatureError(
+            explain(
+                "too few irrelevant videos",
+                where=source.path,
+                expected=f"at least anchors.n_anchors = {n_anchors}",
+                got=f"{len(rows)} usable videos",
+                fix="more videos, or a smaller anchors.n_anchors",
+            )
+        )
+    if not task_hashes:
+        return
+    videos = source.reader.videos()
+    shared = [videos[row].id for row in rows if videos[row].content_sha256 in task_hashes]
+    if shared:
+        raise FeatureError(
+            explain(
+                "anchors hold videos of the task itself",
+                where=source.path,
+                got=f"{len(shared)}, the first {shared[0]}",
+                fix="take them out of the anchors' store: irrelevant videos must not be in training or test",
+            )
+        )

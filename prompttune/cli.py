@@ -1,0 +1,152 @@
+"""The command line: `prompttune train`, `eval`, `methods`. The only module that knows click.
+
+Nothing heavy is imported until a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prompttune import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Train prompts for CLIP on cached video features, in seconds.
+
+    A store of features comes from `vidfeat extract`; everything else is here.
+    """
+
+
+@cli.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--method", help="A row of `prompttune methods`.")
+@click.option("--store", help="The feature store to train and test on.")
+@click.option("--seeds", help="Seeds, separated by commas: one run each, trained together.")
+@click.option("--shots", help="Training videos per class, or `none` for all.")
+@click.option("--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis.")
+@click.option("--out", help="The run folder [default: runs/METHOD-STORE].")
+@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
+@click.option("--overwrite", is_flag=True, help="Start anew in a folder that holds another or a finished run.")
+def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **named: Any) -> None:
+    """Train a method and evaluate it.
+
+    CONFIG is a TOML file; options and --set come on top of it. Killed anywhere, the same command goes on where it was.
+
+    \b
+    prompttune train --method coop --store target.zarr --seeds 1,2,3
+    prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
+    """
+    from rich.console import Console
+
+    from prompttune.config import merge, read_toml
+    from prompttune.fit import FitOptions, fit
+    from prompttune.runs import expand_runs, parse_overrides
+    from prompttune.tables import TrainingLine, result_table
+
+    plain, axes = parse_overrides([*_as_overrides(named), *overrides])
+    given = merge(read_toml(config) if config is not None else {}, plain)
+    runs = expand_runs(given, axes)
+    out = run_folder_name(runs[0].config)
+    with TrainingLine(Console(stderr=True)) as line:
+        fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+    console = Console()
+    console.print(result_table([fitted.result]))
+    for store in (fitted.result.store, *fitted.result.other_stores.values()):
+        if store.failed_videos:
+            console.print(f"{len(store.failed_videos)} failed videos of {store.path} are in no split")
+    console.print(f"results: {fitted.folder}/result.json", soft_wrap=True)
+    prompt = fitted.folder / runs[0].name / "prompt.safetensors"
+    if prompt.exists():
+        console.print(f"next:    prompttune eval --store ANOTHER.zarr --prompts {prompt}", soft_wrap=True)
+
+
+@cli.command("eval")
+@click.option("--store", required=True, help="The feature store to test on.")
+@click.option(
+    "--prompts", multiple=True, type=click.Path(path_type=Path), help="Prompt file; none for zero-shot. Repeatable."
+)
+@click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
+def evaluate(
+    store: str, prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], device: str | None, out: Any
+) -> None:
+    """Test learned prompts, or zero-shot CLIP, on a store.
+
+    \b
+    prompttune eval --store target.zarr
+    prompttune eval --store target.zarr --prompts runs/coop-target/seed1/prompt.safetensors
+    """
+    from rich.console import Console
+
+    from prompttune.apply_prompts import apply_prompts
+    from prompttune.errors import ConfigError
+    from prompttune.runs import parse_overrides
+    from prompttune.tables import result_table
+
+    given, axes = parse_overrides([*_as_overrides({"store": store, "device": device}), *overrides])
+    if axes:
+        raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
+    console = Console()
+    console.print(result_table([result]))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        console.print(f"results: {result.write(out)}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods; with NAME, one method's source and its whole configuration.
+
+    What is printed for NAME after the source is a TOML file that `prompttune train` takes.
+    """
+    from rich.console import Console
+
+    from prompttune.tables import describe_method, methods_table
+
+    if name is None:
+        Console().print(methods_table())
+    else:
+        click.echo(describe_method(name))
+
+
+def run_folder_name(config: Any) -> Path:
+    """The run folder of a configuration: `out` with the method's and the store's name filled in."""
+    return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
+
+
+def _as_overrides(named: dict[str, Any]) -> list[str]:
+    """Named options as `KEY=VALUE`, those not given left out."""
+    keys = {"shots": "protocol.shots", "val_shots": "protocol.val_shots"}
+    texts = [f"{keys.get(name, name)}={value}" for name, value in named.items() if value is not None]
+    if named.get("val_shots"):
+        texts.append("selection=val")
+    return texts
+
+
+def main() -> None:
+    """Entry point: an error of the project is one message and exit code 2, never a traceback."""
+    from prompttune.errors import PrompttuneError
+    from vidfeat.errors import VidfeatError
+
+    try:
+        cli(standalone_mode=True)
+    except (PrompttuneError, VidfeatError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Test sets to accuracies: every video counted once, classes encoded once, each test set among its own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prompttune.data import FeatureTable, labels_of
+from prompttune.errors import explain
+from prompttune.model import PromptModel, autocast
+from prompttune.splits import TestSet, VideoTable
+
+_EVALUATION_BATCH = 512  # videos per pass through the head
+_CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class TestVideos:
+    """A test set with its features.
+
+    Attributes:
+        test: which videos, among which classes.
+        table: the store's columns that `test.videos` are rows of.
+        features: at least those videos' features.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    test: TestSet
+    table: VideoTable
+    features: FeatureTable
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one run says about one test set.
+
+    Attributes:
+        name: the test set's.
+        ids: the videos, n.
+        classes: columns of the logits.
+        labels: int64 [n], positions in `classes`.
+        logits: float32 [n C], scale included.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: Tensor
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        if self.logits.shape != (len(self.ids), len(self.classes)) or self.labels.shape != (len(self.ids),):
+            raise ValueError(
+                f"{self.name}: {len(self.ids)} videos, {len(self.classes)} classes, labels {tuple(self.labels.shape)}, "
+                f"logits {tuple(self.logits.shape)}"
+            )
+
+    def top(self, k: int) -> float:
+        """Share of videos whose label is among the k highest logits, in [0, 1]; ties count against the label.
+
+        A model that gives every class the same logit has told nothing apart, so it gets no credit for it.
+        """
+        own = self.logits.gather(1, self.labels[:, None])
+        rank = (self.logits >= own).sum(dim=1) - 1
+        return float((rank < k).float().mean())
+
+    def per_class(self) -> dict[str, float]:
+        """Top-1 accuracy of each class that has test videos, in [0, 1]."""
+        own = self.logits.gather(1, self.labels[:, None])
+        right = ((self.logits >= own).sum(dim=1) == 1).float()
+        return {
+            name: float(right[self.labels == index].mean())
+            for index, name in enumerate(self.classes)
+            if bool((self.labels == index).any())
+        }
+
+    def confusion(self) -> Tensor:
+        """Counts [C C], rows the labels, columns the predictions."""
+        flat = self.labels * len(self.classes) + self.logits.argmax(dim=1)
+        return torch.bincount(flat, minlength=len(self.classes) ** 2).reshape(len(self.classes), -1)
+
+    def calibration_error(self) -> float:
+        """Expected calibration error in [0, 1]: mean gap of confidence and accuracy over 15 equal bins of confidence.
+
+        Source: Guo et al. 2017, equation 3.
+        """
+        confidence, predicted = self.logits.softmax(dim=1).max(dim=1)
+        right = (predicted == self.labels).float()
+        bins = (confidence * _CALIBRATION_BINS).long().clamp(max=_CALIBRATION_BINS - 1)
+        gaps = [
+            float((right[bins == b].mean() - confidence[bins == b].mean()).abs()) * int((bins == b).sum())
+            for b in range(_CALIBRATION_BINS)
+            if bool((bins == b).any())
+        ]
+        return sum(gaps) / len(self.labels)
+
+
+@torch.no_grad()
+def predict(model: PromptModel, videos: TestVideos) -> list[Predictions]:
+    """Every run's predictions on one test set."""
+    was_training = model.training
+    model.eval()
+    try:
+        logits = _all_logits(model, videos)
+    finally:
+        model.train(was_training)
+    test = videos.test
+    labels = labels_of(videos.table, test.videos, test.classes)
+    ids = tuple(videos.table.ids[row] for row in test.videos)
+    return [Predictions(test.name, ids, test.classes, labels, run.cpu()) for run in logits]
+
+
+def _all_logits(model: PromptModel, videos: TestVideos) -> Tensor:
+    """Float32 [R n C]."""
+    positions = videos.features.positions(videos.test.videos)
+    values = videos.features.values
+    device = torch.device(values.device)
+    with autocast(device, model.config.precision):
+        classes = model.classifier(videos.test.classes)
+        parts = []
+        for chunk in positions.split(_EVALUATION_BATCH):
+            features = values[chunk.to(device)]
+            parts.append(classes(features.expand(model.n_runs, *features.shape)).float())
+    return torch.cat(parts, dim=1)
+
+
+def accuracy(predictions: Sequence[Predictions]) -> Tensor:
+    """Top-1 accuracy of each run, float32 [R]."""
+    return torch.tensor([run.top(1) for run in predictions])
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """`2 b n / (b + n)`; 0 when both are 0.
+
+    Source: Xian et al. 2017; Zhou et al. 2022 (CoCoOp) for base-to-new.
+    """
+    if base < 0 or new < 0:
+        raise ValueError(explain("a harmonic mean of accuracies", expected="both at least 0", got=(base, new)))
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds.
+
+    Attributes:
+        mean: their mean.
+        std: sample standard deviation (n - 1); None for one seed, and where it has no meaning.
+        n: how many.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation."""
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def summarise(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Each metric over runs; with base and new also both harmonic means, which differ once seeds do.
+
+    `harmonic_mean` is the mean over runs of each run's harmonic mean; `harmonic_mean_of_means` is taken of the two mean
+    accuracies, as most papers print it.
+    """
+    summary = {name: spread([run[name] for run in runs]) for name in runs[0]}
+    if "base" in summary and "new" in summary:
+        of_means = harmonic_mean(summary["base"].mean, summary["new"].mean)
+        summary["harmonic_mean_of_means"] = Spread(of_means, None, len(runs))
+    return summary
+
+
+def metrics(predictions: Mapping[str, Predictions]) -> dict[str, float]:
+    """One run's numbers by name: top-1 of each test set under its name, and the harmonic mean of base and new."""
+    found = {name: one.top(1) for name, one in predictions.items()}
+    if "base" in found and "new" in found:
+        found["harmonic_mean"] = harmonic_mean(found["base"], found["new"])
+    return found
+
+
+def save_predictions(path: str, predictions: Mapping[str, Predictions]) -> None:
+    """Writes one run's predictions as an .npz without pickle: ids, classes, labels and float16 logits per test set."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, one in predictions.items():
+        arrays[f"{name}/ids"] = np.array(one.ids, dtype=np.str_)
+        arrays[f"{name}/classes"] = np.array(one.classes, dtype=np.str_)
+        arrays[f"{name}/labels"] = one.labels.numpy()
+        arrays[f"{name}/logits"] = one.logits.numpy().astype(np.float16)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+
+
+def load_predictions(path: str) -> dict[str, Predictions]:
+    """What `save_predictions` wrote, by test set."""
+    with np.load(path, allow_pickle=False) as arrays:
+        names = [key.removesuffix("/ids") for key in arrays.files if key.endswith("/ids")]
+        return {
+            name: Predictions(
+                name,
+                tuple(map(str, arrays[f"{name}/ids"])),
+                tuple(map(str, arrays[f"{name}/classes"])),
+                torch.from_numpy(arrays[f"{name}/labels"]),
+                torch.from_numpy(arrays[f"{name}/logits"].astype(np.float32)),
+            )
+            for name in names
+        }

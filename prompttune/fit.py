@@ -1,0 +1,157 @@
+"""One command, whole: stores -> splits -> training -> evaluation -> a run folder with its result.
+
+The folder is `result.json` and a folder per run: config.toml, prompt.safetensors, log.jsonl, predictions.npz. Killed
+anywhere, the same call goes on from the last checkpoint; a finished folder is refused or read back, never mixed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prompttune.checkpoint import read_checkpoint, training_hash, write_checkpoint
+from prompttune.errors import InertTermError, NonFiniteLossError
+from prompttune.evaluate import Predictions
+from prompttune.gradients import inert_terms
+from prompttune.protocols import open_sources
+from prompttune.results import Result, RunResult
+from prompttune.run_folder import claim, command_result, run_result, write_run
+from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare
+from prompttune.run_log import RunLog
+from prompttune.runs import Run, trains
+from prompttune.train import StepRecord, Trainer
+
+OnStep = Callable[[Trainer, StepRecord], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a command treats its folder and tells of its progress.
+
+    Attributes:
+        overwrite: starts anew in a folder that holds something.
+        on_step: called after every step.
+    """
+
+    overwrite: bool = False
+    on_step: OnStep | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` gives back.
+
+    Attributes:
+        result: what `result.json` holds.
+        folder: the run folder.
+        predictions: per run name, by test set; empty when the folder was finished before.
+    """
+
+    result: Result
+    folder: Path
+    predictions: Mapping[str, Mapping[str, Predictions]] = field(default_factory=dict, repr=False)
+
+
+def fit(
+    runs: Sequence[Run],
+    out: str | Path,
+    *,
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    options: FitOptions = FitOptions(),
+) -> FitResult:
+    """Trains and evaluates runs into a folder.
+
+    Args:
+        runs: of one method and store, see `runs.expand_runs`.
+        out: the run folder; created. An unfinished training of the same runs there is gone on with.
+        axes: the run axes, for the record.
+
+    Raises:
+        RunFolderError: the folder holds another run.
+        PrompttuneError, vidfeat.errors.VidfeatError: anything wrong with configuration, stores, prompts or training.
+    """
+    started = time.perf_counter()
+    folder = Path(out)
+    finished = claim(folder, runs, overwrite=options.overwrite)
+    if finished is not None:
+        return FitResult(finished, folder)
+    sources = open_sources(runs[0].config)
+    found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
+    group = None
+    for members in plan_groups(runs):
+        group = prepare(members, sources)
+        found |= _run_group(group, folder, options)
+    assert group is not None
+    result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
+    result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
+    result.write(folder)
+    return FitResult(result, folder, {name: predictions for name, (_, predictions) in found.items()})
+
+
+def _run_group(
+    group: RunGroup, folder: Path, options: FitOptions
+) -> dict[str, tuple[RunResult, Mapping[str, Predictions]]]:
+    trainer = None
+    inert: list[list[str]] = [[] for _ in group.runs]
+    if trains(group.config):
+        trainer = make_trainer(group)
+        inert = _train(group, trainer, folder, options)
+    found = {}
+    for place, (run, predictions) in enumerate(zip(group.runs, predictions_of(group), strict=True)):
+        record = run_result(group, place, predictions, trainer, inert[place])
+        write_run(folder / run.name, group, place, predictions)
+        found[run.name] = (record, predictions)
+    return found
+
+
+def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions) -> list[list[str]]:
+    """Trains to the end, from the last checkpoint if there is one; each run's inert terms."""
+    training = training_hash(group.runs, group.splits, group.sources.fingerprints())
+    checkpoint = folder / "checkpoints" / f"{training[:16]}.safetensors"
+    if checkpoint.exists():
+        trainer.load_state(read_checkpoint(checkpoint, training=training))
+    every = group.config.log.checkpoint_seconds
+    written = time.monotonic()
+    with RunLog(folder, group.runs, from_step=trainer.step_index) as log:
+
+        def on_step(record: StepRecord) -> None:
+            nonlocal written
+            last = trainer.finished
+            if record.step % group.config.log.every == 0 or last:
+                log.write(record)
+            if not last and time.monotonic() - written >= every:
+                log.flush()
+                write_checkpoint(checkpoint, trainer.state(), training=training)
+                written = time.monotonic()
+            if options.on_step is not None:
+                options.on_step(trainer, record)
+
+        try:
+            trainer.train(on_step)
+        except (NonFiniteLossError, KeyboardInterrupt) as error:
+            log.flush()
+            write_checkpoint(checkpoint, trainer.state(), training=training)
+            if isinstance(error, NonFiniteLossError):
+                message = f"{error}\n  {'kept:':<10}the state before that step, {checkpoint}"
+                raise NonFiniteLossError(message, step=error.step, run=error.run, term=error.term) from None
+            raise
+        norms = log.term_gradient_norms()
+    trainer.finish()
+    inert = _inert(group, norms)
+    checkpoint.unlink(missing_ok=True)
+    return inert
+
+
+def _inert(group: RunGroup, norms: Mapping[str, Tensor]) -> list[list[str]]:
+    found = inert_terms(norms)
+    anchors = group.config.anchors
+    allowed = {f"anchor-{anchors.loss}"} if anchors is not None and anchors.allow_inert else set()
+    wrong = [term for term in found if term.name not in allowed]
+    if wrong:
+        raise InertTermError("\n".join(term.message() for term in wrong))
+    return [[term.name for term in found if place in term.runs] for place in range(len(group.runs))]

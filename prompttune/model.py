@@ -1,0 +1,377 @@
+"""The model of R runs: learned context (coupled or not) -> class features, frame features -> video features, logits.
+
+    class names -> Vocabulary -> text_context() -> TextEngine -> class_features [R C E]
+    frame features [R B (F) E] -> head -> video_features [R B E]          logits = s video_features . class_features
+
+The prompts own what trains: everything trainable below a PromptModel is a RunParameter, and the towers are none of its
+modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prompttune.class_prompts import ClassPrompts
+from prompttune.config import ContextConfig, TrainConfig
+from prompttune.coupling import Coupling, coupling_options
+from prompttune.data import AnchorBatch, Batch
+from prompttune.errors import ConfigError, PromptFileError, explain
+from prompttune.heads import Head, build_head
+from prompttune.losses import AnchorTensors, StepTensors
+from prompttune.mixup import Mix
+from prompttune.run_axis import RunGenerators, RunParameter, n_parameters_per_run, named_run_parameters
+from prompttune.text_engine import TextContext, TextEngine
+from vidfeat.backbone import BackbonePack, TextTower
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes of one training or test set, as the model meets them.
+
+    Attributes:
+        names: class names as the store has them.
+        texts: the words that stand for them in prompts.
+        prompts: their token ids behind, before or around the learned context; None where no context is learned.
+        frozen: unit features of the hand-written prompts, float32 [C E].
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    prompts: ClassPrompts | None
+    frozen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class PromptModel(nn.Module):
+    """The trainable parts of R runs over one frozen backbone.
+
+    Args:
+        config: decides which parts there are.
+        pack: the backbone.
+        seeds: one per run.
+        classes: the training classes; a context per class has one for each.
+        hard_prompts: frozen context tokens [M W] for the coupling.
+        device: where it computes.
+
+    Raises:
+        ConfigError: parts that this backbone cannot have.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pack: BackbonePack,
+        *,
+        seeds: Sequence[int],
+        classes: Sequence[str],
+        hard_prompts: Sequence[Tensor] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.config, self.pack, self.seeds = config, pack, tuple(seeds)
+        self.device = torch.device(device)
+        tower = pack.text_tower().to(self.device)
+        self._text = _Text(tower, TextEngine(tower, class_chunk=config.class_chunk or None))
+        self._trained_classes = tuple(classes)
+        self._vocabularies: dict[tuple[str, ...], Vocabulary] = {}
+        self.logit_scale = config.head.logit_scale or pack.config.logit_scale
+        _check_context(config.context, pack)
+        self.ctx: RunParameter | None = None
+        self.deep = nn.ModuleList()
+        self.coupling: Coupling | None = None
+        if config.context.kind != "none":
+            self._build_context(len(self._trained_classes), hard_prompts)
+        self.head: Head = build_head(config.head, embed_dim=pack.config.embed_dim, seeds=self.seeds)
+        self.to(self.device)
+
+    def _build_context(self, n_classes: int, hard_prompts: Sequence[Tensor]) -> None:
+        context = self.config.context
+        width = self.pack.config.text.width
+        per_class = (n_classes,) if context.kind == "class" else ()
+        generators = RunGenerators(self.seeds, "context")
+        if context.init == "random":
+            start = generators.normal(*per_class, context.n_ctx, width, std=context.init_std)
+        else:
+            words = self._embedded_words(context).expand(len(self.seeds), *per_class, -1, -1)
+            start = words.clone()
+        self.ctx = RunParameter(start)
+        for block in range(1, context.prompt_depth):
+            generators = RunGenerators(self.seeds, f"context.{block}")
+            self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
+        if self.config.coupling is not None:
+            options = coupling_options(self.config.coupling.variant, **self.config.coupling.changes())
+            self.coupling = Coupling(hard_prompts, options=options, seeds=self.seeds, width=width)
+
+    def _embedded_words(self, context: ContextConfig) -> Tensor:
+        """Token embeddings of the words the context starts from, [M W]."""
+        ids = self.pack.tokenizer().encode(context.init)
+        if len(ids) != context.n_ctx:
+            raise ConfigError(
+                explain(
+                    "the context's words are not as many tokens as the context",
+                    where="context.init",
+                    expected=f"context.n_ctx = {context.n_ctx} tokens",
+                    got=f"{context.init!r}, {len(ids)} tokens",
+                    fix=f"context.n_ctx = {len(ids)}",
+                )
+            )
+        with torch.no_grad():
+            return self._text.tower.embed(torch.tensor(ids, device=self.device)).float().cpu()
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers of one run."""
+        return n_parameters_per_run(self)
+
+    def vocabulary(self, names: Sequence[str]) -> Vocabulary:
+        """The classes as the model meets them.
+
+        Raises:
+            ClassPromptError: names whose prompts do not fit the text tower.
+        """
+        names = tuple(names)
+        if names not in self._vocabularies:
+            self._vocabularies[names] = self._make_vocabulary(names)
+        return self._vocabularies[names]
+
+    def _make_vocabulary(self, names: tuple[str, ...]) -> Vocabulary:
+        if self.config.context.kind == "class" and names != self._trained_classes:
+            raise ConfigError(
+                explain(
+                    "a context per class knows the classes it is trained on and no others",
+                    expected=f"{len(self._trained_classes)} classes: {', '.join(self._trained_classes[:4])}, ...",
+                    got=f"{len(names)} classes: {', '.join(names[:4])}, ...",
+                    fix='protocol.name = "few-shot", or context.kind = "shared"',
+                )
+            )
+        templates = self.config.templates
+        texts = tuple(clean_class_name(name, split_camel_case=templates.split_camel_case) for name in names)
+        prompts = None
+        if self.config.context.kind != "none":
+            prompts = ClassPrompts.build(
+                list(texts), self.pack.tokenizer(), n_ctx=self.n_ctx, position=self.config.context.position
+            )
+        return Vocabulary(names, texts, prompts, self.frozen_text(texts))
+
+    @property
+    def n_ctx(self) -> int:
+        """Context tokens in front of the tower's first block, hard ones beside soft ones included."""
+        n_soft = self.config.context.n_ctx
+        return self.coupling.n_ctx(n_soft) if self.coupling is not None else n_soft
+
+    def frozen_text(self, texts: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
+        """Unit features of words in the hand-written templates, float32 [len(texts) E]; of several templates the mean
+        of the unit features, of unit length again.
+
+        Source: Radford et al. 2021, section 3.1.4 for the ensemble.
+        """
+        templates = templates or self.config.templates.ensemble or (self.config.templates.zero_shot,)
+        total = torch.zeros(len(texts), self.pack.config.embed_dim, device=self.device)
+        for template in templates:
+            written = [template.format(text) for text in texts]
+            features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
+            total = total + F.normalize(features, dim=-1)
+        return F.normalize(total, dim=-1)
+
+    def text_context(self, vocabulary: Vocabulary) -> TextContext:
+        """What enters the text tower besides the class names."""
+        assert self.ctx is not None
+        soft, kind = self.ctx(), self.config.context.kind
+        deep = [parameter() for parameter in self.deep]
+        if self.coupling is None:
+            return TextContext(soft, kind=kind, deep=tuple(deep))
+        mixed = self.coupling(soft, n_classes=len(vocabulary))
+        coupled = [
+            self.coupling(value, block=block, n_classes=len(vocabulary)) for block, value in enumerate(deep, start=1)
+        ]
+        # A dropout mask per class makes a shared context one per class, for this step.
+        per_class = {block: value for block, value in enumerate(coupled, start=1) if value.dim() == 4}
+        shared = tuple(value for value in coupled if value.dim() == 3)
+        if per_class and shared:
+            raise ConfigError("coupling.depth must cover all deep prompts or none when dropout masks are per class")
+        return TextContext(mixed, kind="class" if mixed.dim() == 4 else kind, deep=shared, class_tokens=per_class)
+
+    @torch.no_grad()
+    def exported_context(self, run: int) -> Tensor | None:
+        """Run `run`'s context [M W] as it enters the text tower in evaluation, coupled if it is.
+
+        None where no context is shared by the classes.
+        """
+        if self.ctx is None or self.config.context.kind == "class":
+            return None
+        was_training = self.training
+        self.eval()
+        try:
+            context = self.ctx() if self.coupling is None else self.coupling(self.ctx())
+        finally:
+            self.train(was_training)
+        return context[run].detach().float().cpu().clone()
+
+    def prompt_texts(self, names: Sequence[str]) -> dict[str, str]:
+        """The exact prompt of each class; `[M]` stands for M learned vectors."""
+        vocabulary = self.vocabulary(names)
+        if vocabulary.prompts is None:
+            templates = self.config.templates.ensemble or (self.config.templates.zero_shot,)
+            return {
+                name: " | ".join(template.format(text) for template in templates)
+                for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
+            }
+        before = vocabulary.prompts.n_ctx_before
+        front, behind = (f"[{n}] " if n else "" for n in (before, self.n_ctx - before))
+        return {
+            name: f"{front}{text}{' ' + behind.rstrip() if behind else ''}."
+            for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
+        }
+
+    def class_features(self, vocabulary: Vocabulary) -> Tensor:
+        """Unit class features, float32 [R C E]."""
+        if vocabulary.prompts is None:
+            return vocabulary.frozen.expand(self.n_runs, -1, -1)
+        features = self._text.engine.encode(vocabulary.prompts, self.text_context(vocabulary))
+        return F.normalize(features.float(), dim=-1)
+
+    def video_features(self, features: Tensor) -> Tensor:
+        """Unit video features float32 [R B E] of frame features [R B E] or [R B F E]."""
+        return F.normalize(self.head(features).float(), dim=-1)
+
+    def logits(self, video_features: Tensor, class_features: Tensor) -> Tensor:
+        """Scaled cosines [R B C] of unit [R B E] and [R C E] (or [R B C E] where classes depend on the video)."""
+        if class_features.dim() == 4:
+            return self.logit_scale * torch.einsum("rbe,rbce->rbc", video_features, class_features)
+        return self.logit_scale * torch.einsum("rbe,rce->rbc", video_features, class_features)
+
+    def classifier(self, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """A function from frame features [R B E] or [R B F E] to logits [R B C]; the classes are encoded once, now."""
+        class_features = self.class_features(self.vocabulary(names))
+        return lambda features: self.logits(self.video_features(features), class_features)
+
+    def step(
+        self, batch: Batch, vocabulary: Vocabulary, *, anchors: AnchorBatch | None = None, mix: Mix | None = None
+    ) -> StepTensors:
+        """Everything the loss terms may look at, of one batch."""
+        features = batch.features if mix is None else mix.features(batch.features)
+        video_features = self.video_features(features)
+        frozen_videos = F.normalize(_mean_over_frames(features), dim=-1)
+        class_features, anchor_tensors = self._classes_and_anchors(vocabulary, anchors)
+        # Losses are taken in float32 whatever the towers ran in.
+        with torch.autocast(self.device.type, enabled=False):
+            return StepTensors(
+                logits=self.logits(video_features, class_features),
+                labels=batch.labels,
+                video_features=video_features,
+                class_features=class_features,
+                frozen_class_features=vocabulary.frozen,
+                frozen_logits=self.logits(frozen_videos, vocabulary.frozen.expand(self.n_runs, -1, -1)),
+                logit_scale=self.logit_scale,
+                frozen_video_features=frozen_videos,
+                targets=None if mix is None else mix.targets(batch.labels, len(vocabulary)),
+                anchors=anchor_tensors,
+            )
+
+    def _classes_and_anchors(
+        self, vocabulary: Vocabulary, anchors: AnchorBatch | None
+    ) -> tuple[Tensor, AnchorTensors | None]:
+        if anchors is None:
+            return self.class_features(vocabulary), None
+        # Negatives go through the tower as further classes of the same pass: one context, one dropout mask.
+        n_classes = len(vocabulary)
+        features = self.class_features(anchors.joint or vocabulary)
+        return features[:, :n_classes], AnchorTensors(
+            anchor_features=self.video_features(anchors.features),
+            frozen_anchor_features=F.normalize(_mean_over_frames(anchors.features), dim=-1),
+            frozen_negative_features=anchors.frozen_negatives,
+            negative_features=features[:, n_classes:] if anchors.joint is not None else None,
+        )
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Parameters, buffers and generator states by name; the towers are not in it."""
+        return {name: value for name, value in self.state_dict().items() if isinstance(value, Tensor)}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Sets what `trained_state` gave.
+
+        Raises:
+            PromptFileError: tensors that this model does not have, or lacks.
+        """
+        try:
+            self.load_state_dict(dict(state), strict=True)
+        except RuntimeError as error:
+            raise PromptFileError(explain("saved tensors of another model", got=error)) from None
+
+    def run_tensors(self, run: int) -> dict[str, Tensor]:
+        """What run `run` learned, by name, without the run axis; frozen buffers included."""
+        learned = {name: parameter.runs[run] for name, parameter in named_run_parameters(self)}
+        return {name: value.detach().cpu().clone() for name, value in [*learned.items(), *self.named_buffers()]}
+
+    @torch.no_grad()
+    def load_run_tensors(self, run: int, tensors: Mapping[str, Tensor]) -> None:
+        """Sets what `run_tensors` gave.
+
+        Raises:
+            PromptFileError: a missing tensor, or one of another shape.
+        """
+        targets = {name: parameter.runs[run].data for name, parameter in named_run_parameters(self)}
+        targets |= dict(self.named_buffers())
+        problems = [f"no {name}" for name in targets if name not in tensors]
+        problems += [
+            f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
+            for name, value in targets.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ]
+        if problems:
+            raise PromptFileError(explain("learned tensors that do not fit this model", got="; ".join(problems)))
+        for name, value in targets.items():
+            value.copy_(tensors[name])
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The frozen text tower and its engine, kept out of the model's modules: neither is trained or saved with it."""
+
+    tower: TextTower
+    engine: TextEngine
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Half precision for what follows, by device; a no-op for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def clean_class_name(name: str, *, split_camel_case: bool = False) -> str:
+    """The words of a class name: underscores as blanks; CamelCase split where asked for.
+
+    Source: KaiyangZhou/CoOp trainers/coop.py (`name.replace("_", " ")`). UCF-101's names are CamelCase, which GA2-CLIP
+    and ViFi-CLIP leave joined.
+    """
+    if split_camel_case:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return " ".join(name.replace("_", " ").split())
+
+
+def _mean_over_frames(features: Tensor) -> Tensor:
+    return features.mean(dim=2) if features.dim() == 4 else features
+
+
+def _check_context(context: ContextConfig, pack: BackbonePack) -> None:
+    layers, problems = pack.config.text.layers, []
+    if context.prompt_depth > layers:
+        problems.append(f"context.prompt_depth = {context.prompt_depth} (the text tower has {layers} blocks)")
+    if context.class_tokens_block is not None and context.class_tokens_block >= layers:
+        problems.append(f"context.class_tokens_block = {context.class_tokens_block} (the last block is {layers - 1})")
+    if problems:
+        raise ConfigError(explain("the backbone is too shallow", where=pack.config.name, got="; ".join(problems)))

@@ -1,0 +1,176 @@
+"""The run folder: who owns it, what each run leaves in it, and the result of all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prompttune import evaluate
+from prompttune.data import FeatureSource
+from prompttune.errors import RunFolderError, explain
+from prompttune.evaluate import Predictions
+from prompttune.prompt_file import PromptFile, write_prompt_file
+from prompttune.results import (
+    RESULT,
+    SCHEMA_VERSION,
+    CellResult,
+    Result,
+    RunResult,
+    StoreFacts,
+    Summary,
+    TestResult,
+    package_versions,
+)
+from prompttune.run_group import RunGroup, subset_accuracy
+from prompttune.runs import Run
+from prompttune.train import Trainer
+
+
+def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
+    """The finished result of just these runs, None when there is work to do."""
+    described = {"runs": {run.name: run.config.model_dump(mode="json", exclude={"out"}) for run in runs}}
+    claimed = folder / "runs.json"
+    content = json.dumps(described, indent=1, sort_keys=True).encode()
+    if claimed.exists() and not overwrite:
+        if claimed.read_bytes() != content:
+            raise RunFolderError(
+                explain(
+                    "the folder holds another run",
+                    where=folder,
+                    expected="the same method, store, seeds and settings",
+                    fix="another --out, or --overwrite",
+                )
+            )
+        if (folder / RESULT).exists():
+            return Result.read(folder)
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT).unlink(missing_ok=True)
+    for checkpoint in (folder / "checkpoints").glob("*.safetensors"):
+        checkpoint.unlink()
+    claimed.write_bytes(content)
+    return None
+
+
+def run_result(
+    group: RunGroup, place: int, predictions: Mapping[str, Predictions], trainer: Trainer | None, inert: list[str]
+) -> RunResult:
+    run, split = group.runs[place], group.splits[place]
+    selected = trainer is not None and trainer.inputs.validate is not None
+    return RunResult(
+        name=run.name,
+        seed=run.seed,
+        overrides=dict(run.overrides),
+        split_sha256=split.sha256,
+        n_train=len(split.train),
+        n_val=len(split.val),
+        metrics=evaluate.metrics(predictions),
+        tests={name: test_result(one) for name, one in predictions.items()},
+        n_parameters=group.model.n_parameters,
+        n_steps=trainer.step_index if trainer is not None else 0,
+        selected_epoch=int(trainer.selection.epoch[place]) if trainer is not None and selected else None,
+        val_accuracy=float(trainer.selection.accuracy[place]) if trainer is not None and selected else None,
+        train_accuracy=float(subset_accuracy(group, "train")[place]) if trainer is not None else None,
+        train_seconds=round(trainer.seconds, 3) if trainer is not None else 0.0,
+        runs_together=len(group.runs),
+        inert_terms=inert,
+    )
+
+
+def test_result(predictions: Predictions) -> TestResult:
+    """What a result says about one run on one test set."""
+    return TestResult(
+        n_videos=len(predictions.ids),
+        n_classes=len(predictions.classes),
+        top1=predictions.top(1),
+        top5=predictions.top(5),
+        calibration_error=predictions.calibration_error(),
+        per_class=predictions.per_class(),
+    )
+
+
+def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[str, Predictions]) -> None:
+    run, split, model = group.runs[place], group.splits[place], group.model
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(run.config.to_toml(), encoding="utf-8")
+    evaluate.save_predictions(str(folder / "predictions.npz"), predictions)
+    if model.n_parameters == 0:
+        return
+    ctx = model.exported_context(place)
+    write_prompt_file(
+        folder / "prompt.safetensors",
+        PromptFile(
+            method=run.config.method,
+            seed=run.seed,
+            config=run.config.model_dump(mode="json"),
+            classes=split.classes,
+            split_sha256=split.sha256,
+            store_fingerprint=group.sources.train.fingerprint,
+            pack_hash=group.sources.train.pack.hash,
+            n_ctx=0 if ctx is None else ctx.shape[0],
+            width=0 if ctx is None else ctx.shape[1],
+            ctx=ctx,
+            learned=model.run_tensors(place),
+            versions=package_versions(),
+        ),
+    )
+
+
+def command_result(
+    runs: Sequence[Run], group: RunGroup, found: Mapping[str, RunResult], axes: Mapping[str, Sequence[Any]]
+) -> Result:
+    config = runs[0].config
+    tests = group.test_videos(0)
+    others = dict(group.sources.tests) | ({"anchors": group.sources.anchors} if group.sources.anchors else {})
+    classes = {name: list(videos.test.classes) for name, videos in tests.items()}
+    prompts: dict[str, str] = {}
+    for names in classes.values():
+        prompts |= group.model.prompt_texts(names)
+    seeds = tuple(dict.fromkeys(run.seed for run in runs))
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        method=config.method,
+        protocol=config.protocol.name,
+        config=config.model_copy(update={"seeds": seeds}).model_dump(mode="json"),
+        axes={key: list(values) for key, values in axes.items()},
+        store=store_facts(group.sources.train),
+        other_stores={name: store_facts(source) for name, source in others.items() if source is not None},
+        classes=classes,
+        prompts=prompts,
+        hard_prompts=[_provenance(prompt) for prompt in group.hard_prompts],
+        runs=[found[run.name] for run in runs],
+        cells=_cells(runs, found),
+        versions=package_versions(),
+        seconds=0.0,
+    )
+
+
+def store_facts(source: FeatureSource) -> StoreFacts:
+    """What a result says about a store."""
+    backbone = source.pack.config
+    return StoreFacts(
+        path=source.path,
+        fingerprint=source.fingerprint,
+        pack_hash=source.pack.hash,
+        model=f"{backbone.name} ({backbone.pretrained})",
+        failed_videos=list(source.failed),
+    )
+
+
+def _provenance(prompt: PromptFile) -> dict[str, Any]:
+    names = ("method", "seed", "n_ctx", "split_sha256", "store_fingerprint", "pack_hash")
+    return {name: getattr(prompt, name) for name in names} | {"classes": list(prompt.classes)}
+
+
+def _cells(runs: Sequence[Run], found: Mapping[str, RunResult]) -> list[CellResult]:
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(run.cell, []).append(run)
+    cells = []
+    for cell in members.values():
+        summary = evaluate.summarise([found[run.name].metrics for run in cell])
+        metrics = {name: Summary(mean=s.mean, std=s.std, n=s.n) for name, s in summary.items()}
+        cells.append(CellResult(overrides=dict(cell[0].overrides), metrics=metrics))
+    return cells

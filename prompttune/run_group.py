@@ -1,0 +1,150 @@
+"""Runs that train together: their stores, splits, features and model, from configuration to trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prompttune.anchor_videos import AnchorVideos
+from prompttune.config import TrainConfig
+from prompttune.data import FeatureTable, TrainingVideos, read_features
+from prompttune.evaluate import Predictions, TestVideos, predict
+from prompttune.heads import frame_reduction
+from prompttune.model import PromptModel
+from prompttune.prompt_file import PromptFile, read_hard_prompt
+from prompttune.protocols import Sources, make_split, other_test_sets, split_table
+from prompttune.runs import Run, group_runs, trains
+from prompttune.splits import Split, TestSet
+from prompttune.terms import loss_terms
+from prompttune.train import Trainer, TrainingInputs
+
+
+def plan_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of runs that train together, no larger than `runs_at_once` asks for (0: all that can)."""
+    groups = []
+    for members in group_runs(runs):
+        size = members[0].config.runs_at_once or len(members)
+        groups += [members[start : start + size] for start in range(0, len(members), size)]
+    return groups
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that train together, with their videos and their model.
+
+    Attributes:
+        runs: equal in all that shapes the computation.
+        splits: one per run.
+        others: test sets of further stores, by name.
+        hard_prompts: the prompt files that are coupled.
+        features: by store, "" for the training store's.
+        model: of all runs.
+    """
+
+    runs: Sequence[Run]
+    sources: Sources
+    splits: Sequence[Split]
+    others: Mapping[str, TestSet]
+    hard_prompts: Sequence[PromptFile]
+    features: Mapping[str, FeatureTable] = field(repr=False)
+    model: PromptModel = field(repr=False)
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.runs[0].config
+
+    def test_videos(self, run: int) -> dict[str, TestVideos]:
+        """The run's test sets with their features."""
+        split = self.splits[run]
+        own = {test.name: TestVideos(test, split.table, self.features[""]) for test in split.tests}
+        return own | {
+            name: TestVideos(test, self.sources.tests[name].table, self.features[name])
+            for name, test in self.others.items()
+        }
+
+
+def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
+    """The group of these runs: splits made, features read, model built.
+
+    Raises:
+        PrompttuneError: a split, prompt file, class name or part of the model that cannot be.
+    """
+    config = runs[0].config
+    table = split_table(config.protocol, sources.train.table)
+    splits = [make_split(config.protocol, table, seed=run.seed, trains=trains(config)) for run in runs]
+    others = other_test_sets(sources.tests)
+    pack = sources.train.pack
+    named = config.coupling.hard_prompts if config.coupling is not None else ()
+    hard = [read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width) for path in named]
+    model = PromptModel(
+        config,
+        pack,
+        seeds=[run.seed for run in runs],
+        classes=splits[0].classes,
+        hard_prompts=[prompt.ctx for prompt in hard if prompt.ctx is not None],
+        device=config.device,
+    )
+    rows = np.concatenate([part for s in splits for part in (s.train, s.val, *(test.videos for test in s.tests))])
+    reduce = frame_reduction(config.head)
+    features = {"": read_features(sources.train, rows, reduce=reduce).to(model.device)}
+    for name, test in others.items():
+        features[name] = read_features(sources.tests[name], test.videos, reduce=reduce).to(model.device)
+    return RunGroup(runs, sources, splits, others, hard, features, model)
+
+
+def make_trainer(group: RunGroup) -> Trainer:
+    """The trainer of a group, at its first step."""
+    config, model = group.config, group.model
+    seeds = [run.seed for run in group.runs]
+    vocabulary = model.vocabulary(group.splits[0].classes)
+    anchors = None
+    if group.sources.anchors is not None:
+        anchors = AnchorVideos(
+            group.sources.anchors,
+            model,
+            vocabulary=vocabulary,
+            reduce=frame_reduction(config.head),
+            seeds=seeds,
+            task_hashes=_content_hashes(group),
+        )
+    videos = TrainingVideos(group.features[""], group.splits)
+    validate = partial(subset_accuracy, group, "val") if config.selection == "val" else None
+    return Trainer(model, TrainingInputs(group.runs, vocabulary, videos, loss_terms(group.runs), anchors, validate))
+
+
+def _content_hashes(group: RunGroup) -> frozenset[str]:
+    """Content hashes of the task's videos, the empty one (unknown) left out."""
+    used = {int(row) for split in group.splits for part in (split.train, split.val) for row in part}
+    used |= {int(row) for split in group.splits for test in split.tests for row in test.videos}
+    videos = group.sources.train.reader.videos()
+    return frozenset(videos[row].content_sha256 for row in used) - {""}
+
+
+def predictions_of(group: RunGroup) -> list[dict[str, Predictions]]:
+    """Each run's predictions by test set; runs that share a test set go through it together."""
+    found: list[dict[str, Predictions]] = [{} for _ in group.runs]
+    for name, videos in group.test_videos(0).items():
+        same = all(
+            np.array_equal(group.test_videos(run)[name].test.videos, videos.test.videos)
+            for run in range(len(group.runs))
+        )
+        for run in range(len(group.runs)):
+            if run == 0 or not same:
+                predictions: list[Predictions] = predict(group.model, group.test_videos(run)[name])
+            found[run][name] = predictions[run]
+    return found
+
+
+def subset_accuracy(group: RunGroup, part: str) -> Tensor:
+    """Accuracy of each run on its own training or validation videos, among the training classes [R]."""
+    accuracies = []
+    for run, split in enumerate(group.splits):
+        test = TestSet(part, getattr(split, part), split.classes)
+        found = predict(group.model, TestVideos(test, split.table, group.features[""]))
+        accuracies.append(found[run].top(1))
+    return torch.tensor(accuracies)

@@ -1,0 +1,117 @@
+"""What the command line prints: the table of a result, the table of methods, the live line of a training."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prompttune.config import merge, resolve
+from prompttune.methods import METHODS
+from prompttune.results import Result, describe
+from prompttune.runs import nested
+
+if TYPE_CHECKING:
+    from prompttune.train import StepRecord, Trainer
+
+_TITLES = {"base": "base", "new": "new", "harmonic_mean": "HM", "harmonic_mean_of_means": "HM(means)"}
+
+
+def result_table(results: Sequence[Result], labels: Sequence[str] | None = None) -> Table:
+    """Top-1 in per cent, one row per cell: mean ± standard deviation over its runs."""
+    names = list(dict.fromkeys(name for result in results for cell in result.cells for name in cell.metrics))
+    several = any(cell.metrics[name].n > 1 for result in results for cell in result.cells for name in cell.metrics)
+    if not several and "harmonic_mean_of_means" in names:
+        names.remove("harmonic_mean_of_means")  # of one run it is the harmonic mean itself
+    table = Table(title="top-1 accuracy (%)" + (", mean ± standard deviation over seeds" if several else ""))
+    table.add_column("method", overflow="fold")
+    for name in names:
+        table.add_column(_TITLES.get(name, name), justify="right", no_wrap=True)
+    for title in ("runs", "params", "s/run"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for result, label in zip(results, labels or [result.method for result in results], strict=True):
+        for cell in result.cells:
+            runs = [run for run in result.runs if run.overrides == cell.overrides]
+            settings = " ".join(
+                f"{key}={value}" if key != "prompts" else value for key, value in cell.overrides.items()
+            )
+            seconds = sum(run.train_seconds / run.runs_together for run in runs) / len(runs)
+            table.add_row(
+                settings if "prompts" in cell.overrides else " ".join(filter(None, (label, settings))),
+                *(describe(cell.metrics, name) for name in names),
+                str(len(runs)),
+                f"{runs[0].n_parameters:,}",
+                f"{seconds:.1f}",
+            )
+    return table
+
+
+def methods_table() -> Table:
+    """Every method: what it is, what must be given besides a store, which path of the text engine it takes."""
+    table = Table(title="methods", show_lines=True)
+    for title in ("name", "what it is", "needs", "text path"):
+        table.add_column(title, overflow="fold", no_wrap=title == "name")
+    for method in METHODS.values():
+        needs = ["pooled features", *method.requires]
+        table.add_row(method.name, method.summary, "\n".join(needs), method.text)
+    return table
+
+
+def describe_method(name: str) -> str:
+    """A method's source as comments, then its configuration as TOML.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    required = {"store": "STORE.zarr"}
+    for key in METHODS[name].requires if name in METHODS else ():
+        required = merge(required, nested(key, ["PROMPT.safetensors"]))
+    config = resolve({"method": name, **required})
+    about = textwrap.wrap(f"{METHODS[name].summary}. Defaults: {METHODS[name].source}", 100)
+    return "\n".join([*(f"# {line}" for line in about), config.to_toml()])
+
+
+class TrainingLine:
+    """The live line of a training: steps done, loss, accuracy, time left. A context manager.
+
+    Args:
+        console: where it is drawn; nothing is drawn where it is no terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[int, TaskID] = {}
+
+    def __enter__(self) -> TrainingLine:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Moves the line of this trainer to the step just done; loss and accuracy are means over its runs."""
+        loss = sum(float(value.mean()) for value in record.terms.values())
+        shown = {
+            "epoch": f"{record.epoch + 1}/{trainer.config.optim.epochs}",
+            "loss": loss,
+            "accuracy": float(record.accuracy.mean()),
+        }
+        if id(trainer) not in self._tasks:
+            runs = f"{len(trainer.inputs.runs)} run{'s' if len(trainer.inputs.runs) > 1 else ''}"
+            description = f"{trainer.config.method} ({runs})"
+            self._tasks[id(trainer)] = self._progress.add_task(description, total=trainer.n_steps, **shown)
+        self._progress.update(self._tasks[id(trainer)], completed=record.step + 1, **shown)

@@ -1,0 +1,65 @@
+"""Tensors on disk: safetensors with a JSON document in the header, written whole or not at all, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prompttune.errors import PrompttuneError, explain
+
+_DOCUMENT = "document"
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON document to one file: temporary file, fsync, rename."""
+    from safetensors.torch import save
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={_DOCUMENT: json.dumps(document, ensure_ascii=False, sort_keys=True)},
+    )
+    write_bytes(target, content)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Writes a file that is either as it was or complete."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(
+    path: str | os.PathLike[str], *, kind: str, error: type[PrompttuneError]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the document of a file that `write_tensors` wrote.
+
+    Args:
+        kind: the document's "format", and what messages call the file.
+        error: raised for a file that is missing, damaged or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            document = json.loads((file.metadata() or {}).get(_DOCUMENT, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, ValueError) as problem:
+        what = f"there is no {kind} here" if not Path(path).exists() else f"this {kind} cannot be read"
+        raise error(explain(what, where=path, got=None if not Path(path).exists() else problem)) from None
+    if not isinstance(document, dict) or document.get("format") != kind:
+        found = document.get("format") if isinstance(document, dict) else "safetensors of another origin"
+        raise error(explain(f"this is not a {kind}", where=path, expected=kind, got=found))
+    return tensors, document

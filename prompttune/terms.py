@@ -1,0 +1,58 @@
+"""The loss terms of a group of runs: names and weights of the configuration to weighted terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prompttune.anchors import anchor_term
+from prompttune.config import TrainConfig
+from prompttune.errors import ConfigError
+from prompttune.losses import (
+    CrossEntropy,
+    ImageL1,
+    KnowledgeGuided,
+    LogitKL,
+    LossTerm,
+    TextL1,
+    WeightedTerm,
+    ZeroShotConsistency,
+)
+from prompttune.runs import Run
+
+_TERMS: dict[str, Callable[[TrainConfig], LossTerm]] = {
+    "cross-entropy": lambda config: CrossEntropy(label_smoothing=config.targets.label_smoothing),
+    "knowledge-guided": lambda config: KnowledgeGuided(),
+    "zero-shot-consistency": lambda config: ZeroShotConsistency(),
+    "text-l1": lambda config: TextL1(),
+    "image-l1": lambda config: ImageL1(),
+    "logit-kl": lambda config: LogitKL(),
+}
+
+
+def anchor_term_name(config: TrainConfig) -> str | None:
+    """The name the anchors' loss is logged by, None without anchors."""
+    return f"anchor-{config.anchors.loss}" if config.anchors is not None else None
+
+
+def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
+    """Every term that has weight in some run, with one weight per run.
+
+    Raises:
+        ConfigError: no term, or options that an anchor loss does not have.
+    """
+    config = runs[0].config
+    terms = []
+    for name, make in _TERMS.items():
+        weights = tuple(run.config.losses.get(name, 0.0) for run in runs)
+        if any(weights):
+            terms.append(WeightedTerm(name, make(config), weights))
+    if config.anchors is not None:
+        try:
+            term = anchor_term(config.anchors.loss, **config.anchors.options)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        weights = tuple(run.config.anchors.weight for run in runs if run.config.anchors is not None)
+        terms.append(WeightedTerm(f"anchor-{config.anchors.loss}", term, weights))
+    if not terms:
+        raise ConfigError(f"the method {config.method} trains, but no loss term has weight: see the losses table")
+    return terms
