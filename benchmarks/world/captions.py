@@ -34,12 +34,12 @@ GENERIC_NOUNS = ("thing", "object", "figure", "shape")
 GENERIC_ACTIONS = ("doing something", "moving", "in action", "performing an action")
 EMPTY = ("nothing", "no one", "no object", "nobody", "only the background", "the background", "an empty background")
 EMPTY_SCENES = ("an empty", "a", "the", "nothing but a", "a background with a", "a quiet")
-POSITIONS = {
+POSITIONS: dict[str, tuple[str, ...]] = {
     "left": ("on the left", "at the left side"),
     "right": ("on the right", "at the right side"),
     "centre": ("in the middle", "in the center"),
 }
-NOTES = {
+NOTES: dict[str, tuple[str, ...]] = {
     "shake": ("the camera shakes", "the camera is moving", "filmed with a shaking camera"),
     "still": ("the camera is still", "the camera does not move"),
     "small": ("seen from far away", "in the distance", "small in the picture"),
@@ -56,7 +56,7 @@ _GLUE = (
 
 def all_phrases() -> list[str]:
     """Every phrase a caption can be made of; the words outside it have no trained embedding."""
-    groups = [THINGS, ACTIONS, COLOURS, SCENES, SCENE_NOUNS, SIZES, POSITIONS, NOTES]
+    groups: list[dict[str, tuple[str, ...]]] = [THINGS, ACTIONS, COLOURS, SCENES, SCENE_NOUNS, SIZES, POSITIONS, NOTES]
     phrases = [phrase for group in groups for options in group.values() for phrase in options]
     lists = (OPENERS, GENERIC_THINGS, GENERIC_NOUNS, GENERIC_ACTIONS, EMPTY, EMPTY_SCENES)
     return [*phrases, *(phrase for options in lists for phrase in options), *_GLUE.split(), *SIZES, *SCENES]

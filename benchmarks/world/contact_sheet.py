@@ -16,8 +16,8 @@ _COLUMNS = 8
 
 def stream_sheet(path: Path, *, seed: int = 0, n_frames: int = 48) -> None:
     """Write frames of the pre-training stream with their captions."""
-    batch = captioned_batch(seed, 0, n_frames)
-    _write_sheet(path, list(batch.frames), list(batch.captions))
+    batch = captioned_batch(seed, 0)
+    _write_sheet(path, list(batch.frames[:n_frames]), list(batch.captions[:n_frames]))
 
 
 def dataset_sheet(path: Path, name: str, *, seed: int = 0, n_videos: int = 24) -> None:

@@ -29,7 +29,6 @@ class PretrainOptions:
 
     seed: int = 0
     steps: int = 4000
-    batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup_steps: int = 200
@@ -50,10 +49,10 @@ class _Batches(Dataset):
         self._tokenize = CaptionTokenizer()
 
     def __len__(self) -> int:
-        return self._options.steps - self._start
+        return max(0, self._options.steps - self._start)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, list[list[int]]]:
-        batch = captioned_batch(self._options.seed, self._start + index, self._options.batch_size)
+        batch = captioned_batch(self._options.seed, self._start + index)
         return torch.from_numpy(batch.frames), self._tokenize(batch.captions)
 
 

@@ -13,6 +13,8 @@ from benchmarks.world.vocabulary import ACTIONS, COLOURS, RGB, SCENES, THINGS
 
 N_UNIFORMS = 16
 """Random numbers in [0, 1) that decide one clip."""
+COLOUR_INDEX, SCENE_INDEX = 2, 3
+"""Which of them choose the colour and the scene."""
 
 _THINGS, _ACTIONS, _COLOURS, _SCENES = tuple(THINGS), tuple(ACTIONS), tuple(COLOURS), tuple(SCENES)
 _RADIUS = {"small": (0.13, 0.17), "medium": (0.17, 0.21), "large": (0.21, 0.26)}
@@ -44,9 +46,17 @@ def pick(options: tuple[str, ...], uniform: float) -> str:
 
 
 def draw_clip(
-    uniforms: np.ndarray, *, thing: str | None = None, action: str | None = None, empty: bool = False
+    uniforms: np.ndarray,
+    *,
+    thing: str | None = None,
+    action: str | None = None,
+    empty: bool = False,
+    zoom: tuple[float, float] = (1.0, 1.0),
 ) -> Clip:
-    """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for; `thing` and `action` fix what is shown."""
+    """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for.
+
+    `thing` and `action` fix what is shown; `zoom` is the half-open range of a factor on the thing's size.
+    """
     u = uniforms.tolist()
     if not empty:
         thing, action = thing or pick(_THINGS, u[0]), action or pick(_ACTIONS, u[1])
@@ -55,11 +65,11 @@ def draw_clip(
     return Clip(
         thing=None if empty else thing,
         action=None if empty else action,
-        colour=pick(_COLOURS, u[2]),
-        scene=pick(_SCENES, u[3]),
+        colour=pick(_COLOURS, u[COLOUR_INDEX]),
+        scene=pick(_SCENES, u[SCENE_INDEX]),
         variant=int(u[5] * N_VARIANTS),
         size=size,
-        radius=low + (high - low) * u[6],
+        radius=(low + (high - low) * u[6]) * (zoom[0] + (zoom[1] - zoom[0]) * u[15]),
         x=0.34 + 0.32 * u[7],
         y=0.42 + 0.2 * u[8],
         # Three clips in four are held still; the rest shake by up to 4 % of the frame.
@@ -83,9 +93,15 @@ def draw_frame(clip: Clip, t: float, width: int, height: int) -> Image.Image:
     if clip.thing is None or clip.action is None:
         return image
     at = (width / 2 + (clip.x - 0.5 + dx) * short, height / 2 + (clip.y - 0.5 + dy) * short)
-    colour = tuple(int(np.clip(c + 40 * s, 0, 255)) for c, s in zip(RGB[clip.colour], clip.colour_shift, strict=True))
+    shifted = (c + 40 * s for c, s in zip(RGB[clip.colour], clip.colour_shift, strict=True))
+    red, green, blue = (int(min(max(value, 0), 255)) for value in shifted)
     canvas = Canvas(
-        ImageDraw.Draw(image), clip.thing, at=at, radius=clip.radius * short, colour=colour, ink=ink(clip.scene)
+        ImageDraw.Draw(image),
+        clip.thing,
+        at=at,
+        radius=clip.radius * short,
+        colour=(red, green, blue),
+        ink=ink(clip.scene),
     )
     ACTION_DRAWERS[clip.action](canvas, t)
     return image

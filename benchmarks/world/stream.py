@@ -1,6 +1,7 @@
 """The pre-training stream: batch `k` of (frame, caption) pairs is a pure function of the seed and `k`."""
 
 import io
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +10,36 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.world.captions import caption
-from benchmarks.world.scene import N_UNIFORMS, draw_clip, draw_frame
+from benchmarks.world.scene import COLOUR_INDEX, N_UNIFORMS, SCENE_INDEX, draw_clip, draw_frame
 from benchmarks.world.styles import PRETRAINING_STYLE, apply_look, draw_look
+from benchmarks.world.vocabulary import COLOURS, SCENES
 
 FRAME_SIZE = 64
 """Width and height of a pre-training frame in pixels."""
 _EMPTY_SHARE = 0.03
 _COMPRESSED_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How batches are drawn from `first_index` on, until the next lesson.
+
+    A batch shows only `n_scenes` scenes and `n_colours` colours, drawn anew for each batch: where few are shown, a
+    caption is told from the others by who does what and not by the background. `zoom` is the range of a factor on sizes.
+    """
+
+    first_index: int
+    batch_size: int
+    n_scenes: int = len(SCENES)
+    n_colours: int = len(COLOURS)
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+
+LESSONS = (
+    Lesson(first_index=0, batch_size=256),
+    Lesson(first_index=800, batch_size=128, n_scenes=2, n_colours=3, zoom=(1.0, 1.4)),
+)
+"""First the whole world at once, which teaches scenes and colours; then the finer question of who does what."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +50,21 @@ class CaptionedFrames:
     captions: tuple[str, ...]
 
 
-def captioned_batch(seed: int, index: int, batch_size: int) -> CaptionedFrames:
+def captioned_batch(seed: int, index: int, lessons: tuple[Lesson, ...] = LESSONS) -> CaptionedFrames:
     """Batch `index` of the stream that `seed` names."""
+    lesson = [lesson for lesson in lessons if lesson.first_index <= index][-1]
+    batch_size = lesson.batch_size
     rng = np.random.default_rng([seed, index])
     words = random.Random(f"{seed}/{index}")
     uniforms = rng.random((batch_size, N_UNIFORMS + 4))
+    choice = np.random.default_rng([seed, index, 1])
+    uniforms[:, COLOUR_INDEX] = _keep_few(uniforms[:, COLOUR_INDEX], lesson.n_colours, len(COLOURS), choice)
+    uniforms[:, SCENE_INDEX] = _keep_few(uniforms[:, SCENE_INDEX], lesson.n_scenes, len(SCENES), choice)
     frames = np.empty((batch_size, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     texts = []
     for i in range(batch_size):
         moment, empty, compressed, quality = uniforms[i, N_UNIFORMS:].tolist()
-        clip = draw_clip(uniforms[i, :N_UNIFORMS], empty=empty < _EMPTY_SHARE)
+        clip = draw_clip(uniforms[i, :N_UNIFORMS], empty=empty < _EMPTY_SHARE, zoom=lesson.zoom)
         image = draw_frame(clip, moment, FRAME_SIZE, FRAME_SIZE)
         look = draw_look(PRETRAINING_STYLE, rng)
         frame = apply_look(np.asarray(image), look, rng)
@@ -46,12 +75,17 @@ def captioned_batch(seed: int, index: int, batch_size: int) -> CaptionedFrames:
     return CaptionedFrames(frames=frames, captions=tuple(texts))
 
 
-def stream(seed: int, batch_size: int, start: int = 0) -> Iterator[CaptionedFrames]:
+def stream(seed: int, start: int = 0) -> Iterator[CaptionedFrames]:
     """Batches without end, from batch `start` on."""
-    index = start
-    while True:
-        yield captioned_batch(seed, index, batch_size)
-        index += 1
+    return (captioned_batch(seed, index) for index in itertools.count(start))
+
+
+def _keep_few(uniforms: np.ndarray, n_kept: int, n_options: int, rng: np.random.Generator) -> np.ndarray:
+    """`uniforms` [B] moved so that they choose among `n_kept` of `n_options` options alone, each equally likely."""
+    if n_kept == n_options:
+        return uniforms
+    kept = rng.permutation(n_options)[:n_kept]
+    return (kept[(uniforms * n_kept).astype(int)] + 0.5) / n_options
 
 
 def _compress(frame: np.ndarray, quality: int) -> np.ndarray:
