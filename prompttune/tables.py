@@ -6,48 +6,70 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prompttune.config import merge, resolve
 from prompttune.methods import METHODS
-from prompttune.results import Result, describe
+from prompttune.results import CellResult, Result, describe
 from prompttune.runs import nested
 
 if TYPE_CHECKING:
     from prompttune.train import StepRecord, Trainer
 
-_TITLES = {"base": "base", "new": "new", "harmonic_mean": "HM", "harmonic_mean_of_means": "HM(means)"}
+_TITLES = {"harmonic_mean": "HM"}
 
 
 def result_table(results: Sequence[Result], labels: Sequence[str] | None = None) -> Table:
-    """Top-1 in per cent, one row per cell: mean ± standard deviation over its runs."""
-    names = list(dict.fromkeys(name for result in results for cell in result.cells for name in cell.metrics))
-    several = any(cell.metrics[name].n > 1 for result in results for cell in result.cells for name in cell.metrics)
-    if not several and "harmonic_mean_of_means" in names:
-        names.remove("harmonic_mean_of_means")  # of one run it is the harmonic mean itself
-    table = Table(title="top-1 accuracy (%)" + (", mean ± standard deviation over seeds" if several else ""))
+    """Top-1 in per cent, one row per cell: mean ± standard deviation over its runs.
+
+    HM is the mean of the runs' harmonic means; the harmonic mean of the mean accuracies, which papers print more often,
+    stands below the table where it differs.
+    """
+    cells = [
+        (label, result, cell)
+        for result, label in zip(results, labels or [result.method for result in results], strict=True)
+        for cell in result.cells
+    ]
+    names = list(dict.fromkeys(name for _, _, cell in cells for name in cell.metrics))
+    names = [name for name in names if name != "harmonic_mean_of_means"]
+    several = any(cell.metrics[name].n > 1 for _, _, cell in cells for name in names)
+    table = Table(
+        title="top-1 accuracy (%)" + (", mean ± standard deviation over seeds" if several else ""),
+        caption="\n".join(filter(None, (_of_means(label, cell) for label, _, cell in cells))) or None,
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("method", overflow="fold")
     for name in names:
         table.add_column(_TITLES.get(name, name), justify="right", no_wrap=True)
     for title in ("runs", "params", "s/run"):
         table.add_column(title, justify="right", no_wrap=True)
-    for result, label in zip(results, labels or [result.method for result in results], strict=True):
-        for cell in result.cells:
-            runs = [run for run in result.runs if run.overrides == cell.overrides]
-            settings = " ".join(
-                f"{key}={value}" if key != "prompts" else value for key, value in cell.overrides.items()
-            )
-            seconds = sum(run.train_seconds / run.runs_together for run in runs) / len(runs)
-            table.add_row(
-                settings if "prompts" in cell.overrides else " ".join(filter(None, (label, settings))),
-                *(describe(cell.metrics, name) for name in names),
-                str(len(runs)),
-                f"{runs[0].n_parameters:,}",
-                f"{seconds:.1f}",
-            )
+    for label, result, cell in cells:
+        runs = [run for run in result.runs if run.overrides == cell.overrides]
+        seconds = sum(run.train_seconds / run.runs_together for run in runs) / len(runs)
+        table.add_row(
+            _cell_name(label, cell),
+            *(describe(cell.metrics, name) for name in names),
+            str(len(runs)),
+            f"{runs[0].n_parameters:,}",
+            f"{seconds:.1f}",
+        )
     return table
+
+
+def _cell_name(label: str, cell: CellResult) -> str:
+    if "prompts" in cell.overrides:
+        return str(cell.overrides["prompts"])
+    return " ".join([label, *(f"{key}={value}" for key, value in cell.overrides.items())])
+
+
+def _of_means(label: str, cell: CellResult) -> str | None:
+    of_means, of_runs = cell.metrics.get("harmonic_mean_of_means"), cell.metrics.get("harmonic_mean")
+    if of_means is None or of_runs is None or f"{100 * of_means.mean:.1f}" == f"{100 * of_runs.mean:.1f}":
+        return None
+    return f"{_cell_name(label, cell)}: harmonic mean of the mean accuracies {100 * of_means.mean:.1f}"
 
 
 def methods_table() -> Table:
