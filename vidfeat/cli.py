@@ -68,6 +68,7 @@ MODEL_OPTIONS = _together(
     click.option("--pretrained", help="open_clip's tag of the weights, e.g. openai, or a local checkpoint."),
     click.option("--model-config", type=FILE, help="A model config in open_clip's JSON, with --weights."),
     click.option("--weights", type=FILE, help="The weights of --model-config (safetensors, or a torch file)."),
+    click.option("--base-weights", type=FILE, help="The CLIP that partial --weights started from."),
 )
 SAMPLING_OPTIONS = _together(
     click.option("--frames", type=click.IntRange(min=1), help="Frames per video (per clip for `dense`).  [default: 8]"),
@@ -100,7 +101,7 @@ MACHINE_OPTIONS = _together(
 )
 EXTRACT_OPTIONS = _together(
     SOURCE_OPTIONS,
-    click.option("--out", required=True, type=FOLDER_OR_FILE, help="The store to write, e.g. X.zarr."),
+    click.option("--out", required=True, help="The store to write, e.g. X.zarr or s3://bucket/X.zarr."),
     MODEL_OPTIONS,
     SAMPLING_OPTIONS,
     TAP_OPTIONS,
@@ -117,6 +118,7 @@ def _options(values: dict[str, Any]) -> ExtractOptions:
 @main.command()
 @EXTRACT_OPTIONS
 @click.option("--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos.")
+@click.option("--check", type=click.Choice(["fast", "full"]), default="fast", help="Verify an existing store first.")
 @click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
 @click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
@@ -172,8 +174,8 @@ def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER_OR_FILE)
-def info(store: Path) -> None:
+@click.argument("store")
+def info(store: str) -> None:
     """Show what a store holds: videos, classes, taps, bytes, fingerprint, failures."""
     from vidfeat.store import open_store
     from vidfeat.tables import print_info
@@ -182,9 +184,9 @@ def info(store: Path) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER_OR_FILE)
+@click.argument("store")
 @click.option("--reason", help="Only this reason.")
-def failures(store: Path, reason: str | None) -> None:
+def failures(store: str, reason: str | None) -> None:
     """List the videos of a store that could not be used, and why."""
     from vidfeat.store import open_store
     from vidfeat.tables import print_failures
@@ -193,7 +195,7 @@ def failures(store: Path, reason: str | None) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER_OR_FILE)
+@click.argument("store")
 @click.option("--level", type=click.Choice(["fast", "full", "deep"]), default="fast", show_default=True)
 @click.option("-k", "n_videos", default=4, show_default=True, help="Videos to extract again, for --level deep.")
 @click.option("--source", type=FOLDER_OR_FILE, help="The videos, for --level deep.  [default: as extracted]")
@@ -201,7 +203,7 @@ def failures(store: Path, reason: str | None) -> None:
 @click.option("--classes", type=FILE, help="As for extract.")
 @click.option("--seed", default=0, show_default=True, help="Which videos --level deep draws.")
 @click.option("--device", default="auto", show_default=True, help="For --level deep.")
-def verify(store: Path, level: str, **deep: Any) -> None:
+def verify(store: str, level: str, **deep: Any) -> None:
     """Check a store. fast: plan, sizes, indexes; full: every byte and value; deep: extract K videos again."""
     from vidfeat.store import verify as verify_store
     from vidfeat.tables import print_deep_report, print_verify_report
@@ -240,9 +242,9 @@ def crosscheck(**flags: Any) -> None:
 
 
 @main.command()
-@click.argument("store", type=FOLDER_OR_FILE)
+@click.argument("store")
 @click.argument("hdf5", type=FOLDER_OR_FILE)
-def export(store: Path, hdf5: Path) -> None:
+def export(store: str, hdf5: Path) -> None:
     """Write a store into one HDF5 file."""
     from vidfeat.hdf5 import export_hdf5
 
@@ -252,8 +254,8 @@ def export(store: Path, hdf5: Path) -> None:
 
 @main.command("import")
 @click.argument("hdf5", type=FOLDER_OR_FILE)
-@click.argument("store", type=FOLDER_OR_FILE)
-def import_(hdf5: Path, store: Path) -> None:
+@click.argument("store")
+def import_(hdf5: Path, store: str) -> None:
     """Make a store of an HDF5 file."""
     from vidfeat.hdf5 import import_hdf5
 

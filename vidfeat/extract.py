@@ -93,7 +93,7 @@ def _run(job: Job, units: Sequence[Unit], machine: Machine, meter: Meter, *, qui
 def finish(job: Job, *, n_units_done: int, meter: Meter, started: float) -> ExtractSummary:
     """The summary of a run, after the store has been sealed if nothing is missing any more."""
     n_left = len(job.writer.pending_units())
-    if n_left == 0 and not job.writer.is_finished:
+    if n_left == 0 and (job.rebuild or not job.writer.is_finished):
         job.writer.finalize()
     failures = job.writer.failures()
     committed = {index for unit in job.writer.committed_units() for index in unit.video_indices}

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vidfeat.errors import VidfeatError, explain
 from vidfeat.preprocess import ViewSpec
@@ -26,12 +26,16 @@ class OptionsError(VidfeatError, ValueError):
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which CLIP: `model` with `pretrained` (open_clip's names), or `model_config` with `weights` (local files)."""
+    """Which CLIP: `model` with `pretrained` (open_clip's names), or `model_config` with `weights` (local files).
+
+    `base_weights` gives the tensors that a fine-tuned checkpoint left out (see `vidfeat.openclip.load_open_clip`).
+    """
 
     model: str | None = None
     pretrained: str | None = None
     model_config: Path | None = None
     weights: Path | None = None
+    base_weights: Path | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the choice."""
@@ -93,13 +97,14 @@ class ExtractOptions:
         allow_failures: failed videos that are no error.
         retry: a failure reason, or "all".
         units: (i, n): only share i of n, 1 <= i <= n.
+        check: how closely an existing store is verified first; what is found bad is extracted again.
 
     Raises:
         OptionsError: with every problem.
     """
 
     source: Path
-    out: Path
+    out: str | Path
     model: ModelChoice
     root: Path | None = None
     classes: Path | None = None
@@ -114,6 +119,7 @@ class ExtractOptions:
     allow_failures: int = 0
     retry: str | None = None
     units: tuple[int, int] | None = None
+    check: Literal["fast", "full"] = "fast"
     machine: Machine = Machine()
 
     def __post_init__(self) -> None:
@@ -138,7 +144,9 @@ class ExtractOptions:
         sampling = _attempt(problems, lambda: _sampling(flags))
         views = _attempt(problems, lambda: ViewSpec(n_views=flags["views"], seed=flags["seed"]))
         units = _attempt(problems, lambda: _units(flags.get("units")))
-        model = ModelChoice(*(flags[name] for name in ("model", "pretrained", "model_config", "weights")))
+        model = ModelChoice(
+            *(flags[name] for name in ("model", "pretrained", "model_config", "weights", "base_weights"))
+        )
         taps = tuple(name.strip() for name in flags["taps"].split(",") if name.strip())
         if problems:
             _raise_any(problems + model.problems() + tap_problems(taps))
@@ -156,6 +164,7 @@ class ExtractOptions:
             shard_bytes=flags["shard_mb"] * 2**20,
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
+            check=flags.get("check", "fast"),
             **{name: flags[name] for name in ("source", "out", "root", "classes", "dtype", "seed", "limit")},
         )
 

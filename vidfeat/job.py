@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.errors import FAILURE_REASONS, PlanError, explain
+from vidfeat import job_store
+from vidfeat.errors import explain
 from vidfeat.extract_options import ExtractOptions, OptionsError, tap_layers
 from vidfeat.manifest import Manifest, load_manifest
 from vidfeat.preprocess import Preprocess
 from vidfeat.recipe import Recipe
-from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, Unit, VideoRow, require_same_fingerprint
+from vidfeat.store import (
+    Fingerprint,
+    StoreSpec,
+    StoreWriter,
+    TapSpec,
+    Unit,
+    VideoRow,
+)
 from vidfeat.store.files import files_at
-from vidfeat.store.plan import Plan, read_plan
+from vidfeat.store.plan import read_plan
 from vidfeat.store.spec import FORMAT_VERSION
 from vidfeat.unit_runner import token_tap
 
 if TYPE_CHECKING:
     from vidfeat.backbone import BackboneConfig, BackbonePack
     from vidfeat.openclip import LoadedClip
-
-# What may lie in a folder that is to become a store: an earlier attempt's own files.
-OWN_NAMES = {"pack", "plan", "commits", "zarr.json", "index", "source.json"}
-PACK = "pack"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Job:
         out: the store.
         paths: file of every video id of the source.
         precision: of the encoder, as the fingerprint has it.
+        rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
     """
 
     out: str
@@ -46,6 +48,7 @@ class Job:
     pack: BackbonePack
     paths: Mapping[str, str]
     precision: Any
+    rebuild: bool = False
 
     def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
         """The pending units, or share i of n of them: those whose index leaves i - 1 when divided by n."""
@@ -93,14 +96,20 @@ def open_job(options: ExtractOptions) -> Job:
     Raises:
         VidfeatError: a source, model, store or option that cannot be used.
     """
-    manifest = limited(load_manifest(options.source, root=options.root, classes=options.classes), options.limit)
+    manifest = manifest_of(options)
     clip = load_clip(options)
     return open_store_of(options, manifest, clip)
 
 
-def limited(manifest: Manifest, limit: int | None) -> Manifest:
-    """The manifest with its first `limit` videos; all its classes stay."""
-    return manifest if limit is None else replace(manifest, items=manifest.items[:limit])
+def manifest_of(options: ExtractOptions) -> Manifest:
+    """The videos of the options, the first `limit` of them; all classes stay.
+
+    Missing files are an error of the source, unless failures are allowed: then each is a failed video.
+    """
+    manifest = load_manifest(
+        options.source, root=options.root, classes=options.classes, must_exist=options.allow_failures == 0
+    )
+    return manifest if options.limit is None else replace(manifest, items=manifest.items[: options.limit])
 
 
 def load_clip(options: ExtractOptions) -> LoadedClip:
@@ -109,7 +118,11 @@ def load_clip(options: ExtractOptions) -> LoadedClip:
 
     choice = options.model
     return load_open_clip(
-        model=choice.model, pretrained=choice.pretrained, model_config=choice.model_config, weights=choice.weights
+        model=choice.model,
+        pretrained=choice.pretrained,
+        model_config=choice.model_config,
+        weights=choice.weights,
+        base_weights=choice.base_weights,
     )
 
 
@@ -204,13 +217,20 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
     )
     out = os.fspath(options.out)
     files = files_at(out)
-    _require_store_or_nothing(out)
+    job_store.require_store_or_nothing(out)
     with files.lock():
         standing = read_plan(files)
         if standing is not None:
-            _require_same(standing, spec, out)
-        pack = _pack_at(out, clip, standing)
-        writer = _writer(options, replace(spec, pack_hash=pack.hash), manifest, standing)
+            job_store.require_same(standing, spec, out)
+        pack = job_store.pack_at(out, clip, standing, check=options.check)
+        spec = replace(spec, pack_hash=pack.hash)
+        report = None
+        if standing is None:
+            writer = job_store.create(options, spec, manifest)
+        else:
+            writer = job_store.open_existing(options)
+            report = job_store.take_back_what_is_bad(writer, options)
+            job_store.extend(writer, options, spec, manifest)
     n_views = writer.plan.n_views
     return Job(
         out=out,
@@ -219,127 +239,5 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         pack=pack,
         paths={item.id: item.path for item in manifest.items},
         precision=precision,
+        rebuild=report is not None and report.needs_rebuild,
     )
-
-
-def _require_store_or_nothing(out: str) -> None:
-    if "://" in out or not os.path.exists(out):
-        return
-    strangers = sorted(set(os.listdir(out)) - OWN_NAMES) if os.path.isdir(out) else [out]
-    strangers = [name for name in strangers if not name.startswith(".")]
-    if strangers and read_plan(files_at(out)) is None:
-        raise OptionsError(
-            explain(
-                "the output exists and is no store",
-                where=out,
-                got=", ".join(strangers[:5]),
-                fix="give the path of a new store, such as --out features.zarr",
-            )
-        )
-
-
-def _require_same(standing: Plan, spec: StoreSpec, out: str) -> None:
-    require_same_fingerprint(
-        standing.spec.fingerprint,
-        spec.fingerprint,
-        left_name=f"the store {out}",
-        right_name="this extraction",
-        fix="give the store's own settings, or write to a new store",
-    )
-
-
-def _pack_at(out: str, clip: LoadedClip, standing: Plan | None) -> BackbonePack:
-    """The store's own pack; written when there is none yet."""
-    from vidfeat.backbone import BackbonePack
-
-    if "://" in out:
-        return _remote_pack(out, clip)
-    directory = Path(out, PACK)
-    if standing is not None and directory.exists():
-        # The fingerprints agree, so it is this model's; no need to serialise the weights to compare them.
-        return BackbonePack.load(directory, expected_hash=standing.spec.pack_hash or None)
-    return clip.write_pack(directory)
-
-
-def _remote_pack(out: str, clip: LoadedClip) -> BackbonePack:
-    """The pack in a temporary folder, and its files in the store that has none yet."""
-    # The folder lives as long as the process: the tower is read from it when the encoder is made.
-    folder = Path(tempfile.mkdtemp(prefix="vidfeat-pack-"), PACK)
-    pack = clip.write_pack(folder)
-    files = files_at(out)
-    present = files.listing(PACK)
-    for path in sorted(folder.iterdir()):
-        name = f"{PACK}/{path.name}"
-        if present.get(name) != path.stat().st_size:
-            files.write(name, path.read_bytes(), step="pack")
-    return pack
-
-
-def _writer(options: ExtractOptions, spec: StoreSpec, manifest: Manifest, standing: Plan | None) -> StoreWriter:
-    out = os.fspath(options.out)
-    if standing is None:
-        bounds = frame_bounds(options, [item.path for item in manifest.items])
-        return StoreWriter.create(out, spec, manifest.items, frame_bounds=bounds)
-    # Other jobs of an array may be writing now: only a lone one may sweep what a killed one left behind.
-    writer = StoreWriter.open(out) if options.units is None else StoreWriter.attach(out)
-    spec = replace(spec, classes=tuple(dict.fromkeys((*standing.classes, *manifest.classes))))
-    known = {video.id for video in standing.videos}
-    bounds = frame_bounds(options, ["" if item.id in known else item.path for item in manifest.items])
-    writer.extend(spec, manifest.items, frame_bounds=bounds)
-    if options.retry is not None:
-        _plan_retry(writer, options.retry)
-    return writer
-
-
-def _plan_retry(writer: StoreWriter, reason: str) -> None:
-    if reason not in (*FAILURE_REASONS, "all"):
-        raise OptionsError(
-            explain("--retry does not know this reason", expected=", ".join((*FAILURE_REASONS, "all")), got=reason)
-        )
-    # A retry that was interrupted is still pending; asking again must not plan it twice.
-    planned = {index for unit in writer.pending_units() for index in unit.video_indices}
-    failures = writer.failures().items()
-    writer.retry(index for index, facts in failures if reason in ("all", facts.reason) and index not in planned)
-
-
-def frame_bounds(options: ExtractOptions, paths: Sequence[str]) -> list[int] | None:
-    """Upper bounds of the frames sampled from each file, by probing; None when the policy fixes their number.
-
-    An empty path (a video that is in the store already) and a file that cannot be probed count 1: the one takes no
-    room, the other will be recorded as a failure.
-
-    Raises:
-        PlanError: videos that have more than `max_frames`.
-    """
-    if options.sampling.n_sampled is not None:
-        return None
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max(1, options.machine.n_workers)) as threads:
-        bounds = list(threads.map(partial(_frame_bound, options), paths))
-    over = [(bound, path) for bound, path in zip(bounds, paths, strict=True) if bound > options.max_frames]
-    if over:
-        shown = ", ".join(f"{path} ({bound})" for bound, path in sorted(over, reverse=True)[:5])
-        raise PlanError(
-            explain(
-                f"{len(over)} videos have more frames than a store's shard has room for",
-                expected=f"at most {options.max_frames} sampled frames",
-                got=shown,
-                fix=f"--max-frames {max(over)[0]}, or sample fewer frames",
-            )
-        )
-    return bounds
-
-
-def _frame_bound(options: ExtractOptions, path: str) -> int:
-    from vidfeat.decode import probe
-    from vidfeat.errors import DecodeError
-    from vidfeat.sampling import sample_indices
-
-    if not path:
-        return 1
-    try:
-        facts = probe(path)
-        return len(sample_indices(options.sampling, n_source_frames=facts.n_frames_expected, fps=facts.fps))
-    except (DecodeError, ValueError):
-        return 1

@@ -10,9 +10,11 @@ from vidfeat.progress import as_bytes, as_time
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vidfeat.decode import Comparison, DecoderStatus
+    from vidfeat.decode import Comparison
+    from vidfeat.decode.decoders import Doctor
+    from vidfeat.deep_verify import DeepReport
     from vidfeat.extract import ExtractSummary
-    from vidfeat.store import StoreReader
+    from vidfeat.store import StoreReader, VerifyReport
 
 DETAIL_WIDTH = 100
 
@@ -117,13 +119,13 @@ def _one_line(detail: str) -> str:
     return text if len(text) <= DETAIL_WIDTH else text[: DETAIL_WIDTH - 1] + "…"
 
 
-def print_doctor(statuses: list[DecoderStatus]) -> bool:
-    """`vidfeat doctor`; True when at least PyAV works."""
-    table = _table("decoders on this machine", "decoder", "works", "version", "detail")
-    for status in statuses:
+def print_doctor(doctor: Doctor) -> bool:
+    """`vidfeat doctor`; True when any video can be decoded here."""
+    table = _table(f"decoders on {doctor.platform}, Python {doctor.python}", "decoder", "works", "version", "detail")
+    for status in doctor.decoders:
         table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail.replace("[", r"\["))
-    _print(table)
-    return any(status.works and status.name == "pyav" for status in statuses)
+    _print(table, f"most files go to: {doctor.default or 'none'}")
+    return doctor.healthy
 
 
 def print_comparisons(comparisons: list[Comparison]) -> bool:
@@ -138,3 +140,31 @@ def print_comparisons(comparisons: list[Comparison]) -> bool:
         table.add_row(one.path, str(one.n_frames), f"{one.max_abs_difference:.0f}", pts, verdict, one.chosen)
     _print(table)
     return all(one.agrees for one in comparisons)
+
+
+def print_verify_report(report: VerifyReport) -> None:
+    """`vidfeat verify`, levels fast and full."""
+    looked = f"{report.n_files} files, {as_bytes(report.n_bytes)}, {report.seconds:.1f} s"
+    if not report.problems:
+        _print(f"{report.path} is sound at level {report.level} ({looked})")
+    else:
+        table = _table(
+            f"{len(report.problems)} problems in {report.path} ({report.level}: {looked})", "file", "unit", "what"
+        )
+        for problem in report.problems:
+            unit = "" if problem.unit is None else str(problem.unit)
+            table.add_row(problem.path, unit, problem.what.replace("[", r"\["))
+        check = "" if report.level == "fast" else " with --check full"
+        _print(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
+    for note in report.notes:
+        _print(f"note: {note}")
+
+
+def print_deep_report(report: DeepReport) -> None:
+    """`vidfeat verify --level deep`, after level full."""
+    table = _table(
+        f"{len(report.videos)} videos extracted again ({report.seconds:.1f} s)", "tap", "difference", "tolerance"
+    )
+    for tap, worst in report.worst.items():
+        table.add_row(tap, f"{worst:.2g}", f"{report.tolerances[tap]:g}")
+    _print(table, *(f"PROBLEM {problem}".replace("[", r"\[") for problem in report.problems))
