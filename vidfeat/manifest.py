@@ -1,4 +1,4 @@
-"""A source of labelled videos -> list of VideoItem: a folder of class folders, a CSV with a header, or a `path label` list.
+"""A source of labelled videos -> VideoItems: a folder of class folders, a CSV with a header, a `path label` list.
 
 Whatever is wrong with a source is reported in one error, all of it; nothing is skipped or guessed.
 """
@@ -15,9 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from vidfeat.errors import ManifestError, explain
 
-VIDEO_EXTENSIONS = frozenset(
-    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
-)
+_EXTENSIONS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
+VIDEO_EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
 SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "test", "eval"))
 CSV_COLUMNS = ("path", "label", "split", "group")
 _SHOWN = 10
@@ -74,12 +73,15 @@ def load_manifest(
 ) -> Manifest:
     """The videos, labels and class names of `source`.
 
-    A folder: every folder in it is a class, every video below that an item; when all its folders are called train, val, test, ... they are
-    splits, and the class folders lie one level down. Hidden files are left out, files beside the class folders too unless they are videos.
-    A file with a header `path,label[,split][,group]`: a CSV. Any other file that does not end in .csv: a list of `path label [split]` lines,
-    separated by commas or blanks, quoted where a field holds the separator. UTF-8, with or without a byte order mark, any line ends.
+    A folder: every folder in it is a class, every video below that an item; when all its folders are called train, val,
+    test, ... they are splits, and the class folders lie one level down. Hidden files are left out, files beside the
+    class folders too unless they are videos.
+    A file with a header `path,label[,split][,group]`: a CSV. Any other file that does not end in .csv: a list of
+    `path label [split]` lines, separated by commas or blanks, quoted where a field holds the separator. UTF-8, with or
+    without a byte order mark, any line ends.
 
-    Integer labels are looked up in `classes`. Class order is that of `classes`; without it, sorted folder names, or first appearance.
+    Integer labels are looked up in `classes`. Class order is that of `classes`; without it, sorted folder names, or
+    first appearance.
 
     Args:
         root: where the paths start; default: the folder itself, or the folder the file lies in.
@@ -87,7 +89,7 @@ def load_manifest(
         must_exist: False leaves it to the extraction to record missing files as failures.
 
     Raises:
-        ManifestError: with every problem of the source: missing or duplicate videos, unknown labels, unreadable lines, ...
+        ManifestError: with every problem of the source: missing or duplicate videos, unknown labels, bad lines, ...
     """
     source = Path(source)
     class_ids = _class_ids(classes)
@@ -143,7 +145,7 @@ class _Problems:
         )
 
 
-# --- the three sources -----------------------------------------------------------------------------------------------------------------
+# --- the three sources ---
 
 
 def _folder_rows(source: Path, base: Path, problems: _Problems) -> tuple[list[_Row], list[str]]:
@@ -236,9 +238,7 @@ def _csv_rows(lines: list[str], problems: _Problems) -> list[_Row]:
     return rows
 
 
-_BLANK_LINE = re.compile(
-    r"^(?P<path>\S.*?\.(?:%s))\s+(?P<rest>\S.*)$" % "|".join(sorted(e[1:] for e in VIDEO_EXTENSIONS)), re.IGNORECASE
-)
+_BLANK_LINE = re.compile(rf"(?P<path>\S.*?\.(?:{_EXTENSIONS.replace(' ', '|')}))\s+(?P<rest>\S.*)", re.IGNORECASE)
 
 
 def _list_row(line: str, number: int, problems: _Problems) -> _Row | None:
@@ -262,13 +262,13 @@ def _list_row(line: str, number: int, problems: _Problems) -> _Row | None:
 def _list_cells(line: str) -> list[str]:
     if "," in line:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
-    if '"' not in line and (match := _BLANK_LINE.match(line)):
+    if '"' not in line and (match := _BLANK_LINE.fullmatch(line)):
         return [match["path"], *match["rest"].split()]  # a path may hold blanks: it ends with its extension
     squeezed = re.sub(r"\s+", " ", line) if '"' not in line else line.replace("\t", " ")
     return next(csv.reader([squeezed], delimiter=" ", skipinitialspace=True))
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------------------------
+# --- checks ---
 
 
 def _class_ids(classes: str | os.PathLike[str] | Sequence[str] | None) -> dict[int, str] | None:

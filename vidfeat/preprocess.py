@@ -1,6 +1,7 @@
-"""Frames -> pixels: exactly the picture open_clip's own evaluation transform makes, and cropped-and-flipped views of it.
+"""Frames -> pixels: exactly the picture open_clip's own evaluation transform makes, and cropped, flipped views of it.
 
-Frames are resized by Pillow, as torchvision does for pictures, so that the pixels equal those the model was trained and published with.
+Frames are resized by Pillow, as torchvision does for pictures, so that the pixels equal those the model was trained and
+published with.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 class ViewSpec:
     """How many views of a video are stored, and how the views after the first are drawn.
 
-    View 0 is the deterministic centre crop. Each further view is one random-resized-crop and one coin for a horizontal flip, the same for
-    all frames of that (video, view), drawn from (seed, video id, view): view k does not change when more views are asked for.
+    View 0 is the deterministic centre crop. Each further view is one random-resized-crop and one coin for a horizontal
+    flip, the same for all frames of that (video, view), drawn from (seed, video id, view): view k does not change when
+    more views are asked for.
 
     Attributes:
         n_views: V, the centre crop included.
@@ -67,8 +69,7 @@ class ViewSpec:
         Raises:
             ValueError: an unknown key, or values that make no spec.
         """
-        values = _known_keys(cls, values)
-        return cls(**{key: tuple(value) if key in ("scale", "ratio") else value for key, value in values.items()})
+        return cls(**_known_fields(cls, values))
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ class Crop:
 def draw_crop(views: ViewSpec, *, video_id: str, view: int, height: int, width: int) -> Crop:
     """The crop of one view of one video whose frames measure height x width.
 
-    Ten tries for a box of a random area and (log-uniform) aspect ratio that lies inside the frame, else the largest centred box whose
-    aspect ratio is within bounds.
+    Ten tries for a box of a random area and (log-uniform) aspect ratio that lies inside the frame, else the largest
+    centred box whose aspect ratio is within bounds.
 
     Raises:
         ValueError: view 0, which is never drawn, or a negative view.
 
-    Source: torchvision.transforms.RandomResizedCrop.get_params; the draws here come from NumPy's PCG64, so that no torch is needed.
+    Source: torchvision.transforms.RandomResizedCrop.get_params; the draws here come from NumPy's PCG64, so that no
+    torch is needed.
     """
     if view < 1:
         raise ValueError(explain("Only views from 1 on are drawn; view 0 is the centre crop.", got=f"view={view}"))
@@ -118,7 +120,8 @@ class Preprocess:
         image_size: side of the square picture in pixels.
         mean, std: per channel (red, green, blue), of values in [0, 1].
         interpolation: "bicubic" or "bilinear", antialiased (Pillow).
-        resize_mode: "shortest" resizes the short side to image_size and takes the centre; "squash" ignores the aspect ratio.
+        resize_mode: "shortest" resizes the short side to image_size and takes the centre; "squash" ignores the aspect
+            ratio.
 
     Raises:
         ValueError: a value outside these.
@@ -160,8 +163,7 @@ class Preprocess:
         Raises:
             ValueError: an unknown key, or values that are not supported.
         """
-        values = _known_keys(cls, values)
-        return cls(**{key: tuple(value) if key in ("mean", "std") else value for key, value in values.items()})
+        return cls(**_known_fields(cls, values))
 
     def apply(
         self, frames: np.ndarray, *, views: ViewSpec | None = None, video_id: str = "", view_range: range | None = None
@@ -185,7 +187,7 @@ class Preprocess:
             raise ValueError(
                 explain("These are not frames.", expected="[F H W 3] uint8", got=f"{list(frames.shape)} {frames.dtype}")
             )
-        if len(view_range) and not (0 <= min(view_range) and max(view_range) < views.n_views):
+        if len(view_range) and not (min(view_range) >= 0 and max(view_range) < views.n_views):
             raise ValueError(
                 explain("There are no such views.", expected=f"within [0, {views.n_views})", got=view_range)
             )
@@ -230,14 +232,18 @@ class Preprocess:
 
 @lru_cache(maxsize=8)
 def _normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Normalised values [3 256] float32 of every byte in every channel: the float32 operations of ToTensor and Normalize, in their order."""
+    """Normalised values [3 256] float32 of every byte in every channel.
+
+    The float32 operations of torchvision's ToTensor and Normalize, in their order: theirs to the bit.
+    """
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
     return (levels - np.asarray(mean, dtype=np.float32)[:, None]) / np.asarray(std, dtype=np.float32)[:, None]
 
 
-def _known_keys(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def _known_fields(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values by field name, JSON's lists as tuples."""
     known = [field.name for field in fields(kind)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(explain(f"Unknown keys for {kind.__name__}.", expected=known, got=unknown))
-    return values
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,7 +1,7 @@
 """Which frames of a video are read: pure functions of (number of frames, fps, policy, seed).
 
-Indices count frames in presentation order, the first shown frame being 0. All formulas are integer arithmetic where they can be, so that
-the same policy gives the same frames on every machine.
+Indices count frames in presentation order, the first shown frame being 0. All formulas are integer arithmetic where
+they can be, so that the same policy gives the same frames on every machine.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ class SamplingPolicy:
 def sample_indices(policy: SamplingPolicy, *, n_source_frames: int, fps: float = 0.0, seed: int = 0) -> np.ndarray:
     """Indices [F] int64 of the frames to read, each in the half-open range [0, n_source_frames).
 
-    Non-decreasing; for `dense`, non-decreasing inside each window (windows of a short video overlap, so the next one may start earlier).
-    A video with fewer frames than the policy asks for repeats frames, exactly as the formula gives it:
+    Non-decreasing; for `dense`, non-decreasing inside each window (windows of a short video overlap, so the next one
+    may start earlier). A video with fewer frames than the policy asks for repeats frames, exactly as the formula gives
+    it:
 
         uniform          floor(i (n - 1) / (F - 1)); the middle frame floor((n - 1) / 2) when F = 1
         segments-middle  floor((2 i + 1) n / (2 F))
@@ -113,7 +114,8 @@ def sample_indices(policy: SamplingPolicy, *, n_source_frames: int, fps: float =
         segments-random  uniform over [floor(i n / F), floor((i + 1) n / F)), the first of it where that range is empty
         fps              floor(k fps / rate) for every k with k / rate < n / fps
         every-nth        k stride
-        dense            window j starts at floor(j max(0, n - W) / (n_clips - 1)) (in the middle for one window), W = (n_frames - 1) stride + 1;
+        dense            window j starts at floor(j max(0, n - W) / (n_clips - 1)), one window in the middle, where
+                         W = (n_frames - 1) stride + 1 is its length;
                          positions past the end repeat the last frame
 
     `fps` uses the video's mean frame rate; for variable frame rate files the stored PTS tell what was really read.
@@ -125,9 +127,9 @@ def sample_indices(policy: SamplingPolicy, *, n_source_frames: int, fps: float =
     Raises:
         ValueError: the video has no frames, or `fps` sampling without a known frame rate.
 
-    Source: Wang et al., Temporal Segment Networks, ECCV 2016; `_get_test_clips` of mmaction2's SampleFrames for a clip length of 1 is
-    `segments-middle`. For `segments-random`, mmaction2 sorts n_frames draws over the whole video when it is shorter than 2 F frames; here a
-    frame never leaves its segment.
+    Source: Wang et al., Temporal Segment Networks, ECCV 2016; `segments-middle` is `_get_test_clips` of mmaction2's
+    SampleFrames for a clip length of 1. For `segments-random`, mmaction2 sorts F draws over the whole video when it is
+    shorter than 2 F frames; here a frame never leaves its segment.
     """
     if n_source_frames < 1:
         raise ValueError(

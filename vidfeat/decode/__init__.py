@@ -8,10 +8,19 @@ doctor(), crosscheck()      which decoders work here; do two of them agree on th
 """
 
 from vidfeat.decode.crosscheck import Comparison, crosscheck
-from vidfeat.decode.decoders import Choice, DecoderStatus, available_decoders, choose_decoder, doctor
+from vidfeat.decode.decoders import (
+    DECODERS,
+    Choice,
+    DecoderStatus,
+    available_decoders,
+    choose_decoder,
+    decoder_versions,
+    decord_doubts,
+)
+from vidfeat.decode.decoders import available_decoders as doctor
 from vidfeat.decode.frames import Frames
 from vidfeat.decode.probe import Probe, probe
-from vidfeat.decode.read import DECODERS, decode, decode_all
+from vidfeat.decode.read import decode, decode_all
 
 __all__ = [
     "DECODERS",
@@ -25,6 +34,8 @@ __all__ = [
     "crosscheck",
     "decode",
     "decode_all",
+    "decoder_versions",
+    "decord_doubts",
     "doctor",
     "probe",
 ]

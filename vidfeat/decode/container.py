@@ -1,4 +1,4 @@
-"""How many bytes a container says are missing at the end of a file: read from its box sizes, without decoding.
+"""Whether the end of a file is missing, by what its container says: read from box sizes, without decoding.
 
 A decoder reads what there is and stops; only the container knows that there should have been more.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _EBML = b"\x1a\x45\xdf\xa3"
-_SEGMENT = 0x18538067
+_SEGMENT = b"\x18\x53\x80\x67"
+_VOID = 0xEC
 
 
 @dataclass(frozen=True)
@@ -19,24 +20,18 @@ class Completeness:
     """What a file's own structure says about its end.
 
     Attributes:
-        kind: "mp4", "matroska", "riff", "gif" or "" (a container that does not say).
-        n_missing_bytes: bytes by which the structure reaches past the end of the file; 0 where it does not, or does not say.
-        has_index: False for an mp4 without `moov`: nothing in it can be found.
+        kind: "mp4", "matroska", "riff", "gif" or "" for a container that does not say (MPEG transport and program
+            streams, FLV, ASF): what is cut from the end of such a file cannot be noticed.
+        cut: how the structure shows that the end of the file is missing; empty where it does not.
     """
 
     kind: str
-    n_missing_bytes: int
-    has_index: bool = True
-
-    def __str__(self) -> str:
-        if not self.has_index:
-            return "the index (moov box), which a recorder writes last, is missing"
-        return f"the file ends {self.n_missing_bytes} bytes before its container does"
+    cut: str = ""
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the structure itself shows that the end of the file is missing."""
-        return self.n_missing_bytes > 0 or not self.has_index
+    def is_certain(self) -> bool:
+        """Whether `cut` alone proves a loss. Sizes in RIFF headers are often a little wrong; frame counts are not."""
+        return bool(self.cut) and self.kind != "riff"
 
 
 def completeness(path: str) -> Completeness:
@@ -48,22 +43,31 @@ def completeness(path: str) -> Completeness:
     n_bytes = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(16)
-        if len(head) == 16 and head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
-            return _mp4(file, n_bytes)
+        if len(head) >= 8 and head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
+            return Completeness("mp4", _mp4(file, n_bytes))
         if head[:4] == _EBML:
-            return Completeness("matroska", _matroska_missing(file, n_bytes))
-        if head[:4] == b"RIFF":
-            # Writers that never came back leave 0 or -1; files over 4 GiB have several RIFF chunks, of which the first is whole.
+            return Completeness("matroska", _matroska(file, n_bytes))
+        if head[:4] == b"RIFF" and len(head) >= 8:
+            # Writers that never came back leave 0 or -1; files over 4 GiB have several RIFF chunks, of which the first
+            # is whole.
             declared = struct.unpack("<I", head[4:8])[0]
-            return Completeness("riff", max(0, declared + 8 - n_bytes) if 0 < declared < 0xFFFFFFFF else 0)
+            missing = declared + 8 - n_bytes if 0 < declared < 0xFFFFFFFF else 0
+            return Completeness("riff", _short_by(missing))
         if head[:6] in (b"GIF87a", b"GIF89a"):
             file.seek(max(0, n_bytes - 16))
-            return Completeness("gif", 0 if file.read().rstrip(b"\0").endswith(b"\x3b") else 1)
-    return Completeness("", 0)
+            ends = file.read().rstrip(b"\0").endswith(b"\x3b")
+            return Completeness("gif", "" if ends else "its last byte is not GIF's trailer")
+    return Completeness("")
 
 
-def _mp4(file: BinaryIO, n_bytes: int) -> Completeness:
-    """Top-level boxes: 4 bytes size, 4 bytes type, size 1 = 8 bytes more, size 0 = to the end of the file.
+def _short_by(n_bytes: int) -> str:
+    return f"the file ends {n_bytes} bytes before its container does" if n_bytes > 0 else ""
+
+
+def _mp4(file: BinaryIO, n_bytes: int) -> str:
+    """How the file is cut, from its top-level boxes.
+
+    A box is 4 bytes size, 4 bytes type; size 1: 8 more bytes of size follow; size 0: to the end of the file.
 
     Source: ISO/IEC 14496-12, section 4.2.
     """
@@ -83,38 +87,37 @@ def _mp4(file: BinaryIO, n_bytes: int) -> Completeness:
         if position + size > n_bytes and kind in (b"mdat", b"moov", b"moof"):
             missing = position + size - n_bytes
         position += size
-    return Completeness("mp4", missing, has_index=b"moov" in seen)
+    if b"moov" not in seen:
+        return "the index (moov box), which a recorder writes last, is missing"
+    return _short_by(missing)
 
 
-def _matroska_missing(file: BinaryIO, n_bytes: int) -> int:
-    """Bytes the Segment element lacks; 0 for a Segment of unknown size (live recordings).
+def _matroska(file: BinaryIO, n_bytes: int) -> str:
+    """How the file is cut, from the size of its Segment; empty for a Segment of unknown size (live recordings).
 
     Source: RFC 8794, sections 4 and 6 (variable-size integers, unknown-sized elements).
     """
     file.seek(4)
-    header_size, _ = _read_size(file)
-    if header_size is None:
-        return 0
-    file.seek(header_size, os.SEEK_CUR)
-    while True:
+    size = _read_size(file)
+    while size is not None:
+        end = file.tell() + size
+        file.seek(end)
         identifier = file.read(4)
-        if len(identifier) < 4 or identifier[0] not in (0x18, 0xEC):
-            return 0
-        if identifier[0] == 0xEC:  # Void: a one-byte identifier
+        if len(identifier) < 4:
+            return _short_by(max(1, end - n_bytes))
+        if identifier[0] == _VOID:  # its identifier has one byte
             file.seek(-3, os.SEEK_CUR)
-        size, _ = _read_size(file)
-        if size is None:
-            return 0
-        if int.from_bytes(identifier, "big") == _SEGMENT:
-            return max(0, file.tell() + size - n_bytes)
-        file.seek(size, os.SEEK_CUR)
+        size = _read_size(file)
+        if identifier == _SEGMENT:
+            return "" if size is None else _short_by(file.tell() + size - n_bytes)
+    return ""
 
 
-def _read_size(file: BinaryIO) -> tuple[int | None, int]:
-    """A variable-size integer and its length in bytes; None when it says "unknown"."""
+def _read_size(file: BinaryIO) -> int | None:
+    """A variable-size integer; None where it says "unknown" or is no such integer."""
     first = file.read(1)
     if not first or first[0] == 0:
-        return None, 0
+        return None
     length = 9 - first[0].bit_length()
     value = int.from_bytes(bytes([first[0] & (0xFF >> length)]) + file.read(length - 1), "big")
-    return (None if value == (1 << (7 * length)) - 1 else value), length
+    return None if value == (1 << (7 * length)) - 1 else value

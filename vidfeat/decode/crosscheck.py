@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from vidfeat.decode.decoders import available_decoders
+from vidfeat.decode.decoders import available_decoders, choose_decoder
 from vidfeat.decode.probe import probe
 from vidfeat.decode.read import decode
-from vidfeat.errors import DecodeError
+from vidfeat.errors import DecodeError, explain
 from vidfeat.sampling import SamplingPolicy
 
 
@@ -22,7 +23,7 @@ class Comparison:
     Attributes:
         path: the file.
         decoders: names of the two; the second is "" where only PyAV works here.
-        chosen: what `decode` would use, and why.
+        chosen: what `decode(decoder=<the second>)` would use, and why.
         n_frames: frames compared.
         max_abs_difference: largest difference of a pixel's channel, 0 to 255.
         mean_abs_difference: over all pixels and channels.
@@ -46,16 +47,32 @@ class Comparison:
 
 
 def crosscheck(
-    paths: Iterable[str | os.PathLike[str]], *, n: int = 20, decoders: tuple[str, str] | None = None, n_frames: int = 16
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    n: int = 20,
+    decoders: tuple[str, str] | None = None,
+    n_frames: int = 16,
 ) -> list[Comparison]:
     """One Comparison for each of the first `n` paths: `n_frames` frames of each, evenly spaced, by two decoders.
 
+    The second decoder is asked for the frames as it is, without the checks that `decode` puts around it: what it gets
+        wrong is to be seen.
+
     Args:
-        decoders: default: PyAV against the first other decoder that works here.
+        decoders: default: PyAV against the first other decoder that works here. The first is "pyav".
+
+    Raises:
+        ValueError: a pair that does not start with "pyav", or one that does not work here.
     """
     pair = decoders or _default_pair()
-    policy = SamplingPolicy("uniform", n_frames=n_frames)
-    return [_compare(os.path.abspath(path), pair, policy) for path, _ in zip(paths, range(n), strict=False)]
+    works = {status.name for status in available_decoders() if status.works}
+    if pair[0] != "pyav" or pair[1] not in works - {"pyav"} | {""}:
+        raise ValueError(
+            explain(
+                "These decoders cannot be compared.", expected=f"pyav and one of {sorted(works - {'pyav'})}", got=pair
+            )
+        )
+    return [_compare(os.path.abspath(path), pair, n_frames) for path, _ in zip(paths, range(n), strict=False)]
 
 
 def _default_pair() -> tuple[str, str]:
@@ -63,29 +80,32 @@ def _default_pair() -> tuple[str, str]:
     return "pyav", others[0] if others else ""
 
 
-def _compare(path: str, pair: tuple[str, str], policy: SamplingPolicy) -> Comparison:
-    from vidfeat.decode.decoders import choose_decoder
-
+def _compare(path: str, pair: tuple[str, str], n_frames: int) -> Comparison:
     try:
-        choice = choose_decoder(probe(path))
+        facts = probe(path)
+        reference = decode(path, policy=SamplingPolicy("uniform", n_frames=n_frames), decoder=pair[0])
     except DecodeError as error:
         return Comparison(path, pair, "none", error=str(error))
-    chosen = f"{choice.decoder}: {choice.why}"
+    choice = choose_decoder(facts, preferred=pair[1])
+    used = f"{choice.decoder}: {choice.why}"
     if not pair[1]:
-        return Comparison(path, pair, chosen, error="only PyAV works here: nothing to compare it with")
+        return Comparison(path, pair, used, error="only PyAV works here: nothing to compare it with")
+    door = importlib.import_module(f"vidfeat.decode.with_{pair[1]}")
     try:
-        one, other = (decode(path, policy=policy, decoder=name) for name in pair)
-    except DecodeError as error:
-        return Comparison(path, pair, chosen, error=str(error))
-    if one.pixels.shape != other.pixels.shape:
-        return Comparison(path, pair, chosen, error=f"{list(one.pixels.shape)} and {list(other.pixels.shape)} pixels")
-    difference = np.abs(one.pixels.astype(np.int16) - other.pixels)
+        other = door.read_pictures(path, reference.indices.tolist())
+    except Exception as error:  # whatever a decoder raises is what it has to say about this file
+        return Comparison(path, pair, used, error=f"{pair[1]}: {type(error).__name__}: {error}")
+    if other.n_frames != reference.n_source_frames or other.pixels.shape != reference.pixels.shape:
+        seen = f"{other.n_frames} frames {list(other.pixels.shape[1:])}"
+        expected = f"{reference.n_source_frames} frames {list(reference.pixels.shape[1:])}"
+        return Comparison(path, pair, used, error=f"{pair[1]} sees {seen}, PyAV {expected}")
+    difference = np.abs(reference.pixels.astype(np.int16) - other.pixels)
     return Comparison(
         path,
         pair,
-        chosen,
-        n_frames=len(one.indices),
+        used,
+        n_frames=len(reference.indices),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
-        max_pts_difference_seconds=float(np.abs(one.pts_seconds - other.pts_seconds).max()),
+        max_pts_difference_seconds=float(np.abs(reference.pts_seconds - other.pts_seconds).max()),
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import platform
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 from vidfeat.decode.probe import Probe
 
-# Codecs on which decord was found to return PyAV's own pixels for every frame of every test file.
+DECODERS = ("auto", "pyav", "decord", "torchcodec")
+# Codecs on which decord was found to return PyAV's own pixels for every frame of every undamaged test file.
 DECORD_CODECS = ("h264", "hevc", "vp9", "mpeg4")
 DECORD_CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")
 
@@ -28,12 +28,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class DecoderStatus:
-    """Whether one decoder works here: it decoded a small clip made on the spot, frame by frame the same as PyAV.
+    """Whether one decoder works here: it decoded a small clip made on the spot and showed the right frames.
 
     Attributes:
         name: "pyav", "decord" or "torchcodec".
         works: the self-test passed.
-        version: of the library and of the FFmpeg inside it where it says; empty when it cannot be imported.
+        version: with its name, and of the FFmpeg inside it where it says; empty when it cannot be imported.
         detail: what went wrong, or what the decoder is used for.
     """
 
@@ -43,13 +43,29 @@ class DecoderStatus:
     detail: str
 
 
-def choose_decoder(probe: Probe) -> Choice:
-    """decord where nothing in `probe` is known to mislead it, else PyAV; with the reason.
+def choose_decoder(probe: Probe, *, preferred: str = "auto") -> Choice:
+    """PyAV, unless decord is preferred and nothing in `probe` is known to mislead it; with the reason.
 
-    Every condition is a case in which decord 0.6.0 was seen to return other frames or pixels than the file holds.
+    PyAV is the default for every file: it flags the frames it had to patch up, which decord hands on as they are; and
+    it is no slower, because it goes straight to the sampled frames (docs/decisions/decoder.md).
     """
-    if not _status("decord").works:
-        return Choice("pyav", f"decord does not work here: {_status('decord').detail}")
+    if preferred != "decord":
+        return Choice("pyav", "it notices damaged frames")
+    status = _status("decord")
+    if not status.works:
+        return Choice("pyav", f"decord does not work here: {status.detail}")
+    doubts = decord_doubts(probe)
+    return (
+        Choice("pyav", "; ".join(doubts)) if doubts else Choice("decord", "nothing in the file is known to mislead it")
+    )
+
+
+def decord_doubts(probe: Probe) -> list[str]:
+    """Why decord cannot be trusted with this file; empty when it can.
+
+    Every line is a case in which decord 0.6.0 was seen to return other frames, pixels or counts than the file holds, or
+    is near one.
+    """
     doubts = {
         f"codec {probe.codec} is not among {', '.join(DECORD_CODECS)}": probe.codec not in DECORD_CODECS,
         f"container {probe.container}": not set(probe.container.split(",")) & set(DECORD_CONTAINERS),
@@ -59,15 +75,16 @@ def choose_decoder(probe: Probe) -> Choice:
         f"an edit list cuts {probe.n_discarded} frames": probe.has_edit_list,
         "the picture is rotated or mirrored": probe.has_display_matrix,
         "variable frame rate": probe.is_variable_rate,
-        "packets without presentation times": len(probe.pts_seconds) == 0,
+        "open groups of pictures": probe.has_open_gop,
+        "presentation times are not known": not probe.has_pts,
         "the first packet is no key frame": not probe.starts_with_key_frame,
-        "the file is cut short or damaged": probe.completeness.is_cut or probe.n_corrupt_packets > 0,
+        f"{probe.n_video_streams} video streams": probe.n_video_streams > 1,
+        "the file is cut short or damaged": bool(probe.completeness.cut) or probe.n_corrupt_packets > 0,
         f"{probe.n_packets} packets for {probe.n_frames_declared} frames declared": (
             probe.n_frames_declared not in (None, probe.n_packets)
         ),
     }
-    found = [doubt for doubt, holds in doubts.items() if holds]
-    return Choice("pyav", "; ".join(found)) if found else Choice("decord", "nothing in the file is known to mislead it")
+    return [doubt for doubt, holds in doubts.items() if holds]
 
 
 def available_decoders() -> list[DecoderStatus]:
@@ -75,7 +92,13 @@ def available_decoders() -> list[DecoderStatus]:
     return [_status(name) for name in ("pyav", "decord", "torchcodec")]
 
 
-@lru_cache(maxsize=None)
+def decoder_versions(decoder: str) -> list[str]:
+    """Names and versions of the decoders that `decode(decoder=...)` may use here: what a store's fingerprint holds."""
+    names = {"decord": ("pyav", "decord"), "torchcodec": ("torchcodec",)}.get(decoder, ("pyav",))
+    return [status.version for status in available_decoders() if status.name in names and status.works]
+
+
+@cache
 def decoder_version(name: str) -> str:
     """Name and version of a decoder, as stores record it: "pyav 18.1.0, libavcodec 62.28.102".
 
@@ -89,10 +112,10 @@ def decoder_version(name: str) -> str:
     return version
 
 
-@lru_cache(maxsize=None)
+@cache
 def _status(name: str) -> DecoderStatus:
-    # torchcodec next to a CPU-only torch fails at import with OSError, without FFmpeg's libraries with RuntimeError: whatever a decoder raises
-    # here is the answer, and no reason to stop.
+    # torchcodec next to a CPU-only torch fails at import with OSError, without FFmpeg's libraries with RuntimeError:
+    # whatever a decoder raises here is the answer, and no reason to stop.
     try:
         version = decoder_version(name)
     except Exception as error:
@@ -105,9 +128,9 @@ def _status(name: str) -> DecoderStatus:
 
 
 _USES = {
-    "pyav": "decodes from the start; serves every file",
-    "decord": "random access; serves the files it can be trusted with",
-    "torchcodec": "serves when asked for by name",
+    "pyav": "the default, for every file",
+    "decord": "when preferred, for the files it can be trusted with",
+    "torchcodec": "when asked for by name",
 }
 
 
@@ -124,9 +147,9 @@ def _self_test(name: str) -> None:
         shades = _write_clip(path)
         wanted = [0, 5, 11]
         if name == "pyav":
-            from vidfeat.decode.pyav import pick
+            from vidfeat.decode.pick import pick_through
 
-            picked = pick(path, set(wanted), fps=25.0, deadline=Deadline.after(path, None))
+            picked = pick_through(path, set(wanted), deadline=Deadline.after(path, None))
             pictures = np.stack([picked.pictures[index] for index in wanted])
         else:
             from vidfeat.decode import with_decord, with_torchcodec
@@ -142,7 +165,7 @@ def _self_test(name: str) -> None:
 
 
 def _write_clip(path: str) -> list[int]:
-    """The grey level of each frame of a 12-frame MPEG-4 clip written to `path`: a codec every FFmpeg can both write and read."""
+    """The grey level of each frame of a 12-frame clip written to `path`, in a codec every FFmpeg writes and reads."""
     import av
 
     shades = [20 + 18 * index for index in range(12)]
@@ -155,32 +178,3 @@ def _write_clip(path: str) -> list[int]:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return shades
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """What `vidfeat doctor` prints.
-
-    Attributes:
-        decoders: one status each.
-        python, platform: of this process.
-        default: the decoder most files get.
-    """
-
-    decoders: tuple[DecoderStatus, ...]
-    python: str
-    platform: str
-    default: str
-
-    @property
-    def healthy(self) -> bool:
-        """Whether any video can be decoded here: PyAV works."""
-        return next(status.works for status in self.decoders if status.name == "pyav")
-
-
-def doctor() -> Doctor:
-    """Which decoders work here, and which one most files get."""
-    statuses = tuple(available_decoders())
-    works = {status.name for status in statuses if status.works}
-    default = "decord" if "decord" in works else "pyav" if "pyav" in works else ""
-    return Doctor(statuses, platform.python_version(), platform.platform(), default)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 from vidfeat.decode.container import Completeness
 from vidfeat.errors import DecodeError, explain
 
+_SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.EIO, errno.EMFILE, errno.ENFILE)
 _FIXES = {
     "unreadable": "Check the path and the permissions.",
     "empty": "Fetch the file again.",
@@ -32,21 +35,34 @@ def failure(reason: str, path: str, detail: str) -> DecodeError:
     return DecodeError(explain(what, where=path, got=detail, fix=_FIXES.get(reason)), reason=reason)
 
 
+def cut_short(error: DecodeError, *, path: str, ending: Completeness) -> DecodeError:
+    """The error itself, or "truncated" where the file's missing end explains it."""
+    if ending.cut and error.reason in ("invalid_data", "no_frames", "no_video_stream"):
+        return failure("truncated", path, f"{ending.cut}; {_found(error)}")
+    return error
+
+
 def translate(error: BaseException, *, path: str, ending: Completeness) -> DecodeError:
     """The DecodeError that stands for an exception of a decoder or of the system."""
     import av
 
+    if isinstance(error, DecodeError):
+        return cut_short(error, path=path, ending=ending)
     detail = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == 12):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return failure("out_of_memory", path, detail)
     if isinstance(error, (av.DecoderNotFoundError, av.PatchWelcomeError)):
         return failure("codec_unsupported", path, detail)
-    if ending.is_cut:
-        return failure("truncated", path, f"{ending} ({detail})")
-    if isinstance(error, av.FFmpegError):
-        if isinstance(error, (PermissionError, FileNotFoundError, IsADirectoryError)):
-            return failure("unreadable", path, detail)
-        return failure("invalid_data", path, detail)
-    if isinstance(error, OSError):
+    if ending.cut:
+        return failure("truncated", path, f"{ending.cut} ({detail})")
+    if isinstance(error, EOFError):
+        return failure("truncated", path, f"the file ends where its headers should be ({detail})")
+    if isinstance(error, OSError) and (not isinstance(error, av.FFmpegError) or error.errno in _SYSTEM_ERRORS):
         return failure("unreadable", path, detail)
     return failure("invalid_data", path, detail)
+
+
+def _found(error: DecodeError) -> str:
+    """What an error of ours found: its `got` line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line.removeprefix("got:").strip() for line in lines if line.startswith("got:")), lines[0])

@@ -61,7 +61,8 @@ class Frames:
 class Deadline:
     """A point in time by which a video must be decoded; `check` is called between frames.
 
-    A decoder that hangs inside one C call cannot be interrupted from its own process: whoever runs workers kills the worker.
+    A decoder that hangs inside one C call cannot be interrupted from its own process: whoever runs workers kills the
+        worker.
     """
 
     path: str

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from vidfeat.decode.container import Completeness, completeness
 from vidfeat.decode.failures import failure, translate
-from vidfeat.errors import DecodeError
+from vidfeat.decode.with_pyav import open_video, orientation
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +28,22 @@ class Probe:
         n_packets: packets found that are to be shown: frames, for nearly every codec.
         n_discarded: packets an edit list cuts away: decoded, never shown.
         fps: mean frame rate.
-        first_pts_seconds: presentation time of the first packet in the file, cut away or not; negative in stream-copied trims.
+        first_pts_seconds: presentation time of the first packet in the file, cut away or not; negative in stream-copied
+            trims.
         duration_seconds: from the first shown frame to the end of the last.
         rotation: degrees counterclockwise by which the picture is to be turned for display: 0, 90, -90, 180.
         has_display_matrix: the picture is to be turned or mirrored.
         is_variable_rate: presentation times are not evenly spaced (by more than one tick of the clock).
+        has_open_gop: frames shown before a key frame are stored after it: whoever starts decoding there loses them.
         n_corrupt_packets: packets the demuxer flags, such as the one the end of the file cuts in two.
-        pts_seconds: presentation times of the packets to be shown, sorted, [n_packets] float64; empty when a packet has none.
+        starts_with_key_frame: the first packet can be decoded by itself.
+        n_video_streams: more than one: decoders differ in which they take.
         completeness: what the container says about the end of the file.
+        pts_ticks: presentation times of the packets to be shown, sorted, [n_packets] int64, in units of `tick_seconds`;
+            empty when they are not known: a packet has none, or an AVI holds reordered frames, for which it has no
+                place.
+        key_ticks: those of the key frames among them, sorted, int64.
+        tick_seconds: the stream's clock.
     """
 
     path: str
@@ -51,10 +61,24 @@ class Probe:
     rotation: int
     has_display_matrix: bool
     is_variable_rate: bool
+    has_open_gop: bool
     n_corrupt_packets: int
     starts_with_key_frame: bool
+    n_video_streams: int
     completeness: Completeness
-    pts_seconds: np.ndarray = field(repr=False)
+    pts_ticks: np.ndarray = field(repr=False)
+    key_ticks: np.ndarray = field(repr=False)
+    tick_seconds: float = field(repr=False)
+
+    @property
+    def has_pts(self) -> bool:
+        """Whether the presentation time of every packet is known."""
+        return len(self.pts_ticks) == self.n_packets
+
+    @property
+    def pts_seconds(self) -> np.ndarray:
+        """Presentation times [n_packets] float64 of the packets to be shown, sorted; empty when they are not known."""
+        return self.pts_ticks * self.tick_seconds
 
     @property
     def has_edit_list(self) -> bool:
@@ -79,15 +103,13 @@ def probe(path: str | os.PathLike[str]) -> Probe:
     ending = _ending(path)
     try:
         return _probe(path, ending)
-    except DecodeError:
-        raise
     except Exception as error:
         raise translate(error, path=path, ending=ending) from error
 
 
 def _ending(path: str) -> Completeness:
     try:
-        if os.path.getsize(path) == 0:
+        if os.path.getsize(path) == 0 and not os.path.isdir(path):
             raise failure("empty", path, "the file has no bytes")
         return completeness(path)
     except OSError as error:
@@ -96,34 +118,26 @@ def _ending(path: str) -> Completeness:
 
 @dataclass
 class _Packets:
-    """What one pass over the packets finds."""
+    """What one pass over the packets finds; `shown` and `keys` are presentation times, None where a packet has none."""
 
     shown: list[int | None] = field(default_factory=list)
+    keys: list[int | None] = field(default_factory=list)
     earliest: int | None = None
     n_discarded: int = 0
     n_corrupt: int = 0
     starts_with_key_frame: bool = False
-    n_ticks_last: int = 0
+    has_open_gop: bool = False
 
 
 def _probe(path: str, ending: Completeness) -> Probe:
-    from vidfeat.decode.pyav import open_video, orientation
-
     with open_video(path) as (container, stream):
         packets, frame = _scan(container, stream)
         if not packets.shown:
-            if ending.is_cut:
-                raise failure("truncated", path, f"not one packet of its video stream is left: {ending}")
             raise failure("no_frames", path, "its video stream holds no packet")
-        context = stream.codec_context
-        seconds = float(stream.time_base)
-        known = [pts for pts in packets.shown if pts is not None]
-        complete = len(known) == len(packets.shown)
-        pts = np.sort(np.asarray(known if complete else [], dtype=np.int64))
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        if not fps and len(pts) > 1 and pts[-1] > pts[0]:
-            fps = (len(pts) - 1) / (float(pts[-1] - pts[0]) * seconds)
-        length = float(pts[-1] - pts[0]) * seconds + 1 / fps if len(pts) and fps else len(packets.shown) / (fps or 1.0)
+        context, tick = stream.codec_context, float(stream.time_base)
+        pts, keys = _times(packets, reliable=not (ending.kind == "riff" and context.has_b_frames))
+        variable = _is_variable(pts)
+        fps = _mean_rate(stream, pts, variable=variable)
         return Probe(
             path=path,
             container=container.format.name,
@@ -131,51 +145,78 @@ def _probe(path: str, ending: Completeness) -> Probe:
             width=frame.width if frame else context.width,
             height=frame.height if frame else context.height,
             pixel_format=frame.format.name if frame else str(context.pix_fmt),
-            n_frames_declared=_declared(container, stream, packets, ending),
+            n_frames_declared=_declared(stream, packets, ending),
             n_packets=len(packets.shown),
             n_discarded=packets.n_discarded,
             fps=fps,
-            first_pts_seconds=(packets.earliest or 0) * seconds,
-            duration_seconds=length,
+            first_pts_seconds=(packets.earliest or 0) * tick,
+            duration_seconds=_duration(pts, tick, fps, len(packets.shown)),
             rotation=int(frame.rotation) if frame else 0,
             has_display_matrix=frame is not None and not orientation(frame, path).is_upright,
-            is_variable_rate=_is_variable(pts),
+            is_variable_rate=variable,
+            has_open_gop=packets.has_open_gop,
             n_corrupt_packets=packets.n_corrupt,
             starts_with_key_frame=packets.starts_with_key_frame,
+            n_video_streams=len(container.streams.video),
             completeness=ending,
-            pts_seconds=pts * seconds,
+            pts_ticks=pts,
+            key_ticks=keys,
+            tick_seconds=tick,
         )
 
 
-def _scan(container, stream):  # type: ignore[no-untyped-def]
+def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
     """The packets of the stream, and its first frame (None when the first packets give none)."""
     import av
 
-    packets, frame, first = _Packets(), None, True
+    packets, frame, key = _Packets(), None, None
     for packet in container.demux(stream):
         if frame is None:
-            try:
+            with suppress(av.FFmpegError):  # decoding proper will say what is wrong, and where
                 frame = next(iter(packet.decode()), None)
-            except av.FFmpegError:
-                pass  # decoding proper will say what is wrong, and where
         if packet.size == 0:
             continue
-        if first:
-            packets.starts_with_key_frame, first = packet.is_keyframe, False
-        if packet.pts is not None:
-            packets.earliest = packet.pts if packets.earliest is None else min(packets.earliest, packet.pts)
+        pts = packet.pts
+        if not packets.shown and not packets.n_discarded:
+            packets.starts_with_key_frame = packet.is_keyframe
+        if pts is not None:
+            packets.earliest = pts if packets.earliest is None else min(packets.earliest, pts)
+            packets.has_open_gop |= key is not None and pts < key
+            key = pts if packet.is_keyframe else key
         packets.n_corrupt += packet.is_corrupt
         if packet.is_discard:
             packets.n_discarded += 1
-        else:
-            packets.shown.append(packet.pts)
+            continue
+        packets.shown.append(pts)
+        if packet.is_keyframe:
+            packets.keys.append(pts)
     return packets, frame
 
 
-def _declared(container, stream, packets: _Packets, ending: Completeness) -> int | None:  # type: ignore[no-untyped-def]
+def _times(packets: _Packets, *, reliable: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted presentation times of the packets and of the key frames, int64 ticks; both empty unless all are known."""
+    if not reliable or None in packets.shown:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    return np.sort(np.array(packets.shown, dtype=np.int64)), np.sort(np.array(packets.keys, dtype=np.int64))
+
+
+def _mean_rate(stream: Any, pts: np.ndarray, *, variable: bool) -> float:
+    """Frames per second: the container's figure, or the presentation times' where it has none or the rate varies."""
+    declared = float(stream.average_rate or stream.guessed_rate or 0)
+    span = float((pts[-1] - pts[0]) * stream.time_base) if len(pts) > 1 else 0.0
+    return (len(pts) - 1) / span if span > 0 and (variable or not declared) else declared
+
+
+def _duration(pts: np.ndarray, tick: float, fps: float, n_packets: int) -> float:
+    frame_seconds = 1.0 / fps if fps else 0.0
+    return float(pts[-1] - pts[0]) * tick + frame_seconds if len(pts) else n_packets * frame_seconds
+
+
+def _declared(stream: Any, packets: _Packets, ending: Completeness) -> int | None:
     """Frames to be shown according to the container's index; None where it has none that can be relied on."""
     if ending.kind == "mp4":
-        # Edit lists may drop whole packets from FFmpeg's view; its index entries are what the demuxer is going to hand out.
+        # Edit lists may drop whole packets from FFmpeg's view; its index entries are what the demuxer is going to hand
+        # out.
         return len(stream.index_entries) - packets.n_discarded if len(stream.index_entries) else None
     if ending.kind == "riff":
         return int(stream.frames) or None

@@ -6,15 +6,14 @@ import os
 
 import numpy as np
 
-from vidfeat.decode import pyav
-from vidfeat.decode.decoders import choose_decoder, decoder_version
+from vidfeat.decode import pick
+from vidfeat.decode.decoders import DECODERS, choose_decoder, decoder_version
 from vidfeat.decode.failures import failure, translate
 from vidfeat.decode.frames import Deadline, Frames
 from vidfeat.decode.probe import Probe, probe
-from vidfeat.errors import DecodeError, explain
+from vidfeat.errors import explain
 from vidfeat.sampling import SamplingPolicy, sample_indices
 
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
 _EVERY_FRAME = SamplingPolicy("every-nth", stride=1)
 
 
@@ -32,8 +31,9 @@ def decode(
 
     Args:
         seed: for random policies; see `vidfeat.sampling.video_seed`.
-        decoder: "auto" takes decord where `choose_decoder` trusts it and it agrees with the probe, PyAV otherwise; a name takes that one alone.
-        timeout_seconds: checked between frames; a call that hangs inside a decoder is the worker pool's to kill.
+        decoder: "auto" and "pyav" read every file with PyAV; "decord" reads with decord those that `choose_decoder`
+            trusts it with, the others with PyAV; "torchcodec" reads with torchcodec alone.
+        timeout_seconds: looked at between frames; a call that hangs inside a decoder is the worker pool's to kill.
 
     Raises:
         DecodeError: with one of FAILURE_REASONS.
@@ -43,26 +43,20 @@ def decode(
         raise ValueError(explain("Unknown decoder.", expected=" | ".join(DECODERS), got=decoder))
     deadline = Deadline.after(str(path), timeout_seconds)
     facts = probe(path)
-    deadline.check()
     try:
-        name = choose_decoder(facts).decoder if decoder == "auto" else decoder
-        if name == "decord":
+        deadline.check()
+        refuse_cut(facts)
+        if decoder == "torchcodec":
+            from vidfeat.decode import with_torchcodec
+
+            return with_torchcodec.read(facts, policy, seed, deadline=deadline)
+        if choose_decoder(facts, preferred=decoder).decoder == "decord":
             from vidfeat.decode import with_decord
 
             frames = with_decord.read(facts, policy, seed, deadline=deadline)
             if frames is not None:
                 return frames
-            if decoder == "decord":
-                raise failure(
-                    "invalid_data", facts.path, "decord does not agree with the file's packets about its frames"
-                )
-        if name == "torchcodec":
-            from vidfeat.decode import with_torchcodec
-
-            return with_torchcodec.read(facts, policy, seed, deadline=deadline)
-        return _read_through(facts, policy, seed, deadline)
-    except DecodeError:
-        raise
+        return _read_with_pyav(facts, policy, seed, deadline)
     except Exception as error:
         raise translate(error, path=facts.path, ending=facts.completeness) from error
 
@@ -76,43 +70,57 @@ def decode_all(path: str | os.PathLike[str], *, decoder: str = "pyav", timeout_s
     return decode(path, policy=_EVERY_FRAME, decoder=decoder, timeout_seconds=timeout_seconds)
 
 
-def _read_through(facts: Probe, policy: SamplingPolicy, seed: int, deadline: Deadline) -> Frames:
-    """Frames by PyAV. Packets tell how many frames to expect; where decoding gives another honest count, it samples again with that."""
+def refuse_cut(facts: Probe) -> None:
+    """Nothing, or DecodeError("truncated") when the packets or the container alone show that the end is missing."""
+    if facts.completeness.is_certain or (facts.completeness.cut and facts.n_corrupt_packets):
+        found = f"{facts.n_packets}/{facts.n_frames_declared or '?'} frames left"
+        raise failure("truncated", facts.path, f"{facts.completeness.cut} ({found})")
+
+
+def _read_with_pyav(facts: Probe, policy: SamplingPolicy, seed: int, deadline: Deadline) -> Frames:
+    """Frames straight from their places where the packets allow it, else through the whole file."""
     n_frames = facts.n_packets
+    indices = sample_indices(policy, n_source_frames=n_frames, fps=facts.fps, seed=seed)
+    if pick.is_direct(facts):
+        picked = pick.pick_directly(facts, set(indices.tolist()), deadline=deadline)
+        if picked is not None:
+            return _frames(facts, indices, picked)
     for _ in range(2):
-        indices = sample_indices(policy, n_source_frames=n_frames, fps=facts.fps, seed=seed)
-        picked = pyav.pick(facts.path, set(indices.tolist()), fps=facts.fps or 1.0, deadline=deadline)
+        picked = pick.pick_through(facts.path, set(indices.tolist()), facts=facts, deadline=deadline)
         _check_complete(facts, picked)
-        if picked.n_decoded == n_frames:
-            return Frames(
-                pixels=np.stack([picked.pictures[index] for index in indices.tolist()]),
-                indices=indices,
-                pts_seconds=np.array([picked.pts_seconds[index] for index in indices.tolist()], dtype=np.float64),
-                n_source_frames=n_frames,
-                fps=facts.fps,
-                decoder=decoder_version("pyav"),
-            )
-        n_frames = picked.n_decoded
+        if picked.n_frames == n_frames:
+            return _frames(facts, indices, picked)
+        # Hidden frames (VP8), two frames in one packet (MPEG-4 in AVI), frames without their key frame: an honest
+        # count, known only now.
+        n_frames = picked.n_frames
+        indices = sample_indices(policy, n_source_frames=n_frames, fps=facts.fps, seed=seed)
     raise failure("invalid_data", facts.path, "decoding it twice gave two different numbers of frames")
 
 
-def _check_complete(facts: Probe, picked: pyav.Picked) -> None:
+def _frames(facts: Probe, indices: np.ndarray, picked: pick.Picked) -> Frames:
+    order = indices.tolist()
+    return Frames(
+        pixels=np.stack([picked.pictures[index] for index in order]),
+        indices=indices,
+        pts_seconds=np.array([picked.pts_seconds[index] for index in order], dtype=np.float64),
+        n_source_frames=picked.n_frames,
+        fps=facts.fps,
+        decoder=decoder_version("pyav"),
+    )
+
+
+def _check_complete(facts: Probe, picked: pick.Picked) -> None:
     """Nothing, or DecodeError when the file should have given more frames."""
-    if picked.n_decoded == 0:
-        raise failure(
-            "truncated" if facts.completeness.is_cut else "no_frames", facts.path, "not one frame could be decoded"
-        )
+    if picked.n_frames == 0:
+        raise failure("no_frames", facts.path, f"not one of its {facts.n_packets} packets gives a frame")
     expected = facts.n_frames_expected
-    # Frames before the first one that decodes lean on a key frame that was cut away: absent from the video, not from the file.
-    if len(facts.pts_seconds):
-        expected -= int(np.searchsorted(facts.pts_seconds, picked.first_pts_seconds - 1e-6))
-    shortfall = expected - picked.n_decoded
-    cut = facts.completeness.kind == "mp4" and facts.completeness.n_missing_bytes > 0
+    # Frames before the first one that decodes lean on a key frame that was cut away: absent from the video, not from
+    # the file.
+    if facts.has_pts:
+        expected -= int(np.searchsorted(facts.pts_seconds, picked.first_pts_seconds - facts.tick_seconds / 2))
     # MPEG-4 part 2 in AVI packs two frames into one packet and leaves a placeholder: a frame or two less is no loss.
     slack = 2 if facts.completeness.kind == "riff" else 0
-    counted = facts.n_frames_declared is not None or facts.completeness.is_cut
-    if cut or facts.n_corrupt_packets or (counted and shortfall > slack):
-        detail = f"{picked.n_decoded}/{facts.n_frames_expected} frames"
-        raise failure(
-            "truncated", facts.path, f"{detail}: {facts.completeness}" if facts.completeness.is_cut else detail
-        )
+    if facts.n_frames_declared is not None and expected - picked.n_frames > slack:
+        detail = f"{picked.n_frames}/{facts.n_frames_expected} frames"
+        cut = facts.completeness.cut
+        raise failure("truncated", facts.path, f"{detail}; {cut}" if cut else detail)

@@ -46,7 +46,7 @@ def read_pictures(path: str, indices: list[int], *, deadline: Deadline | None = 
 
 
 def read(facts: Probe, policy: SamplingPolicy, seed: int, *, deadline: Deadline) -> Frames | None:
-    """The sampled frames, or None where decord fails on the file or disagrees with its packets: then it is not to be believed.
+    """The sampled frames, or None where decord fails on the file or disagrees with its packets.
 
     The times handed on are the packets', which decord rounds to float32.
     """

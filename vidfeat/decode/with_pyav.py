@@ -1,4 +1,4 @@
-"""PyAV: decodes any file FFmpeg knows from its start, and picks frames by their position in presentation order."""
+"""PyAV: opens any file FFmpeg knows, and turns its pictures upright."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from vidfeat.decode.failures import failure
-from vidfeat.decode.frames import Deadline
 
-# Formats that are lists of other files or addresses: a video named by a manifest must not make a decoder open something else.
+# Formats that are lists of other files or addresses: a video named by a manifest must not make a decoder open something
+# else.
 _PLAYLISTS = ("hls", "dash", "concat", "sdp", "imf")
 
 
@@ -72,7 +72,8 @@ def orientation(frame: Any, path: str) -> Orientation:
     Raises:
         DecodeError: codec_unsupported, for a matrix that is not made of quarter turns and a mirror.
 
-    Source: ISO/IEC 14496-12, section 8.3.2.2; libavutil/display.h: (x, y) goes to (a x + c y, b x + d y), y pointing down.
+    Source: ISO/IEC 14496-12, section 8.3.2.2; libavutil/display.h: (x, y) goes to (a x + c y, b x + d y), y pointing
+        down.
     """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
@@ -88,52 +89,10 @@ def orientation(frame: Any, path: str) -> Orientation:
     return Orientation(turns[key], bool(mirrored))
 
 
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """Frames by their position, and what decoding the whole file showed.
-
-    Attributes:
-        pictures: [H W 3] uint8 by index.
-        pts_seconds: presentation time by index.
-        n_decoded: frames of the whole file.
-        last_pts_seconds: presentation time of its last frame.
-        first_pts_seconds: presentation time of its first frame.
-    """
-
-    pictures: dict[int, np.ndarray]
-    pts_seconds: dict[int, float]
-    n_decoded: int
-    first_pts_seconds: float
-    last_pts_seconds: float
-
-
-def pick(path: str, wanted: set[int] | None, *, fps: float, deadline: Deadline) -> Picked:
-    """The frames at the positions `wanted` (None: all), decoding the file to its end.
-
-    Frames without a presentation time get position / fps.
+def upright(frame: Any, path: str) -> np.ndarray:
+    """The picture [H W 3] uint8 of a decoded frame, turned for display.
 
     Raises:
-        DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up, or frames that change size.
+        DecodeError: codec_unsupported, as `orientation`.
     """
-    pictures: dict[int, np.ndarray] = {}
-    times: dict[int, float] = {}
-    position, first, last = 0, 0.0, 0.0
-    with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
-            deadline.check()
-            seconds = position / fps if frame.pts is None else float(frame.pts * frame.time_base)
-            first = seconds if position == 0 else first
-            last = seconds
-            if frame.is_corrupt:
-                raise failure("invalid_data", path, f"frame {position} ({seconds:.2f} s) is damaged")
-            if wanted is None or position in wanted:
-                picture = orientation(frame, path).apply(frame.to_ndarray(format="rgb24"))
-                shape = next(iter(pictures.values())).shape if pictures else picture.shape
-                if picture.shape != shape:
-                    change = f"{shape[1]}x{shape[0]} to {picture.shape[1]}x{picture.shape[0]}"
-                    raise failure(
-                        "codec_unsupported", path, f"its frames change size from {change} at frame {position}"
-                    )
-                pictures[position], times[position] = np.ascontiguousarray(picture), seconds
-            position += 1
-    return Picked(pictures, times, position, first, last)
+    return np.ascontiguousarray(orientation(frame, path).apply(frame.to_ndarray(format="rgb24")))
