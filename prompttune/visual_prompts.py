@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prompttune.errors import explain
 from prompttune.run_axis import RunGenerators, RunParameter
 from vidfeat.backbone import ResidualBlock, VisionTower
-from vidfeat.errors import explain
 
 # Source: multimodal-prompt-learning and PromptSRC, clip/model.py: nn.init.normal_(ctx_vectors, std=0.02).
 INIT_STD = 0.02

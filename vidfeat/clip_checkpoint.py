@@ -69,7 +69,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, vocab_size: int) -> Checkpo
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(explain("there is no such weights file", where=path, fix="check the path"))
-    return part_state(_flat(_read_tensors(path), path), path=path, vocab_size=vocab_size)
+    return part_state(_flat(_read_tensors(path, vocab_size), path), path=path, vocab_size=vocab_size)
 
 
 def part_state(tensors: Mapping[str, Tensor], *, path: Path, vocab_size: int) -> Checkpoint:
@@ -106,17 +106,28 @@ def _is_text(name: str) -> bool:
     return name in _TEXT_TENSORS or name.startswith(_TEXT_MODULES)
 
 
-def _read_tensors(path: Path) -> Any:
+def _read_tensors(path: Path, vocab_size: int) -> Any:
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                declared = (file.metadata() or {}).get("vocab_size", str(vocab_size))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise UnsupportedModelError(
                 explain("this is not a whole safetensors file", where=path, got=error)
             ) from error
+        if declared != str(vocab_size):
+            raise UnsupportedModelError(
+                explain(
+                    "these weights have another vocabulary than the model config",
+                    where=path,
+                    expected=f"{vocab_size} tokens",
+                    got=f"{declared} (metadata of the file)",
+                )
+            )
+        return tensors
     return _read_torch_file(path)
 
 

@@ -190,6 +190,10 @@ def test_a_compact_embedding_outside_the_vocabulary_is_refused(state, tmp_path: 
     save_file(compact, tmp_path / "w.safetensors")
     with pytest.raises(UnsupportedModelError, match="compact token embedding cannot be"):
         load_open_clip(model_config=TINY, weights=tmp_path / "w.safetensors")
+    compact["token_embedding.ids"] = torch.tensor([49407])
+    save_file(compact, tmp_path / "v.safetensors", metadata={"format": "compact-open-clip", "vocab_size": "49400"})
+    with pytest.raises(UnsupportedModelError, match="another vocabulary than the model config"):
+        load_open_clip(model_config=TINY, weights=tmp_path / "v.safetensors")
 
 
 # Section, setting, value, and the words that must name it.
