@@ -9,7 +9,7 @@ Notation: h a hard prompt `[M W]`, s the soft context `[R M W]`, `[;]` concatena
 | `linear`     | drop(Linear([h1; ...; s]))                            |
 | `two-layer`  | drop(Linear(relu(Linear([h1; ...; s]))))              |
 | `residual`   | s + drop(relu(Linear([h1; ...; s])))                  |
-| `token-axis` | s, h1, h2, ... one after the other in the sequence    |
+| `token`      | s, h1, h2, ... one after the other in the sequence    |
 
 A variant names a `CouplingOptions`; any field of it may be changed (`residual = true` with a two-layer mapping, say).
 """
@@ -92,7 +92,7 @@ COUPLING_VARIANTS: Mapping[str, CouplingOptions] = {
     "linear": CouplingOptions(mapping="linear"),
     "two-layer": CouplingOptions(mapping="two-layer"),
     "residual": CouplingOptions(residual=True),
-    "token-axis": CouplingOptions(axis="token", dropout=0.0, dropout_mask="none"),
+    "token": CouplingOptions(axis="token", dropout=0.0, dropout_mask="none"),
 }
 
 
@@ -185,7 +185,7 @@ class Coupling(nn.Module):
                         "channel coupling pairs hard and soft tokens one to one",
                         expected=f"hard prompts of {soft.shape[-2]} tokens, as many as the soft context has",
                         got=f"a hard prompt of {h.shape[0]} tokens",
-                        fix=f'set n_ctx = {h.shape[0]}, or variant = "token-axis", which needs no equal length',
+                        fix=f'set n_ctx = {h.shape[0]}, or variant = "token", which needs no equal length',
                     )
                 )
         mapping = self.mappings[0 if self.options.shared_mapping else block]

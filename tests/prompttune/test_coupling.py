@@ -74,7 +74,7 @@ def test_off_gives_back_the_very_tensor() -> None:
 
 def test_token_axis_keeps_soft_tokens_first_and_trains_nothing_of_its_own() -> None:
     hard, soft = [*hard_prompts(1, length=3), *hard_prompts(1, length=2)], soft_context()
-    coupling = make(COUPLING_VARIANTS["token-axis"], hard=hard)
+    coupling = make(COUPLING_VARIANTS["token"], hard=hard)
     mixed = coupling(soft)
     assert mixed.shape[1] == coupling.n_ctx(M) == M + 5
     for run in range(len(SEEDS)):
