@@ -84,12 +84,13 @@ SAMPLING_OPTIONS = _together(
     click.option("--max-frames", type=int, help="Upper bound on a video's frames, for fps and every-nth."),
     click.option("--views", default=1, show_default=True, help="1 centre crop, and V-1 random crops and flips."),
     click.option("--seed", default=0, show_default=True, help="Of the random views and of segments-random."),
+    click.option("--decoder", default="auto", show_default=True, help="auto, pyav, decord, torchcodec."),
 )
 TAP_OPTIONS = _together(
     click.option("--taps", default="pooled", show_default=True, help="Comma-separated: pooled, tokens@L for block L."),
     click.option("--dtype", default="float16", show_default=True, help="float16, float32, or int8 (tokens)."),
     click.option(
-        "--shard-mb", default=128, show_default=True, help="Size of a shard, the unit of work and of commits."
+        "--shard-mb", default=128.0, show_default=True, help="Size of a shard, the unit of work and of commits."
     ),
 )
 MACHINE_OPTIONS = _together(

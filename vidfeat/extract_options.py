@@ -16,6 +16,7 @@ DEFAULT_FRAMES = 8
 # Bounds one video of a store without a fixed number of frames: a shard has room for one whole video.
 DEFAULT_MAX_FRAMES = 512
 DTYPES = ("float16", "float32", "int8")
+DECODERS = ("auto", "pyav", "decord", "torchcodec")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCH_FRAMES = {"cpu": 32, "mps": 64, "cuda": 256}
 
@@ -91,6 +92,7 @@ class ExtractOptions:
         out: the store.
         taps: "pooled" and "tokens@L", L = number of blocks applied.
         seed: of `segments-random` sampling; the views have their own in `views`.
+        decoder: see `vidfeat.decode.decode`.
         max_frames: bound of one video's frames where the policy does not fix their number.
         shard_bytes: size of the unit of work.
         limit: only the first videos of the source.
@@ -113,6 +115,7 @@ class ExtractOptions:
     taps: tuple[str, ...] = ("pooled",)
     dtype: str = "float16"
     seed: int = 0
+    decoder: str = "auto"
     max_frames: int = DEFAULT_MAX_FRAMES
     shard_bytes: int = 128 * 2**20
     limit: int | None = None
@@ -128,6 +131,8 @@ class ExtractOptions:
             problems.append(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.machine.precision not in PRECISIONS:
             problems.append(f"precision {self.machine.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.decoder not in DECODERS:
+            problems.append(f"decoder {self.decoder!r} is not one of {', '.join(DECODERS)}")
         problems += tap_problems(self.taps)
         if self.units is not None and not 1 <= self.units[0] <= self.units[1]:
             problems.append(f"units {self.units[0]}/{self.units[1]}: I/N with 1 <= I <= N")
@@ -161,11 +166,11 @@ class ExtractOptions:
             units=units,
             machine=machine,
             max_frames=flags["max_frames"] or DEFAULT_MAX_FRAMES,
-            shard_bytes=flags["shard_mb"] * 2**20,
+            shard_bytes=max(1, int(flags["shard_mb"] * 2**20)),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),
-            **{name: flags[name] for name in ("source", "out", "root", "classes", "dtype", "seed", "limit")},
+            **{name: flags[name] for name in ("source", "out", "root", "classes", "dtype", "seed", "decoder", "limit")},
         )
 
 

@@ -135,7 +135,7 @@ def recipe_of(options: ExtractOptions, config: BackboneConfig) -> Recipe:
         interpolation=config.interpolation,
         resize_mode=config.resize_mode,
     )
-    return Recipe(preprocess, options.sampling, views=options.views, seed=options.seed)
+    return Recipe(preprocess, options.sampling, options.views, seed=options.seed, decoder=options.decoder)
 
 
 def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, ...]:
@@ -164,6 +164,8 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
 
 def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Recipe, precision: str) -> Fingerprint:
     """Everything that changes the numbers; what can be added later (videos, taps, views) is not in it."""
+    from vidfeat.decode import decoder_versions
+
     return Fingerprint(
         {
             "format_version": FORMAT_VERSION,
@@ -186,14 +188,6 @@ def _plain(config: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(config)
-
-
-def decoder_versions(policy: str) -> list[str]:
-    """The decoders that the policy may use on this machine, with their versions."""
-    from vidfeat.decode import available_decoders
-
-    names = ("pyav", "decord") if policy == "auto" else (policy,)
-    return [status.version for status in available_decoders() if status.name in names and status.works]
 
 
 def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip) -> Job:

@@ -10,8 +10,7 @@ from vidfeat.progress import as_bytes, as_time
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vidfeat.decode import Comparison
-    from vidfeat.decode.decoders import Doctor
+    from vidfeat.decode import Comparison, DecoderStatus
     from vidfeat.deep_verify import DeepReport
     from vidfeat.extract import ExtractSummary
     from vidfeat.store import StoreReader, VerifyReport
@@ -119,13 +118,16 @@ def _one_line(detail: str) -> str:
     return text if len(text) <= DETAIL_WIDTH else text[: DETAIL_WIDTH - 1] + "…"
 
 
-def print_doctor(doctor: Doctor) -> bool:
-    """`vidfeat doctor`; True when any video can be decoded here."""
-    table = _table(f"decoders on {doctor.platform}, Python {doctor.python}", "decoder", "works", "version", "detail")
-    for status in doctor.decoders:
+def print_doctor(statuses: list[DecoderStatus]) -> bool:
+    """`vidfeat doctor`; True when any video can be decoded here: PyAV works."""
+    import platform
+
+    where = f"{platform.platform()}, Python {platform.python_version()}"
+    table = _table(f"decoders on {where}", "decoder", "works", "version", "detail")
+    for status in statuses:
         table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail.replace("[", r"\["))
-    _print(table, f"most files go to: {doctor.default or 'none'}")
-    return doctor.healthy
+    _print(table)
+    return any(status.works and status.name == "pyav" for status in statuses)
 
 
 def print_comparisons(comparisons: list[Comparison]) -> bool:
