@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from vidfeat.errors import explain
-from vidfeat.sampling import video_seed
+from vidfeat.sampling import unit_draws, video_seed
 
 RESIZE_MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,21 @@ def draw_crop(views: ViewSpec, *, video_id: str, view: int, height: int, width: 
     Raises:
         ValueError: view 0, which is never drawn, or a negative view.
 
-    Source: torchvision.transforms.RandomResizedCrop.get_params; the draws here come from NumPy's PCG64, so that no
+    Source: torchvision.transforms.RandomResizedCrop.get_params; the draws here are `unit_draws`, so that no
     torch is needed.
     """
     if view < 1:
         raise ValueError(explain("Only views from 1 on are drawn; view 0 is the centre crop.", got=f"view={view}"))
-    generator = np.random.default_rng(video_seed(views.seed, f"{video_id}\0view {view}"))
-    flip = bool(generator.random() < views.flip_probability)
-    log_ratio = np.log(views.ratio)
-    for _ in range(10):
-        area = height * width * generator.uniform(*views.scale)
-        ratio = math.exp(generator.uniform(*log_ratio))
+    # One draw for the flip, then area, ratio, top and left for each of ten tries.
+    draws = unit_draws(video_seed(views.seed, f"{video_id}\0view {view}"), 1 + 4 * _TRIES)
+    flip = bool(draws[0] < views.flip_probability)
+    low, high = (math.log(bound) for bound in views.ratio)
+    for at_area, at_ratio, at_top, at_left in draws[1:].reshape(_TRIES, 4).tolist():
+        area = height * width * (views.scale[0] + at_area * (views.scale[1] - views.scale[0]))
+        ratio = math.exp(low + at_ratio * (high - low))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top, left = int(generator.integers(0, height - h + 1)), int(generator.integers(0, width - w + 1))
-            return Crop(top, left, h, w, flip)
+            return Crop(int(at_top * (height - h + 1)), int(at_left * (width - w + 1)), h, w, flip)
     ratio = min(max(width / height, views.ratio[0]), views.ratio[1])
     w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
     return Crop((height - h) // 2, (width - w) // 2, h, w, flip)

@@ -160,6 +160,14 @@ def video_seed(seed: int, video_id: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def unit_draws(seed: int, count: int) -> np.ndarray:
+    """Draws [count] float64, uniform over [0, 1), the same in every release of NumPy.
+
+    NumPy promises that of its bit generators, not of `Generator`'s methods (NEP 19): the 53 high bits of PCG64's words.
+    """
+    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(11)) * 2.0**-53
+
+
 def _one_per_segment(kind: str, n: int, count: int, seed: int) -> np.ndarray:
     i = np.arange(count, dtype=np.int64)
     if kind == "uniform":
@@ -170,7 +178,7 @@ def _one_per_segment(kind: str, n: int, count: int, seed: int) -> np.ndarray:
     if kind == "segments-first":
         return first
     lengths = np.maximum((i + 1) * n // count - first, 1)
-    return first + np.random.default_rng(seed).integers(0, lengths, dtype=np.int64)
+    return first + np.floor(unit_draws(seed, count) * lengths).astype(np.int64)
 
 
 def _at_rate(n: int, fps: float, rate: float) -> np.ndarray:
