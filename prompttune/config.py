@@ -126,10 +126,14 @@ class HeadConfig(Section):
     """How frame features become one video feature, and what comes after it."""
 
     temporal: Literal["mean", "mean-of-normalised", "transformer", "attention", "concept-spotting"] = "mean"
+    temporal_layers: Positive = 1
+    temporal_residual: bool = False
+    max_frames: Positive = 32
+    spotting_temperature: Annotated[float, Field(gt=0)] = 0.01
     adapter: Literal["none", "clip-adapter", "tip-adapter", "linear-probe"] = "none"
     adapter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
-    tip_alpha: Annotated[float | None, BeforeValidator(_none)] = None
-    tip_beta: Annotated[float | None, BeforeValidator(_none)] = None
+    tip_alpha: Annotated[float, Field(ge=0)] = 1.17
+    tip_beta: Annotated[float, Field(ge=0)] = 1.0
     train_keys: bool = False
     logit_scale: Annotated[float | None, Field(gt=0), BeforeValidator(_none)] = None
 
@@ -228,6 +232,18 @@ class TrainConfig(Section):
             yield f'deep prompts and class tokens need context.position = "end", not {self.context.position!r}'
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
+        yield from self._head_problems()
+
+    def _head_problems(self) -> Iterable[str]:
+        head = self.head
+        if head.adapter in ("tip-adapter", "linear-probe") and head.temporal not in ("mean", "mean-of-normalised"):
+            yield f"head.adapter = {head.adapter!r} is made of features before training: head.temporal must be a mean"
+        if head.adapter == "linear-probe" and self.protocol.name in ("base-to-new", "zero-shot"):
+            yield f"a linear probe has no logits for classes it is not fitted on, which {self.protocol.name} tests"
+        if head.adapter == "linear-probe" and self.protocol.val_shots == 0:
+            yield "a linear probe chooses its strength on validation videos: protocol.val_shots (--val 4)"
+        if head.train_keys and head.adapter != "tip-adapter":
+            yield f"head.train_keys belongs to head.adapter = 'tip-adapter', not to {head.adapter!r}"
 
     def _coupling_problems(self, coupling: CouplingConfig) -> Iterable[str]:
         depth, prompt_depth = coupling.depth or 1, self.context.prompt_depth

@@ -17,13 +17,14 @@ from torch import Tensor
 from prompttune.checkpoint import read_checkpoint, training_hash, write_checkpoint
 from prompttune.errors import InertTermError, NonFiniteLossError
 from prompttune.evaluate import Predictions
+from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
 from prompttune.protocols import open_sources
 from prompttune.results import Result, RunResult
 from prompttune.run_folder import claim, command_result, run_result, write_run
 from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare
 from prompttune.run_log import RunLog
-from prompttune.runs import Run, trains
+from prompttune.runs import Run, trains_by_gradient
 from prompttune.train import StepRecord, Trainer
 
 OnStep = Callable[[Trainer, StepRecord], None]
@@ -98,9 +99,10 @@ def _run_group(
 ) -> dict[str, tuple[RunResult, Mapping[str, Predictions]]]:
     trainer = None
     inert: list[list[str]] = [[] for _ in group.runs]
-    if trains(group.config):
+    if trains_by_gradient(group.config):
         trainer = make_trainer(group)
         inert = _train(group, trainer, folder, options)
+    tune_adapter(group.model, splits=group.splits, features=group.features[""])
     found = {}
     for place, (run, predictions) in enumerate(zip(group.runs, predictions_of(group), strict=True)):
         record = run_result(group, place, predictions, trainer, inert[place])

@@ -23,6 +23,7 @@ from prompttune.config import ContextConfig, TrainConfig
 from prompttune.coupling import Coupling, coupling_options
 from prompttune.data import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
+from prompttune.fitted_adapters import ClassProbe, FittedAdapter
 from prompttune.heads import Head, build_head
 from prompttune.losses import AnchorTensors, StepTensors
 from prompttune.mixup import Mix
@@ -91,6 +92,9 @@ class PromptModel(nn.Module):
         if config.context.kind != "none":
             self._build_context(len(self._trained_classes), hard_prompts)
         self.head: Head = build_head(config.head, embed_dim=pack.config.embed_dim, seeds=self.seeds)
+        self.fitted: FittedAdapter | None = None
+        if config.head.adapter == "linear-probe":
+            self.fitted = ClassProbe(classes, embed_dim=pack.config.embed_dim, n_runs=len(self.seeds))
         self.to(self.device)
 
     def _build_context(self, n_classes: int, hard_prompts: Sequence[Tensor]) -> None:
@@ -253,10 +257,32 @@ class PromptModel(nn.Module):
             return self.logit_scale * torch.einsum("rbe,rbce->rbc", video_features, class_features)
         return self.logit_scale * torch.einsum("rbe,rce->rbc", video_features, class_features)
 
+    def predicted_logits(self, features: Tensor, class_features: Tensor, names: Sequence[str]) -> Tensor:
+        """The method's logits [R B C] of frame features [R B E] or [R B F E]: scaled cosines, then the fitted adapter.
+
+        Raises:
+            ConfigError: an adapter that is made of training videos, in a model that never saw them.
+        """
+        video_features = self.video_features(features)
+        if self.head.spots_concepts:
+            logits = self.logit_scale * self.head.scores(features.float(), class_features)
+        else:
+            logits = self.logits(video_features, class_features)
+        if self.fitted is not None:
+            return self.fitted.logits(logits, video_features, names)
+        if self.config.head.adapter == "tip-adapter":
+            raise ConfigError(
+                explain(
+                    "Tip-Adapter's cache is its training videos, which a prompt file does not hold",
+                    fix="prompttune train, which evaluates; only prompts and probes can be evaluated from their files",
+                )
+            )
+        return logits
+
     def classifier(self, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """A function from frame features [R B E] or [R B F E] to logits [R B C]; the classes are encoded once, now."""
         class_features = self.class_features(self.vocabulary(names))
-        return lambda features: self.logits(self.video_features(features), class_features)
+        return lambda features: self.predicted_logits(features, class_features, names)
 
     def step(
         self, batch: Batch, vocabulary: Vocabulary, *, anchors: AnchorBatch | None = None, mix: Mix | None = None
@@ -269,7 +295,7 @@ class PromptModel(nn.Module):
         # Losses are taken in float32 whatever the towers ran in.
         with torch.autocast(self.device.type, enabled=False):
             return StepTensors(
-                logits=self.logits(video_features, class_features),
+                logits=self.predicted_logits(features, class_features, vocabulary.names),
                 labels=batch.labels,
                 video_features=video_features,
                 class_features=class_features,

@@ -14,6 +14,7 @@ from prompttune.anchor_videos import AnchorVideos
 from prompttune.config import TrainConfig
 from prompttune.data import FeatureTable, TrainingVideos, read_features
 from prompttune.evaluate import Predictions, TestVideos, predict
+from prompttune.fitted_adapters import attach_adapter
 from prompttune.heads import frame_reduction
 from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_hard_prompt
@@ -94,6 +95,7 @@ def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
     features = {"": read_features(sources.train, rows, reduce=reduce).to(model.device)}
     for name, test in others.items():
         features[name] = read_features(sources.tests[name], test.videos, reduce=reduce).to(model.device)
+    attach_adapter(model, splits=splits, features=features[""])
     return RunGroup(runs, sources, splits, others, hard, features, model)
 
 

@@ -69,6 +69,11 @@ def trains(config: TrainConfig) -> bool:
     return config.protocol.name != "zero-shot" and METHODS[config.method].fit != "none"
 
 
+def trains_by_gradient(config: TrainConfig) -> bool:
+    """Whether there is a training loop; a linear probe and Tip-Adapter look at training videos without one."""
+    return trains(config) and METHODS[config.method].fit == "gradient"
+
+
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """The runs in groups that are trained together: equal in all but seed, PER_RUN_KEYS and loss weights."""
     groups: dict[str, list[Run]] = {}
