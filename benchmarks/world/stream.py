@@ -25,7 +25,7 @@ class Lesson:
     """How batches are drawn from `first_index` on, until the next lesson.
 
     A batch shows only `n_scenes` scenes and `n_colours` colours, drawn anew for each batch: where few are shown, a
-    caption is told from the others by who does what and not by the background. `zoom` is the range of a factor on sizes.
+    caption is told from the others by who does what and not by the background. `zoom` ranges over a factor on sizes.
     """
 
     first_index: int

@@ -11,6 +11,7 @@ from benchmarks.world.styles import Look, apply_look
 
 N_FRAMES = 16
 FRAMES_PER_SECOND = 8
+_DETERMINISTIC = "rc-lookahead=0:sync-lookahead=0:mbtree=0"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ def write_video(path: Path, frames: np.ndarray, crf: int) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, FRAMES_PER_SECOND)
-        # One thread: x264 cuts a picture differently for another thread count, and then the bytes differ.
+        # One thread and no lookahead: with either of them x264 was seen to give other bytes for the same frames.
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
+        stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": _DETERMINISTIC}
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
