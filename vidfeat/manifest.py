@@ -329,12 +329,15 @@ def _with_class_names(rows: list[_Row], class_ids: dict[int, str] | None, proble
         return rows
     known = set(class_ids.values())
     by_id = all(row.label.isdecimal() for row in rows) and not all(row.label in known for row in rows)
+    hints: dict[str, str] = {}  # by label: finding the nearest name takes long, and a list may hold 100,000 lines
     named = []
     for row in rows:
         name = class_ids.get(int(row.label)) if by_id else row.label if row.label in known else None
         if name is None:
-            hint = f"ids are {min(class_ids)} to {max(class_ids)}" if by_id else _nearest(row.label, list(known))
-            problems.add("label that is not in the class list", [f"{row.where}: {row.label!r} ({hint})"])
+            if row.label not in hints:
+                ids = f"{row.label}: the ids are {min(class_ids)} to {max(class_ids)}"
+                hints[row.label] = ids if by_id else _nearest(row.label, list(known))
+            problems.add("label that is not in the class list", [f"{row.where}: {hints[row.label]}"])
         else:
             named.append(_Row(row.where, row.path, name, row.split, row.group))
     return named
