@@ -101,8 +101,7 @@ def root_metadata(plan: Plan, nodes: Mapping[str, bytes] | None) -> bytes:
 
 def write_metadata(files: Files, plan: Plan) -> None:
     """Brings the Zarr metadata of an unfinished store in line with its plan; files already right are left alone."""
-    for path, content in {**metadata_files(plan), "zarr.json": root_metadata(plan, None)}.items():
-        _write_if_different(files, path, content)
+    _write_different(files, {**metadata_files(plan), "zarr.json": root_metadata(plan, None)})
 
 
 def derived_files(plan: Plan, records: Sequence[CommitRecord]) -> dict[str, bytes]:
@@ -139,8 +138,7 @@ def write_manifest(
     derived = derived_files(plan, records)
     for path in set(files.listing("index")) - set(derived):
         files.remove(path)
-    for path, content in derived.items():
-        _write_if_different(files, path, content)
+    _write_different(files, derived)
     listed = {path: FileRecord.of(content) for path, content in derived.items()}
     for record in records:
         listed.update(record.files)
@@ -170,10 +168,15 @@ def _require_sizes(files: Files, records: list[CommitRecord]) -> None:
         )
 
 
-def _write_if_different(files: Files, path: str, content: bytes) -> None:
+def _write_different(files: Files, contents: Mapping[str, bytes]) -> None:
+    """Writes those of the files that do not have their content yet."""
+    staged = []
     try:
-        if files.size(path) == len(content) and files.read(path) == content:
-            return
-    except FileNotFoundError:
-        pass
-    files.write(path, content, step="metadata")
+        for path, content in contents.items():
+            if files.size(path) != len(content) or files.read(path) != content:
+                staged.append(files.stage(path, content, step="metadata"))
+        files.publish(staged)
+        staged = []
+    finally:
+        for one in staged:
+            files.discard(one)

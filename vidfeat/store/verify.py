@@ -1,7 +1,7 @@
 """Is every byte of a store the one that was committed? And if not: what to extract again, what to rebuild.
 
     fast   the manifest's own checksum, the size of every file, every commit record, every shard index
-    full   also every file's sha256, every chunk's crc32c, every value finite, the index rebuilt from the commits and compared
+    full   also every file's sha256, every chunk's crc32c, every value finite, the index built anew and compared
 
 Everything but the shards follows from plan + commits, so it is computed again, not only compared with checksums.
 """

@@ -241,7 +241,7 @@ class StoreWriter:
         write_metadata(self._files, self.plan)
 
     def repair(self, report: VerifyReport) -> tuple[Unit, ...]:
-        """Takes back what `verify` found bad, and gives the units to extract again; then `finalize` makes the store whole.
+        """Takes back what `verify` found bad, and gives the units to extract again; then comes `finalize`.
 
         Raises:
             StoreCorruptError: the plan or the pack is damaged, which no extraction brings back.
@@ -288,8 +288,8 @@ class StoreWriter:
                 standing = self._standing(unit)
                 if standing is not None:
                     return standing
-                while staged:
-                    self._files.publish(staged.pop(0))
+                self._files.publish(staged)
+                staged = []
                 self._files.write(unit.commit_path, record.to_bytes(), step="record")
             return record
         finally:
