@@ -144,13 +144,15 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
             raise
         norms = log.term_gradient_norms()
     trainer.finish()
-    inert = _inert(group, norms)
+    inert = _inert(group, norms, weights={term.name: term.weight for term in trainer.inputs.terms})
     checkpoint.unlink(missing_ok=True)
     return inert
 
 
-def _inert(group: RunGroup, norms: Mapping[str, Tensor]) -> list[list[str]]:
-    found = inert_terms(norms)
+def _inert(
+    group: RunGroup, norms: Mapping[str, Tensor], *, weights: Mapping[str, float | Sequence[float]]
+) -> list[list[str]]:
+    found = inert_terms(norms, weights=weights)
     anchors = group.config.anchors
     allowed = {f"anchor-{anchors.loss}"} if anchors is not None and anchors.allow_inert else set()
     wrong = [term for term in found if term.name not in allowed]

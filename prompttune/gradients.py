@@ -68,12 +68,17 @@ class InertTerm:
 
 
 def inert_terms(
-    norms: Mapping[str, Tensor], *, reference: str = "cross-entropy", accepted: Collection[str] = ()
+    norms: Mapping[str, Tensor],
+    *,
+    weights: Mapping[str, float | Sequence[float]] | None = None,
+    reference: str = "cross-entropy",
+    accepted: Collection[str] = (),
 ) -> tuple[InertTerm, ...]:
     """The terms whose gradient stayed at zero, up to rounding, in every logged step of at least one run.
 
     Args:
         norms: name -> gradient norms `[n_logged R]` of the weighted terms.
+        weights: name -> weight, or one per run; a run that gives a term no weight has asked for its silence.
         reference: the term against whose norms rounding is judged; absolute zero is asked for where there is none.
         accepted: terms known to be inert and wanted all the same (the released anchor term).
     """
@@ -83,7 +88,8 @@ def inert_terms(
             continue
         largest = values.amax(dim=0)
         against = norms[reference].amax(dim=0) if reference in norms else torch.zeros_like(largest)
-        dead = (largest <= INERT_RELATIVE_NORM * against).nonzero().flatten().tolist()
+        weight = torch.as_tensor((weights or {}).get(name, 1.0)).expand(len(largest))
+        dead = ((largest <= INERT_RELATIVE_NORM * against) & (weight != 0)).nonzero().flatten().tolist()
         if dead:
             found.append(InertTerm(name, tuple(dead), float(largest[dead].max()), float(against[dead].max())))
     return tuple(found)

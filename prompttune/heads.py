@@ -58,7 +58,7 @@ class Head(nn.Module):
         return self.adapter(features) if self.adapter is not None else features
 
     def scores(self, frames: Tensor, class_features: Tensor) -> Tensor:
-        """Cosine-like scores `[R B C]` of frames `[R B F E]` and unit class features, for a head that spots concepts."""
+        """Cosine-like scores `[R B C]` of frames `[R B F E]` and unit class features, where the head spots concepts."""
         return concept_scores(frames, class_features, temperature=self.config.spotting_temperature)
 
 

@@ -96,6 +96,111 @@ _ROWS = (
         },
     ),
     Method(
+        name="prograd",
+        summary="CoOp whose steps never go against the zero-shot prediction: conflicting gradients are projected",
+        source="Zhu et al. 2023 (ProGrad), trainers/prograd.py: lambda 1, T 1, SGD 2e-3, batch 32; theirs runs 50, 100 "
+        "or 200 epochs for 1, 2-4, 8-16 shots; the default here is 50. Two backward passes through the text tower",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 16},
+            "losses": {"cross-entropy": 1.0, "zero-shot-consistency": 1.0},
+            "optim": {**_COOP_OPTIM, "gradient": "prograd"},
+        },
+    ),
+    Method(
+        name="promptsrc-text",
+        summary="PromptSRC's text half: deep context held near hand-written prompts, averaged over epochs",
+        source="Khattak et al. 2023 (PromptSRC), muzairkhattak/PromptSRC@8be7dcf: M=4 from words, depth 9, text L1 25, "
+        "logit KL 1, SGD 2.5e-3, 20 epochs, batch 4, aggregation N(15, 1). Its image term (10) needs visual prompts; "
+        "its text teacher is a mean over 60 templates (templates.ensemble)",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 4, "init": "a video of a", "prompt_depth": 9},
+            "losses": {"cross-entropy": 1.0, "text-l1": 25.0, "logit-kl": 1.0},
+            "aggregation": {"mean": 15.0, "std": 1.0},
+            "optim": {**_COOP_OPTIM, "lr": 2.5e-3, "epochs": 20, "batch_size": 4},
+        },
+    ),
+    Method(
+        name="a5",
+        summary="context before and behind the class name, and a temporal transformer over frames",
+        source="Ju et al. 2022 (A5), ju-chen/Efficient-Prompt@93852c4: 16 prefix and 16 postfix vectors N(0, 0.01^2), "
+        "temperature 0.07, AdamW 1e-4, weight decay 0.01, batch 64. Theirs counts iterations (1e5, a restarting cosine "
+        "down to a hundredth); here 50 epochs of one cosine. Theirs contrasts at most 400 class names at a time",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 32, "position": "middle", "init_std": 0.01},
+            "head": {"temporal": "transformer", "logit_scale": 1.0 / 0.07},
+            "optim": {
+                "name": "adamw",
+                "lr": 1e-4,
+                "epochs": 50,
+                "batch_size": 64,
+                "weight_decay": 1e-2,
+                "warmup_epochs": 0.0,
+            },
+        },
+        text="shared prefix for the vectors before the name; those behind it run per class",
+    ),
+    Method(
+        name="linear-probe",
+        summary="logistic regression on the pooled features; its strength chosen on validation shots",
+        source="Radford et al. 2021, appendix A.3; KaiyangZhou/CoOp@61a9cd3 lpclip/linear_probe.py: L-BFGS, C over "
+        "1e-6 ... 1e6, then 8 halvings; min(shots, 4) validation shots. It has no logits for new classes",
+        defaults={
+            "context": {"kind": "none"},
+            "losses": {},
+            "head": {"adapter": "linear-probe"},
+            "protocol": {"name": "few-shot", "val_shots": 4},
+            "optim": {"epochs": 0},
+        },
+        fit="closed-form",
+        text="none: the text tower plays no part",
+    ),
+    Method(
+        name="tip-adapter",
+        summary="zero-shot logits plus a cache of the training videos; nothing trains",
+        source="Zhang et al. 2022 (Tip-Adapter), gaopengcuhk/Tip-Adapter@327763e: alpha 1.17, beta 1; with validation "
+        "shots (--val) both are searched on them, 20 x 200 values. Adds nothing for new classes",
+        defaults={
+            "context": {"kind": "none"},
+            "losses": {},
+            "head": {"adapter": "tip-adapter"},
+            "optim": {"epochs": 0},
+        },
+        fit="closed-form",
+        text="frozen: encoded once",
+    ),
+    Method(
+        name="tip-adapter-f",
+        summary="Tip-Adapter whose cache keys train",
+        source="Zhang et al. 2022 (Tip-Adapter-F), gaopengcuhk/Tip-Adapter@327763e: AdamW 1e-3, eps 1e-4, 20 epochs, "
+        "batch 256, cosine. Theirs keeps the epoch that is best on the test set; here the last, or --val",
+        defaults={
+            "context": {"kind": "none"},
+            "head": {"adapter": "tip-adapter", "train_keys": True},
+            "optim": {
+                "name": "adamw",
+                "lr": 1e-3,
+                "eps": 1e-4,
+                "epochs": 20,
+                "batch_size": 256,
+                "weight_decay": 1e-2,
+                "warmup_epochs": 0.0,
+            },
+        },
+        text="frozen: encoded once",
+    ),
+    Method(
+        name="clip-adapter",
+        summary="a small bottleneck network beside the pooled feature, classes as hand-written prompts",
+        source="Gao et al. 2021 (CLIP-Adapter), gaopengcuhk/CLIP-Adapter@9ac913a: ratio 0.2, reduction 4, no biases. "
+        "Its repository has no optimiser settings; CoOp's are taken, with the 200 epochs of Tip-Adapter's Table 1",
+        defaults={
+            "context": {"kind": "none"},
+            "head": {"adapter": "clip-adapter"},
+            "optim": {**_COOP_OPTIM, "epochs": 200},
+        },
+        text="frozen: encoded once",
+    ),
+    Method(
         name="ga2-text",
         summary="GA2-CLIP's text half: soft context coupled with frozen hard prompts of another data set",
         source="GA2-CLIP (arXiv 2511.22125), BBYL9413/GA2-CLIP@ef49d5a modules/video_clip.py: M=16, [hard; soft] on "

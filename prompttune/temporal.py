@@ -88,7 +88,7 @@ class TemporalTransformer(nn.Module):
         self,
         width: int,
         *,
-        n_frames: int,
+        max_frames: int,
         seeds: Sequence[int],
         n_layers: int = 1,
         n_heads: int = 8,
@@ -102,7 +102,7 @@ class TemporalTransformer(nn.Module):
         if width % n_heads:
             raise ValueError(explain("heads share the width evenly", expected=f"a divisor of {width}", got=n_heads))
         positions = RunGenerators(seeds, "temporal.positions")
-        self.positions = RunParameter(positions.normal(n_frames, width, std=0.01))
+        self.positions = RunParameter(positions.normal(max_frames, width, std=0.01))
         self.blocks = nn.ModuleList(_Block(width, n_heads, seeds=seeds, index=index) for index in range(n_layers))
         self.residual = residual
 
@@ -110,19 +110,19 @@ class TemporalTransformer(nn.Module):
         """`[R B E]` of `[R B T E]`.
 
         Raises:
-            ValueError: T unlike the number of learned positions.
+            ValueError: more frames than learned positions.
         """
         positions = self.positions().unsqueeze(1)
-        if frames.shape[2] != positions.shape[2]:
+        if frames.shape[2] > positions.shape[2]:
             raise ValueError(
                 explain(
-                    "the temporal transformer has one position per frame",
-                    expected=f"{positions.shape[2]} frames",
+                    "the temporal transformer has one learned position per frame",
+                    expected=f"at most {positions.shape[2]} frames",
                     got=frames.shape[2],
-                    fix="train and test on stores of equally many frames per video",
+                    fix=f"head.max_frames = {frames.shape[2]}",
                 )
             )
-        x = frames + positions
+        x = frames + positions[:, :, : frames.shape[2]]
         for block in self.blocks:
             x = block(x)
         return (x + frames if self.residual else x).mean(dim=2)

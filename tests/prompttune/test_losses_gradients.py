@@ -57,6 +57,8 @@ def test_inert_terms_are_judged_per_run_over_all_logged_steps() -> None:
     found = {term.name: term.runs for term in inert_terms(norms)}
     assert found == {"rounding": (0, 1), "dead-in-run-1": (1,)}
     assert inert_terms({name: norms[name] for name in ("acts",)}) == ()
+    unweighted = inert_terms(norms, weights={"dead-in-run-1": (1.0, 0.0), "rounding": 1.0})
+    assert {term.name for term in unweighted} == {"rounding"}  # run 1 gave the term no weight: nothing to report
     dead = inert_terms({"alone": torch.zeros(3, 2)})
     assert [term.runs for term in dead] == [(0, 1)]
 

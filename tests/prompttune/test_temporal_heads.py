@@ -60,7 +60,7 @@ def jitter(module: nn.Module) -> None:
 
 @pytest.mark.parametrize(("n_layers", "residual"), [(1, False), (2, False), (1, True)])
 def test_transformer_is_torch_attention_with_positions(n_layers: int, residual: bool) -> None:
-    head = TemporalTransformer(E, n_frames=T, seeds=SEEDS, n_layers=n_layers, n_heads=4, residual=residual)
+    head = TemporalTransformer(E, max_frames=T, seeds=SEEDS, n_layers=n_layers, n_heads=4, residual=residual)
     jitter(head)
     x = frames()
     y = head(x)
@@ -73,7 +73,7 @@ def test_transformer_is_torch_attention_with_positions(n_layers: int, residual: 
 
 
 def test_transformer_starts_as_torch_starts_it() -> None:
-    head = TemporalTransformer(128, n_frames=T, seeds=(1,), n_heads=8)
+    head = TemporalTransformer(128, max_frames=T, seeds=(1,), n_heads=8)
     own = parameters_of_run(head, 0)
     like = nn.MultiheadAttention(128, 8)
     for name, weight in (("in_proj", like.in_proj_weight), ("out_proj", like.out_proj.weight)):
@@ -83,22 +83,22 @@ def test_transformer_starts_as_torch_starts_it() -> None:
         assert not own[f"blocks.0.{name}.bias"].any()
     assert own["positions"].std().item() == pytest.approx(0.01, rel=0.1)
     # A5 at CLIP's 512 channels: 16 positions and one block.
-    full = TemporalTransformer(512, n_frames=16, seeds=(1,))
+    full = TemporalTransformer(512, max_frames=16, seeds=(1,))
     assert n_parameters_per_run(full) == 16 * 512 + 12 * 512**2 + 13 * 512
 
 
 def test_runs_together_are_runs_alone() -> None:
     x = frames()
-    together = TemporalTransformer(E, n_frames=T, seeds=SEEDS, n_heads=4)(x)
+    together = TemporalTransformer(E, max_frames=T, seeds=SEEDS, n_heads=4)(x)
     for run, seed in enumerate(SEEDS):
-        alone = TemporalTransformer(E, n_frames=T, seeds=(seed,), n_heads=4)(x[run : run + 1])
+        alone = TemporalTransformer(E, max_frames=T, seeds=(seed,), n_heads=4)(x[run : run + 1])
         torch.testing.assert_close(alone[0], together[run], **CLOSE)
 
 
 def test_order_of_frames_matters_to_the_transformer_alone() -> None:
     x, pool = frames(), AttentionPool(E, n_runs=2)
     jitter(pool)
-    head = TemporalTransformer(E, n_frames=T, seeds=SEEDS, n_heads=4)
+    head = TemporalTransformer(E, max_frames=T, seeds=SEEDS, n_heads=4)
     jitter(head)
     assert not torch.allclose(head(x), head(x.flip(2)), atol=1e-3)
     torch.testing.assert_close(pool(x), pool(x.flip(2)), **CLOSE)
@@ -150,6 +150,8 @@ def test_concept_scores_lie_between_mean_and_maximum() -> None:
 
 def test_problems_are_explained() -> None:
     with pytest.raises(ValueError, match="evenly"):
-        TemporalTransformer(E, n_frames=T, seeds=SEEDS, n_heads=5)
-    with pytest.raises(ValueError, match=f"{T} frames"):
-        TemporalTransformer(E, n_frames=T, seeds=SEEDS, n_heads=4)(frames()[:, :, :-1])
+        TemporalTransformer(E, max_frames=T, seeds=SEEDS, n_heads=5)
+    with pytest.raises(ValueError, match=f"head.max_frames = {T}"):
+        TemporalTransformer(E, max_frames=T - 1, seeds=SEEDS, n_heads=4)(frames())
+    fewer = TemporalTransformer(E, max_frames=T + 3, seeds=SEEDS, n_heads=4)
+    assert fewer(frames()).shape == (len(SEEDS), B, E)
