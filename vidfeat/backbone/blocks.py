@@ -20,9 +20,11 @@ from .config import Activation
 def quick_gelu(x: Tensor) -> Tensor:
     """`x * sigmoid(1.702 x)`, elementwise.
 
+    Written as `silu(1.702 x) / 1.702`, the same to rounding: autograd keeps one tensor for it instead of two.
+
     Source: openai/CLIP, clip/model.py, QuickGELU.
     """
-    return x * torch.sigmoid(1.702 * x)
+    return F.silu(1.702 * x) / 1.702
 
 
 def activation_function(name: Activation) -> Callable[[Tensor], Tensor]:
@@ -50,14 +52,20 @@ class Attention(nn.Module):
         """[N H S D/H] -> [N S D]."""
         return x.transpose(-3, -2).flatten(-2)
 
+    def project_query(self, x: Tensor) -> Tensor:
+        """Queries [N H S D/H] of rows [N S D]."""
+        return self.split_heads(F.linear(x, self.in_proj_weight[: self.width], self.in_proj_bias[: self.width]))
+
+    def project_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [N H S D/H] of rows [N S D]."""
+        key, value = F.linear(x, self.in_proj_weight[self.width :], self.in_proj_bias[self.width :]).chunk(2, dim=-1)
+        return self.split_heads(key), self.split_heads(value)
+
     def project(self, x: Tensor, *, n_query: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [N H Q D/H] of the first `n_query` rows (all by default), keys and values [N H S D/H] of all rows."""
-        if n_query is None or n_query == x.shape[-2]:
-            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        else:
-            width = self.width
-            query = F.linear(x[..., :n_query, :], self.in_proj_weight[:width], self.in_proj_bias[:width])
-            key, value = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+        if n_query is not None and n_query < x.shape[-2]:
+            return self.project_query(x[..., :n_query, :]), *self.project_key_value(x)
+        query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return self.split_heads(query), self.split_heads(key), self.split_heads(value)
 
     def forward(self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None) -> Tensor:
