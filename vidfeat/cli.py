@@ -124,6 +124,9 @@ def _options(values: dict[str, Any]) -> ExtractOptions:
 @click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="The Ray cluster, for --engine ray.  [default: start one here]")
+@click.option("--actors", type=click.IntRange(min=1), help="Ray actors, one model each.  [default: one per GPU]")
+@click.option("--cpus-per-actor", default=1.0, show_default=True, help="CPUs that Ray reserves for an actor.")
+@click.option("--gpus-per-actor", type=float, help="GPUs that Ray reserves for an actor.  [default: 1 if there is one]")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def extract(**flags: Any) -> None:
     """Extract the features of the videos of SOURCE: a folder of class folders, a CSV `path,label`, or a list.
@@ -134,13 +137,14 @@ def extract(**flags: Any) -> None:
     from vidfeat.tables import print_summary
 
     quiet = flags.pop("quiet")
-    engine, address = flags.pop("engine"), flags.pop("address")
+    engine = flags.pop("engine")
+    cluster = [flags.pop(name) for name in ("address", "actors", "cpus_per_actor", "gpus_per_actor")]
     options = _options(flags)
     try:
         if engine == "ray":
-            from vidfeat.scale import extract_on_ray
+            from vidfeat.scale import RayOptions, extract_on_ray
 
-            summary = extract_on_ray(options, address=address, quiet=quiet)
+            summary = extract_on_ray(options, RayOptions(*cluster), quiet=quiet)
         else:
             summary = extract_or_resume(options, quiet=quiet)
     except KeyboardInterrupt:

@@ -190,8 +190,12 @@ def _plain(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip) -> Job:
-    """The job over the store at `options.out`: created, resumed, or extended by what is missing."""
+def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig, recipe: Recipe) -> StoreSpec:
+    """The store that the options ask for, its pack not yet named.
+
+    Raises:
+        OptionsError: a layer, device or precision that there is not.
+    """
     from vidfeat.encode import choose_device, choose_precision
 
     try:
@@ -199,39 +203,43 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         precision = choose_precision(options.machine.precision, device)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         raise OptionsError(explain("this machine cannot do that", got=error, fix="try --device auto")) from error
-    recipe = recipe_of(options, clip.config)
-    spec = StoreSpec(
-        taps=taps_of(options, clip.config),
+    return StoreSpec(
+        taps=taps_of(options, config),
         n_frames=options.sampling.n_sampled,
         n_views=options.views.n_views,
         classes=manifest.classes,
-        fingerprint=fingerprint_of(options, clip.config, recipe, precision),
+        fingerprint=fingerprint_of(options, config, recipe, precision),
         max_frames=None if options.sampling.n_sampled else options.max_frames,
         shard_bytes=options.shard_bytes,
     )
+
+
+def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip) -> Job:
+    """The job over the store at `options.out`: created, resumed, repaired, or extended by what is missing."""
+    recipe = recipe_of(options, clip.config)
+    spec = spec_of(options, manifest, clip.config, recipe)
     out = os.fspath(options.out)
     files = files_at(out)
     job_store.require_store_or_nothing(out)
+    report = None
     with files.lock():
         standing = read_plan(files)
         if standing is not None:
             job_store.require_same(standing, spec, out)
         pack = job_store.pack_at(out, clip, standing, check=options.check)
         spec = replace(spec, pack_hash=pack.hash)
-        report = None
         if standing is None:
             writer = job_store.create(options, spec, manifest)
         else:
             writer = job_store.open_existing(options)
             report = job_store.take_back_what_is_bad(writer, options)
             job_store.extend(writer, options, spec, manifest)
-    n_views = writer.plan.n_views
     return Job(
         out=out,
         writer=writer,
-        recipe=replace(recipe, views=replace(recipe.views, n_views=n_views)),
+        recipe=replace(recipe, views=replace(recipe.views, n_views=writer.plan.n_views)),
         pack=pack,
         paths={item.id: item.path for item in manifest.items},
-        precision=precision,
+        precision=spec.fingerprint.fields["precision"],
         rebuild=report is not None and report.needs_rebuild,
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vidfeat.decode import Comparison, DecoderStatus
     from vidfeat.deep_verify import DeepReport
     from vidfeat.extract import ExtractSummary
+    from vidfeat.predict import Prediction
     from vidfeat.store import StoreReader, VerifyReport
 
 DETAIL_WIDTH = 100
@@ -170,3 +171,30 @@ def print_deep_report(report: DeepReport) -> None:
     for tap, worst in report.worst.items():
         table.add_row(tap, f"{worst:.2g}", f"{report.tolerances[tap]:g}")
     _print(table, *(f"PROBLEM {problem}".replace("[", r"\[") for problem in report.problems))
+
+
+def print_prediction(prediction: Prediction) -> None:
+    """`vidfeat plan`."""
+    table = _table(f"plan for {prediction.out}", "", "")
+    table.add_row("videos to extract", f"{prediction.n_videos} in {prediction.n_units} units (shards)")
+    table.add_row("frames x views", f"{prediction.n_rows:,}")
+    table.add_row("to write", f"{as_bytes(prediction.n_bytes)} in {prediction.n_files} files")
+    if prediction.free_bytes is not None:
+        table.add_row("free on that disk", as_bytes(prediction.free_bytes))
+    table.add_row("memory at the peak", f"{as_bytes(prediction.memory_bytes)}, without the decoders' own")
+    probed = prediction.probed
+    found = ", ".join(f"{count} x {reason}" for reason, count in probed.failures.items()) or "none that fails"
+    kinds = "; ".join(probed.sizes)
+    table.add_row(
+        f"{probed.n_probed} videos probed", f"{kinds}; {probed.median_source_frames} frames (median); {found}"
+    )
+    if prediction.trial is not None:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in prediction.trial.shares.items())
+        table.add_row(
+            "rate", f"{prediction.trial.frames_per_second:,.1f} frames/s, measured on {prediction.trial.n_frames}"
+        )
+        table.add_row("time", f"{as_time(prediction.seconds)} on this machine")
+        table.add_row("bottleneck", f"{prediction.trial.bottleneck} (the encoder's time: {shares})")
+    elif prediction.n_videos == 0:
+        table.add_row("time", "nothing to do")
+    _print(table)

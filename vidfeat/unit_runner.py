@@ -13,7 +13,7 @@ from vidfeat.decode_pool import DecodePool
 from vidfeat.decode_worker import InlineDecoder, RingLayout, VideoDone, VideoFacts, VideoFailed, VideoTask
 from vidfeat.extract_options import Machine
 from vidfeat.meter import Meter
-from vidfeat.pipeline import PixelStream, Stages, UnitResult, UnitWork, run_pipeline
+from vidfeat.pipeline import N_STAGING, PixelStream, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.recipe import SLOT_ROWS, Recipe
 from vidfeat.store import StoreWriter, Unit, VideoRow
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Slots enough for two batches, so that decoding goes on while one batch is encoded; two per worker at the least.
 BATCHES_AHEAD = 2
 MIN_SLOTS = 2
+# One being assembled, one waiting, one being committed, and its encoded bytes.
+N_UNITS_IN_MEMORY = 4
 
 
 @contextmanager
@@ -32,10 +34,21 @@ def pixel_stream(recipe: Recipe, machine: Machine, *, batch_frames: int, n_video
     if n_workers == 0:
         yield InlineDecoder(recipe)
         return
-    n_slots = max(MIN_SLOTS, math.ceil(BATCHES_AHEAD * batch_frames / (n_workers * SLOT_ROWS)))
-    layout = RingLayout(n_slots=n_slots, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype="float32")
+    layout = _layout(recipe, n_workers, batch_frames)
     with DecodePool(recipe, layout, n_workers=n_workers, timeout_seconds=machine.timeout_seconds) as pool:
         yield pool
+
+
+def _layout(recipe: Recipe, n_workers: int, batch_frames: int) -> RingLayout:
+    n_slots = max(MIN_SLOTS, math.ceil(BATCHES_AHEAD * batch_frames / (n_workers * SLOT_ROWS)))
+    return RingLayout(n_slots=n_slots, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype="float32")
+
+
+def pixel_bytes(recipe: Recipe, machine: Machine, batch_frames: int) -> int:
+    """Memory of the pixels under way: the workers' rings and the staging batches."""
+    staging = N_STAGING * batch_frames * math.prod(recipe.row_shape) * np.dtype("float32").itemsize
+    rings = _layout(recipe, machine.n_workers, batch_frames).n_bytes * machine.n_workers if machine.n_workers else 0
+    return staging + rings
 
 
 def token_tap(layer: int) -> str:

@@ -87,7 +87,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         if done:
             status = code
         elif kill_after is not None and time.monotonic() - started > kill_after:
-            os.killpg(pid, signal.SIGKILL)
+            _kill_group(pid)
             kill_after = None
         elif signal_at is not None and os.path.exists(signal_at):
             os.kill(pid, request["signal_number"])
@@ -100,6 +100,13 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         "output": Path(request["log"]).read_text(),
         "session": pid,
     }
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)  # so early that it has no group of its own yet
 
 
 def main() -> None:
