@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -12,8 +14,7 @@ import pytest
 import torch
 from openclip_models import TINY, random_clip
 
-from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256
-from vidfeat.backbone import pack as pack_module
+from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256, whole_directory
 from vidfeat.errors import PackError
 from vidfeat.openclip import LoadedClip, from_state_dict
 
@@ -163,10 +164,60 @@ def test_a_failed_write_leaves_nothing_behind(loaded: LoadedClip, tmp_path: Path
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack_module.os, "fsync", full_disk)
+    monkeypatch.setattr(whole_directory.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         loaded.write_pack(tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(loaded, tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".pack.dead.partial", tmp_path / ".pack.alive.partial"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "text.safetensors").write_bytes(b"half")
+    descriptor = os.open(alive, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    loaded.write_pack(tmp_path / "pack")
+    assert {path.name for path in tmp_path.iterdir()} == {"pack", alive.name}
+    os.close(descriptor)
+
+
+def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> bool:
+    """Whether the child that writes the directory was killed, at its `step`-th fsync. No torch there: it does not fork."""
+    child = os.fork()
+    if child == 0:
+        calls, fsync = iter(range(1, 100)), os.fsync
+        os.fsync = lambda descriptor: os.kill(os.getpid(), 9) if next(calls) == step else fsync(descriptor)
+        whole_directory.write_directory(directory, contents)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_a_kill_at_any_step_leaves_a_whole_pack_or_none(loaded: LoadedClip, written, tmp_path: Path) -> None:
+    """Fsyncs: of four files, of their directory, and, when it has its name, of the parent."""
+    contents = {name: (written.path / name).read_bytes() for name in FILES}
+    for step in range(1, 8):
+        assert _write_killed_at(step, tmp_path / "pack", contents) == (step <= 6)
+        assert (tmp_path / "pack").exists() == (step >= 6)
+        if step >= 6:
+            BackbonePack.load(tmp_path / "pack").verify()
+            shutil.rmtree(tmp_path / "pack")
+    loaded.write_pack(tmp_path / "pack")
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_two_writers_at_once_give_one_pack(loaded: LoadedClip, tmp_path: Path, monkeypatch) -> None:
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(whole_directory.os, "rename", rename)
+        loaded.write_pack(target)
+        rename(source, target)
+
+    monkeypatch.setattr(whole_directory.os, "rename", late)
+    assert loaded.write_pack(tmp_path / "pack").config == loaded.config
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
 def test_zero_embedding_rows_take_no_room_and_come_back(loaded: LoadedClip, tmp_path: Path, written) -> None:

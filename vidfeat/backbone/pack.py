@@ -16,8 +16,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from .text import TextTower
 from .tokenizer import Tokenizer
 from .vision import VisionTower
 from .weights import decode_state, encode_state, weights_sha256
+from .whole_directory import write_directory
 
 FORMAT = "vidfeat-backbone-pack"
 FORMAT_VERSION = 1
@@ -131,9 +130,8 @@ class BackbonePack:
             TOKENIZER: tokenizer.to_bytes(),
         }
         contents = payloads | {CONFIG: _config_bytes(config, payloads)}
-        if directory.exists():
+        if directory.exists() or not write_directory(directory, contents):
             return _kept_if_equal(directory, contents)
-        _write_directory(directory, contents)
         return cls.load(directory)
 
     def text_tower(self) -> TextTower:
@@ -352,32 +350,3 @@ def _kept_if_equal(directory: Path, contents: Mapping[str, bytes]) -> BackbonePa
             )
         )
     return BackbonePack.load(directory)
-
-
-def _write_directory(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Makes the directory with these files appear at once: temporary directory, fsync, rename, fsync of the parent."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
-    try:
-        temporary.chmod(0o755)
-        for name, data in contents.items():
-            with open(temporary / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _fsync_directory(temporary)
-        os.rename(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _fsync_directory(directory.parent)
-
-
-def _fsync_directory(directory: Path) -> None:
-    if os.name == "nt":
-        return  # Windows cannot open a directory for fsync; its rename is journalled.
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
