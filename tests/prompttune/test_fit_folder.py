@@ -110,14 +110,16 @@ def test_interrupted_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Pat
     assert steps[0] == 4
     for run in whole.result.runs:
         for name in ("prompt.safetensors", "log.jsonl"):
-            assert (tmp_path / "whole" / run.name / name).read_bytes() == (tmp_path / "cut" / run.name / name).read_bytes()
+            assert (tmp_path / "whole" / run.name / name).read_bytes() == (
+                tmp_path / "cut" / run.name / name
+            ).read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
 def test_killed_process_leaves_a_folder_that_the_same_command_finishes(tmp_path: Path, target: str) -> None:
     command = [
         *(sys.executable, "-m", "prompttune.cli", "train", "--method", "coop", "--store", target, "--seeds", "1"),
-        *("--shots", "4", "--out", str(tmp_path / "run"), "--set", "optim.epochs=400"),
+        *("--shots", "4", "--out", str(tmp_path / "run"), "--set", "optim.epochs=60"),
         *("--set", "log.checkpoint_seconds=0", "--set", "optim.batch_size=8"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -128,7 +130,8 @@ def test_killed_process_leaves_a_folder_that_the_same_command_finishes(tmp_path:
     process.wait()
     assert not (tmp_path / "run" / "result.json").exists()
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True, timeout=120)
+    uninterrupted = [part.replace(str(tmp_path / "run"), str(tmp_path / "whole")) for part in command]
+    subprocess.run(uninterrupted, check=True, capture_output=True, timeout=120)
     prompts = [(tmp_path / name / "seed1" / "prompt.safetensors").read_bytes() for name in ("run", "whole")]
     logs = [(tmp_path / name / "seed1" / "log.jsonl").read_bytes() for name in ("run", "whole")]
     # The configuration inside the prompt file names its own output folder; the tensors follow the header.
@@ -196,9 +199,7 @@ def test_prompt_file_is_safetensors_of_a_few_kilobytes(hard_prompt: str) -> None
 
 def test_anchors_of_another_backbone_or_of_the_task_are_refused(tmp_path: Path, target: str, stores: Path) -> None:
     with pytest.raises(FeatureError, match="another model than the training store"):
-        train_runs(
-            tmp_path / "a", {"anchors": {"store": str(stores / "foreign.zarr")}}, method="coop", store=target
-        )
+        train_runs(tmp_path / "a", {"anchors": {"store": str(stores / "foreign.zarr")}}, method="coop", store=target)
     with pytest.raises(FeatureError, match="too few irrelevant videos"):
         train_runs(
             tmp_path / "b",

@@ -25,6 +25,8 @@ from vidfeat.backbone import (
 from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow
 
 CLASSES = ("run", "jump", "swim", "wave_hand", "climb", "throw_ball", "ride", "spin")
+# Enough for "a video of a" to be four tokens, as in CLIP's own vocabulary; everything else is spelled in bytes.
+MERGES = (("v", "i"), ("vi", "d"), ("vid", "e"), ("vide", "o</w>"), ("o", "f</w>"))
 TEXT_WIDTH = 32
 EMBED_DIM = 24
 LAYERS = 3
@@ -49,7 +51,7 @@ class Recipe:
 
 def make_pack(path: Path, *, seed: int = 0, text_width: int = TEXT_WIDTH) -> BackbonePack:
     """A random backbone with CLIP's structure and a byte-level tokenizer."""
-    tokenizer = Tokenizer((("a", "n"),), context_length=77)
+    tokenizer = Tokenizer(MERGES, context_length=77)
     config = BackboneConfig(
         name="tiny",
         pretrained=f"random-{seed}",
