@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from vidfeat.decode.matroska import ending_and_damage
+
 _EBML = b"\x1a\x45\xdf\xa3"
-_SEGMENT = b"\x18\x53\x80\x67"
-_VOID = 0xEC
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,15 @@ class Completeness:
 
     Attributes:
         kind: "mp4", "matroska", "riff", "gif" or "" for a container that does not say (MPEG transport and program
-            streams, FLV, ASF): what is cut from the end of such a file cannot be noticed.
+            streams, FLV, ASF): what is cut from the end of such a file cannot be noticed; nor is a fragmented mp4
+            that ends between two fragments.
         cut: how the structure shows that the end of the file is missing; empty where it does not.
+        damage: how the structure shows that the file is damaged; only Matroska's does.
     """
 
     kind: str
     cut: str = ""
+    damage: str = ""
 
     @property
     def is_certain(self) -> bool:
@@ -46,7 +49,8 @@ def completeness(path: str) -> Completeness:
         if len(head) >= 8 and head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
             return Completeness("mp4", _mp4(file, n_bytes))
         if head[:4] == _EBML:
-            return Completeness("matroska", _matroska(file, n_bytes))
+            missing, damage = ending_and_damage(file, n_bytes)
+            return Completeness("matroska", _short_by(missing), damage)
         if head[:4] == b"RIFF" and len(head) >= 8:
             # Writers that never came back leave 0 or -1; files over 4 GiB have several RIFF chunks, of which the first
             # is whole.
@@ -87,37 +91,10 @@ def _mp4(file: BinaryIO, n_bytes: int) -> str:
         if position + size > n_bytes and kind in (b"mdat", b"moov", b"moof"):
             missing = position + size - n_bytes
         position += size
+    else:
+        # The beginning of a box header, unless it is padding.
+        file.seek(position)
+        missing = 8 - (n_bytes - position) if file.read().strip(b"\0") else missing
     if b"moov" not in seen:
         return "the index (moov box), which a recorder writes last, is missing"
     return _short_by(missing)
-
-
-def _matroska(file: BinaryIO, n_bytes: int) -> str:
-    """How the file is cut, from the size of its Segment; empty for a Segment of unknown size (live recordings).
-
-    Source: RFC 8794, sections 4 and 6 (variable-size integers, unknown-sized elements).
-    """
-    file.seek(4)
-    size = _read_size(file)
-    while size is not None:
-        end = file.tell() + size
-        file.seek(end)
-        identifier = file.read(4)
-        if len(identifier) < 4:
-            return _short_by(max(1, end - n_bytes))
-        if identifier[0] == _VOID:  # its identifier has one byte
-            file.seek(-3, os.SEEK_CUR)
-        size = _read_size(file)
-        if identifier == _SEGMENT:
-            return "" if size is None else _short_by(file.tell() + size - n_bytes)
-    return ""
-
-
-def _read_size(file: BinaryIO) -> int | None:
-    """A variable-size integer; None where it says "unknown" or is no such integer."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    length = 9 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & (0xFF >> length)]) + file.read(length - 1), "big")
-    return None if value == (1 << (7 * length)) - 1 else value

@@ -37,7 +37,8 @@ def failure(reason: str, path: str, detail: str) -> DecodeError:
 
 def cut_short(error: DecodeError, *, path: str, ending: Completeness) -> DecodeError:
     """The error itself, or "truncated" where the file's missing end explains it."""
-    if ending.cut and error.reason in ("invalid_data", "no_frames", "no_video_stream"):
+    doubtful = ("invalid_data", "no_frames", "no_video_stream", *(("codec_unsupported",) if ending.is_certain else ()))
+    if ending.cut and error.reason in doubtful:
         return failure("truncated", path, f"{ending.cut}; {_found(error)}")
     return error
 
@@ -55,6 +56,8 @@ def translate(error: BaseException, *, path: str, ending: Completeness) -> Decod
         return failure("codec_unsupported", path, detail)
     if ending.cut:
         return failure("truncated", path, f"{ending.cut} ({detail})")
+    if isinstance(error, EOFError) and ending.kind:
+        return failure("no_frames", path, f"the file is whole and holds no frame ({detail})")
     if isinstance(error, EOFError):
         return failure("truncated", path, f"the file ends where its headers should be ({detail})")
     if isinstance(error, OSError) and (not isinstance(error, av.FFmpegError) or error.errno in _SYSTEM_ERRORS):

@@ -45,7 +45,7 @@ def decode(
     facts = probe(path)
     try:
         deadline.check()
-        refuse_cut(facts)
+        refuse_broken(facts)
         if decoder == "torchcodec":
             from vidfeat.decode import with_torchcodec
 
@@ -70,11 +70,16 @@ def decode_all(path: str | os.PathLike[str], *, decoder: str = "pyav", timeout_s
     return decode(path, policy=_EVERY_FRAME, decoder=decoder, timeout_seconds=timeout_seconds)
 
 
-def refuse_cut(facts: Probe) -> None:
-    """Nothing, or DecodeError("truncated") when the packets or the container alone show that the end is missing."""
+def refuse_broken(facts: Probe) -> None:
+    """Nothing, or DecodeError when the container alone shows that its end is missing (truncated) or that it is damaged.
+
+    A decoder would skip what is gone and hand on the rest as if it were all.
+    """
     if facts.completeness.is_certain or (facts.completeness.cut and facts.n_corrupt_packets):
         found = f"{facts.n_packets}/{facts.n_frames_declared or '?'} frames left"
         raise failure("truncated", facts.path, f"{facts.completeness.cut} ({found})")
+    if facts.completeness.damage:
+        raise failure("invalid_data", facts.path, facts.completeness.damage)
 
 
 def _read_with_pyav(facts: Probe, policy: SamplingPolicy, seed: int, deadline: Deadline) -> Frames:
