@@ -55,7 +55,8 @@ class ClassPrompts:
     =========  ==========================================
 
     The name comes with the template's words before it, the full stop with those behind it: `"{}"` gives A5's
-    `SOS prefix name postfix EOT` in the middle position.
+    `SOS prefix name postfix EOT` in the middle position. A name and what follows it are tokenised together, and the
+    name is the first tokens of that, as many as it has alone; `(sport).` ends in one token, which then is the name's.
 
     Attributes:
         class_names: as given, in order.
@@ -107,22 +108,21 @@ class ClassPrompts:
             )
         words_before, words_behind = split_template(template)
         names = [name.replace("_", " ").strip() for name in class_names]
-        name_ids = [tuple(tokenizer.encode(words_before + name)) for name in names]
+        n_name_ids = [len(tokenizer.encode(words_before + name)) for name in names]
         full_ids = [tuple(tokenizer.encode(words_before + name + words_behind)) for name in names]
         prompts = cls(
             class_names=tuple(class_names),
             n_ctx=n_ctx,
             position=position,
             template=template,
-            name_ids=tuple(name_ids),
-            ending_ids=tuple(full[len(name) :] for name, full in zip(name_ids, full_ids, strict=True)),
+            name_ids=tuple(ids[:n] for ids, n in zip(full_ids, n_name_ids, strict=True)),
+            ending_ids=tuple(ids[n:] for ids, n in zip(full_ids, n_name_ids, strict=True)),
             sot_id=tokenizer.sot_id,
             eot_id=tokenizer.eot_id,
             context_length=tokenizer.context_length,
         )
         problems = [
             *_empty_names(class_names, names, tokenizer),
-            *_glued_names(class_names, name_ids, full_ids),
             *_repeated_names(class_names, full_ids),
             *prompts._too_long(),
         ]
@@ -219,17 +219,6 @@ def _empty_names(class_names: Sequence[str], names: Sequence[str], tokenizer: Pr
         f"class {index} has an empty name ({given!r})"
         for index, (given, name) in enumerate(zip(class_names, names, strict=True))
         if not tokenizer.encode(name)
-    ]
-
-
-def _glued_names(
-    class_names: Sequence[str], name_ids: Sequence[tuple[int, ...]], full_ids: Sequence[tuple[int, ...]]
-) -> list[str]:
-    """Names that the template's ending turns into other tokens, so that no place lies behind the name."""
-    return [
-        f"{given!r} and the template's words behind it make one word: put a blank or a full stop behind the {{}}"
-        for given, name, full in zip(class_names, name_ids, full_ids, strict=True)
-        if full[: len(name)] != name
     ]
 
 

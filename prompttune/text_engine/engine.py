@@ -78,7 +78,9 @@ class TextEngine:
             token_ids = tokenizer.tokenize(list(texts)).to(self.tower.positional_embedding.device)
             eot_index = token_ids.argmax(dim=-1)
             features = token_ids.new_empty(len(texts), self.tower.embed_dim, dtype=self.tower.text_projection.dtype)
-            for places in eot_index.argsort().split(FROZEN_BATCH):  # texts of like length together, cut behind the last EOT
+            for places in eot_index.argsort().split(
+                FROZEN_BATCH
+            ):  # texts of like length together, cut behind the last EOT
                 ids = token_ids[places, : int(eot_index[places].max()) + 1]
                 features[places] = self.tower(ids)
             self._frozen[key] = features
@@ -95,7 +97,10 @@ class TextEngine:
         if n_shared == len(steps):
             name, why = "shared-prefix", f"SOS and {steps[0].layout.n_trunk} context rows run once for all classes"
         elif n_shared:
-            name, why = "partly-shared-prefix", f"the context is the same for all classes in {n_shared} of {len(steps)} blocks"
+            name, why = (
+                "partly-shared-prefix",
+                f"the context is the same for all classes in {n_shared} of {len(steps)} blocks",
+            )
         elif prompts.n_ctx_before == 0:
             name, why = "packed", "the name stands in front: it is constant, what follows it differs by class"
         else:
@@ -138,8 +143,14 @@ class TextEngine:
         if key not in self._prepared:
             plan = self._plan(prompts, context)
             chunks = tuple(
-                PreparedChunk(self.tower, self._frozen_blocks(dtype), steps, sot_id=prompts.sot_id)
-                for steps in plan.chunks
+                PreparedChunk(
+                    self.tower,
+                    self._frozen_blocks(dtype),
+                    steps,
+                    lends_trunk=index == 0 and len(plan.chunks) > 1,
+                    sot_id=prompts.sot_id,
+                )
+                for index, steps in enumerate(plan.chunks)
             )
             places = torch.tensor(plan.class_order, device=self.tower.positional_embedding.device).argsort()
             self._prepared[key] = _Prepared(prompts=prompts, plan=plan, chunks=chunks, places=places)
@@ -150,7 +161,9 @@ class TextEngine:
 
     def _linear_dtype(self) -> torch.dtype:
         device = self.tower.positional_embedding.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.text_projection.dtype
+        return (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.text_projection.dtype
+        )
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:

@@ -29,56 +29,53 @@ class FrozenNorm:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised rows, then the mean and the inverse deviation that `backward` needs."""
-        return torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return torch.native_layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
     def backward(self, gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-        """The gradient of the norm's input."""
+        """The gradient of the norm's input; a new tensor."""
         wanted = [True, False, False]
         backward = torch.ops.aten.native_layer_norm_backward
-        return backward(gradient, x, x.shape[-1:], mean, rstd, self.weight, self.bias, wanted)[0]
+        return backward(gradient, x, self.weight.shape, mean, rstd, self.weight, self.bias, wanted)[0]
 
 
 @dataclass(frozen=True)
-class FrozenLinear:
-    """`scale * (x W^T) + b`, with the weight kept both ways round: few rows multiply up to 1.4 times faster so.
+class FrozenMatrix:
+    """`x W^T` with the weight kept both ways round: matrices of few rows multiply up to 1.4 times faster so.
+
+    Biases are the caller's: adding one inside the product costs more than a pass over its result (docs/log.md).
 
     Attributes:
         forward_weight: `scale * W^T` `[in out]`, contiguous.
-        bias: b `[out]`, already scaled by whoever asked for it.
-        weight: W `[out in]` itself, for the backward pass.
-        scale: the gradient of x is `scale * gradient W`.
+        weight: W `[out in]` itself; the gradient of x is `scale * gradient W`.
     """
 
     forward_weight: Tensor
-    bias: Tensor
     weight: Tensor
     scale: float
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor, *, dtype: torch.dtype, scale: float = 1.0) -> FrozenLinear:
-        """From W `[out in]` and b `[out]`; in `dtype`."""
+    def of(cls, weight: Tensor, *, dtype: torch.dtype, scale: float = 1.0) -> FrozenMatrix:
+        """From W `[out in]`, in `dtype`."""
         weight = weight.detach()
-        forward_weight = (weight.t() * scale).to(dtype).contiguous()
-        return cls(forward_weight=forward_weight, bias=bias.detach().to(dtype), weight=weight.to(dtype), scale=scale)
+        return cls(forward_weight=(weight.t() * scale).to(dtype).contiguous(), weight=weight.to(dtype), scale=scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n out]` of `x [n in]`, in the weights' dtype."""
-        return torch.addmm(self.bias, x.to(self.weight.dtype), self.forward_weight)
+        """`[n out]` of `x [n in]`, in the weight's dtype."""
+        return torch.mm(x.to(self.weight.dtype), self.forward_weight)
 
     def write(self, x: Tensor, *, out: Tensor) -> None:
         """`forward` into `out [n out]`."""
-        torch.addmm(self.bias, x.to(self.weight.dtype), self.forward_weight, out=out)
+        torch.mm(x.to(self.weight.dtype), self.forward_weight, out=out)
 
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """`residual [n out]` plus what comes of `x [n in]`, in the residual's dtype; a new tensor."""
-        sums = residual + self.bias
+    def add_to(self, sums: Tensor, x: Tensor) -> Tensor:
+        """`sums [n out]` with the product for `x [n in]` added in place, in the dtype of `sums`."""
         if x.dtype == sums.dtype == self.weight.dtype:
             return sums.addmm_(x, self.forward_weight)
-        return sums.add_(x.to(self.weight.dtype) @ self.forward_weight)
+        return sums.add_(torch.mm(x.to(self.weight.dtype), self.forward_weight))
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """The gradient `[n in]` of x, in the dtype of `gradient [n out]`, but for the scale."""
-        return (gradient.to(self.weight.dtype) @ self.weight).to(gradient.dtype)
+        """The gradient `[n in]` of x but for the scale, in the dtype of `gradient [n out]`."""
+        return torch.mm(gradient.to(self.weight.dtype), self.weight).to(gradient.dtype)
 
     def add_backward(self, sums: Tensor, gradient: Tensor) -> None:
         """Adds the gradient of x to `sums [n in]` in place."""
@@ -90,24 +87,32 @@ class FrozenLinear:
 
 @dataclass(frozen=True)
 class FrozenBlock:
-    """A residual block's weights, laid out for packed rows.
+    """A residual block's weights, with everything folded in that is exact algebra.
 
-    The queries' scale `1 / sqrt(head width)` and quick_gelu's slope are folded into the forward weights, which makes
-    quick_gelu PyTorch's fused silu. The backward pass through the MLP needs no slope: its two occurrences cancel.
+    - The queries' scale `1 / sqrt(head width)` is in the query weight and bias.
+    - The keys' bias adds the same to all scores of a query, which softmax ignores: there is none.
+    - The values' bias passes through attention unchanged, as weights sum to one: it is part of `out_bias`.
+    - quick_gelu's slope is in the MLP's forward weights, which makes it PyTorch's fused silu. The backward pass through
+      the MLP needs no slope: its two occurrences cancel.
     """
 
     ln_1: FrozenNorm
-    query: FrozenLinear
-    key_value: FrozenLinear
-    out: FrozenLinear
+    query: FrozenMatrix
+    query_bias: Tensor
+    key_value: FrozenMatrix
+    out: FrozenMatrix
+    out_bias: Tensor
     ln_2: FrozenNorm
-    c_fc: FrozenLinear
-    c_proj: FrozenLinear
+    c_fc: FrozenMatrix
+    c_fc_bias: Tensor
+    c_proj: FrozenMatrix
+    c_proj_bias: Tensor
     is_quick: bool
 
     @classmethod
+    @torch.no_grad()
     def of(cls, block: ResidualBlock, *, n_heads: int, is_quick: bool, dtype: torch.dtype) -> FrozenBlock:
-        """The weights of a block, linear layers in `dtype`."""
+        """The weights of a block, matrices in `dtype`."""
         attn, mlp = block.attn, block.mlp
         width = attn.in_proj_weight.shape[1]
         head_scale = 1.0 / math.sqrt(width // n_heads)
@@ -115,12 +120,16 @@ class FrozenBlock:
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
         return cls(
             ln_1=FrozenNorm.of(block.ln_1),
-            query=FrozenLinear.of(weight[:width], bias[:width] * head_scale, dtype=dtype, scale=head_scale),
-            key_value=FrozenLinear.of(weight[width:], bias[width:], dtype=dtype),
-            out=FrozenLinear.of(attn.out_proj.weight, attn.out_proj.bias, dtype=dtype),
+            query=FrozenMatrix.of(weight[:width], dtype=dtype, scale=head_scale),
+            query_bias=(bias[:width] * head_scale).to(dtype),
+            key_value=FrozenMatrix.of(weight[width:], dtype=dtype),
+            out=FrozenMatrix.of(attn.out_proj.weight, dtype=dtype),
+            out_bias=attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :],
             ln_2=FrozenNorm.of(block.ln_2),
-            c_fc=FrozenLinear.of(mlp.c_fc.weight, mlp.c_fc.bias * slope, dtype=dtype, scale=slope),
-            c_proj=FrozenLinear.of(mlp.c_proj.weight, mlp.c_proj.bias, dtype=dtype, scale=1.0 / slope),
+            c_fc=FrozenMatrix.of(mlp.c_fc.weight, dtype=dtype, scale=slope),
+            c_fc_bias=(mlp.c_fc.bias * slope).to(dtype),
+            c_proj=FrozenMatrix.of(mlp.c_proj.weight, dtype=dtype, scale=1.0 / slope),
+            c_proj_bias=mlp.c_proj.bias.detach(),
             is_quick=is_quick,
         )
 

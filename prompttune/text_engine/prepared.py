@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prompttune.text_engine.branches import AttentionBranch, AttentionInput, FixedRows, MlpBranch
+from prompttune.text_engine.block_pass import BlockInput, BlockPass, FixedRows
 from prompttune.text_engine.constants import constant_rows
 from prompttune.text_engine.context import TextContext
 from prompttune.text_engine.frozen_block import FrozenBlock
@@ -23,17 +23,25 @@ class PreparedChunk:
         tower: the frozen tower.
         blocks: its blocks' weights, as the linear layers are to use them.
         steps: the chunk's plan.
+        lends_trunk: other chunks attend to this one's trunk rows.
         sot_id: the token in front of every text.
     """
 
     @torch.no_grad()
     def __init__(
-        self, tower: TextTower, blocks: Sequence[FrozenBlock], steps: Sequence[BlockStep], *, sot_id: int
+        self,
+        tower: TextTower,
+        blocks: Sequence[FrozenBlock],
+        steps: Sequence[BlockStep],
+        *,
+        lends_trunk: bool,
+        sot_id: int,
     ) -> None:
         self.tower = tower
         self.blocks = blocks
         self.steps = steps
-        self._given: dict[tuple[int, int], AttentionInput] = {}
+        self.lends_trunk = lends_trunk
+        self._given: dict[tuple[int, int], BlockInput] = {}
         layout = steps[0].layout
         positions = tower.positional_embedding.detach()
         device = positions.device
@@ -46,8 +54,8 @@ class PreparedChunk:
             block.key_value.forward(block.ln_1.forward(rows)[0]) for block, rows in zip(blocks, constants, strict=True)
         ]
 
-    def run(self, context: TextContext, trunk_kv: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of its trunk rows.
+    def run(self, context: TextContext, trunk_kv: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor | None]]:
+        """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of trunk rows it lends.
 
         Args:
             context: of kind "shared" or "class".
@@ -55,11 +63,10 @@ class PreparedChunk:
         """
         x: Tensor | None = None
         own_trunk_kv = []
-        for index, (block, step) in enumerate(zip(self.blocks, self.steps, strict=True)):
+        for index, step in enumerate(self.steps):
             x = self._entering_rows(index, context, x) if step.enter else x
             borrowed = None if trunk_kv is None or step.layout.n_trunk == 0 else trunk_kv[index]
-            x, own = AttentionBranch.apply(x, borrowed, self._attention_input(index, context.n_runs))
-            x = MlpBranch.apply(x, block)
+            x, own = BlockPass.apply(x, borrowed, self._block_input(index, context.n_runs))
             own_trunk_kv.append(own)
         assert x is not None  # a tower has blocks
         eot = self.tower.ln_final(x)
@@ -78,13 +85,14 @@ class PreparedChunk:
             words = words.index_select(0, torch.from_numpy(step.words_from).to(words.device))
         return torch.cat([rows, words])
 
-    def _attention_input(self, index: int, n_runs: int) -> AttentionInput:
+    def _block_input(self, index: int, n_runs: int) -> BlockInput:
         if (index, n_runs) not in self._given:
-            self._given[index, n_runs] = AttentionInput(
+            self._given[index, n_runs] = BlockInput(
                 block=self.blocks[index],
                 tiles=self._head_tiles(index, n_runs),
                 constant_kv=self._constant_kv[index],
                 fixed=self._fixed if index == 0 else None,
+                lends_trunk=self.lends_trunk,
             )
         return self._given[index, n_runs]
 
