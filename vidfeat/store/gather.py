@@ -6,7 +6,8 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.files import Files, LocalFiles
-from vidfeat.store.shards import EMPTY, ArrayLayout
+from vidfeat.store.shards import CRC_BYTES, EMPTY, ArrayLayout
 
 if TYPE_CHECKING:
     from vidfeat.store.sealing import Manifest
@@ -28,15 +29,19 @@ _LARGE_CHUNK_BYTES = 64 * 2**10
 
 @dataclass(frozen=True)
 class Segments:
-    """What to read: for each item rows `[starts[i], starts[i] + lengths[i])` of an array; int64 [B] both."""
+    """What to read: for each item rows `[starts[i], starts[i] + lengths[i])` of an array; int64 [B] both.
+
+    `offsets` int64 [B+1] says where each item lies in the result.
+    """
 
     starts: np.ndarray
     lengths: np.ndarray
+    offsets: np.ndarray = field(init=False)
 
-    @property
-    def offsets(self) -> np.ndarray:
-        """Where each item lies in the result: int64 [B+1]."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths, dtype=np.int64)])
+    def __post_init__(self) -> None:
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        object.__setattr__(self, "offsets", offsets)
 
 
 class RowSource(ABC):
@@ -83,7 +88,7 @@ class _MappedShard:
 
     def __init__(self, path: str, layout: ArrayLayout, mapping: mmap.mmap) -> None:
         self._path = path
-        self._layout = layout
+        self._stride = layout.stride
         n_bytes = len(mapping)
         self._bytes = np.frombuffer(mapping, np.uint8)
         index = layout.read_index(self._bytes[n_bytes - layout.index_bytes :], path=path)
@@ -109,26 +114,27 @@ class _MappedShard:
         inner = np.empty((1, layout.chunk_rows, *layout.row_shape), dtype).strides[1:]
         shape = (written, layout.chunk_rows, *layout.row_shape)
         self.chunks: np.ndarray = np.ndarray(shape, dtype, mapping, strides=(layout.stride, *inner))
-        self._checked = np.zeros(written, bool)
+        self._checked = bytearray(written)
 
-    def check(self, first: int, stop: int, *, again: bool) -> None:
-        """Returns when the checksums of chunks `[first, stop)` are right; each is computed once unless `again`."""
-        stride, size = self._layout.stride, self._layout.chunk_bytes
-        if not again and self._checked[first:stop].all():
-            return
-        for chunk in range(first, stop):
-            content = self._bytes[chunk * stride : (chunk + 1) * stride]
-            if google_crc32c.value(content[:size]) != int.from_bytes(content[size:].tobytes(), "little"):
+    def check(self, chunks: Iterable[int], *, again: bool) -> None:
+        """Returns when the checksums of these chunks are right; each is computed once unless `again`."""
+        checked = self._checked
+        for chunk in chunks:
+            if checked[chunk] and not again:
+                continue
+            content = self._bytes[chunk * self._stride : (chunk + 1) * self._stride]
+            if google_crc32c.value(content[:-CRC_BYTES]) != int.from_bytes(content[-CRC_BYTES:].tobytes(), "little"):
+                where = f"{self._path}, chunk {chunk}, bytes [{chunk * self._stride}, {(chunk + 1) * self._stride})"
                 raise StoreCorruptError(
                     explain(
                         "stored values are not those that were committed",
-                        where=f"{self._path}, chunk {chunk}, bytes [{chunk * stride}, {chunk * stride + size})",
+                        where=where,
                         expected="crc32c as stored behind the chunk",
                         got="another one",
                         fix="run `vidfeat verify --level full`, then extract again: it redoes just that unit",
                     )
                 )
-        self._checked[first:stop] = True
+            checked[chunk] = 1
 
 
 class MappedRows(RowSource):
@@ -138,6 +144,7 @@ class MappedRows(RowSource):
         super().__init__(files, layout, sizes)
         self._root = files.root
         self._check = check
+        self._large_chunks = layout.chunk_bytes >= _LARGE_CHUNK_BYTES
         self._shards: OrderedDict[int, _MappedShard] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,40 +169,54 @@ class MappedRows(RowSource):
 
     def read(self, segments: Segments) -> np.ndarray:
         layout = self._layout
-        offsets = segments.offsets
-        out = np.empty((int(offsets[-1]), *layout.row_shape), np.dtype(layout.dtype))
-        if not len(out):
-            return out
-        # In units of chunks: a video is a whole number of them.
-        out_chunks = out.reshape(-1, layout.chunk_rows, *layout.row_shape)
-        per_shard = layout.chunks_per_shard
-        firsts, counts = segments.starts // layout.chunk_rows, segments.lengths // layout.chunk_rows
-        targets = offsets[:-1] // layout.chunk_rows
-        numbers = firsts // per_shard
-        order = np.argsort(firsts, kind="stable")
-        bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1, append=-1)).tolist()
-        for start, stop in pairwise(bounds):
-            items = order[start:stop]
-            number = int(numbers[items[0]])
-            local = firsts[items] - number * per_shard
-            self._copy(self._shard(number), local, counts[items], targets[items], out_chunks)
+        out = np.empty((int(segments.offsets[-1]), *layout.row_shape), layout.dtype)
+        if len(out):
+            # In units of chunks: a video is a whole number of them.
+            chunks = out.reshape(-1, layout.chunk_rows, *layout.row_shape)
+            gather = self._copy_runs if self._large_chunks else self._gather_small
+            gather(segments.starts // layout.chunk_rows, segments.lengths, segments.offsets, chunks)
         return out
 
-    def _copy(
-        self, shard: _MappedShard, firsts: np.ndarray, counts: np.ndarray, targets: np.ndarray, out: np.ndarray
-    ) -> None:
-        if int((firsts + counts).max()) > shard.n_chunks:
-            raise StoreCorruptError(
-                explain("the index names rows that a shard does not hold", where=self._layout.path, fix="extract again")
+    def _copy_runs(self, firsts: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+        """One copy per video. Plain integers: for a few videos numpy's calls would cost more than the loop."""
+        per_shard, chunk_rows = self._layout.chunks_per_shard, self._layout.chunk_rows
+        always, check = self._check == "always", self._check != "never"
+        for first, length, offset in sorted(zip(firsts.tolist(), lengths.tolist(), offsets.tolist(), strict=False)):
+            number, local = divmod(first, per_shard)
+            stop, target = local + length // chunk_rows, offset // chunk_rows
+            shard = self._shard(number)
+            if stop > shard.n_chunks:
+                raise self._beyond_the_end(number)
+            if check:
+                shard.check(range(local, stop), again=always)
+            out[target : target + stop - local] = shard.chunks[local:stop]
+
+    def _gather_small(self, firsts: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+        """One fancy-indexed gather per shard, for rows so small that a copy each would be all calls."""
+        per_shard, chunk_rows = self._layout.chunks_per_shard, self._layout.chunk_rows
+        counts = lengths // chunk_rows
+        wanted = np.arange(len(out)) + np.repeat(firsts - offsets[:-1] // chunk_rows, counts)
+        order = np.argsort(wanted, kind="stable")
+        wanted = wanted[order]
+        numbers = wanted // per_shard
+        changes = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+        for start, stop in pairwise([0, *changes.tolist(), len(order)]):
+            number = int(numbers[start])
+            local, shard = wanted[start:stop] - number * per_shard, self._shard(number)
+            if int(local[-1]) >= shard.n_chunks:
+                raise self._beyond_the_end(number)
+            if self._check != "never":
+                shard.check(local.tolist(), again=self._check == "always")
+            out[order[start:stop]] = shard.chunks[local]
+
+    def _beyond_the_end(self, number: int) -> StoreCorruptError:
+        return StoreCorruptError(
+            explain(
+                "the index names rows that a shard does not hold",
+                where=self._layout.shard_path(number),
+                fix="run `vidfeat verify --level full`, then the extract command again",
             )
-        single = bool((counts == 1).all())
-        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True) if self._check != "never" else ():
-            shard.check(first, first + count, again=self._check == "always")
-        if single and self._layout.chunk_bytes < _LARGE_CHUNK_BYTES:
-            out[targets] = shard.chunks[firsts]
-            return
-        for first, count, target in zip(firsts.tolist(), counts.tolist(), targets.tolist(), strict=True):
-            out[target : target + count] = shard.chunks[first : first + count]
+        )
 
 
 class ZarrRows(RowSource):

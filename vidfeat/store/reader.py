@@ -240,7 +240,9 @@ class StoreReader:
 
     def _segments(self, tap: str, video_indices: Any, view: Any) -> Segments:
         videos = np.asarray(video_indices, np.int64).reshape(-1)
-        views = np.broadcast_to(np.asarray(view, np.int64), videos.shape)
+        views = np.full(videos.shape, view, np.int64) if np.ndim(view) == 0 else np.asarray(view, np.int64)
+        if views.shape != videos.shape:
+            raise ValueError(f"{len(views)} views for {len(videos)} videos")
         for what, given, size in (("video index", videos, len(self)), ("view", views, self.n_views)):
             if len(given) and (given.min() < 0 or given.max() >= size):
                 bad = given[(given < 0) | (given >= size)][:5].tolist()

@@ -1,0 +1,248 @@
+"""What it costs to read random whole videos: a store beside raw numpy.memmap, zarr-python and h5py, in one run.
+
+`python -m benchmarks speed store` writes the same random numbers four ways, then reads batches of random videos from
+each in turn, round after round, so that a slow moment of the machine hits all of them. Ratios compare the fastest
+rounds: other work only adds time. Files are in the page cache: what is compared is the way from there into one array.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow, open_store
+
+RESULT = Path(__file__).parents[1] / "results" / "speed_store.json"
+GOAL_MEMMAP = 0.9
+GOAL_ZARR = 8.0
+TAPS = {"tokens/06": "tokens", "pooled": "pooled features"}
+TAPS_IN_STORE = ("pooled", "tokens/06")
+Read = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is read.
+
+    Attributes:
+        n_videos, n_frames: videos in the store (N), frames of each (F).
+        n_tokens, width, embed_dim: a frame's tokens [S D] and pooled features [E]; ViT-B/16's by default.
+        batch_size: videos per read (B).
+        n_rounds: batches timed for every reader.
+    """
+
+    n_videos: int = 256
+    n_frames: int = 8
+    n_tokens: int = 197
+    width: int = 768
+    embed_dim: int = 512
+    batch_size: int = 8
+    n_rounds: int = 60
+
+
+class Video(NamedTuple):
+    id: str
+    label: str = ""
+    split: str = ""
+    group: str = ""
+
+
+def rows_of(setting: Setting, tap: str, index: int) -> np.ndarray:
+    """float32 [F ...] of one video."""
+    shape = (setting.n_tokens, setting.width) if tap.startswith("tokens") else (setting.embed_dim,)
+    rng = np.random.default_rng([index, len(tap)])
+    return rng.standard_normal((setting.n_frames, *shape), dtype=np.float32)
+
+
+def write_all(setting: Setting, folder: Path) -> None:
+    """The same numbers as a store, as raw files, and as one HDF5 file with contiguous and chunked datasets."""
+    import h5py
+
+    taps = (
+        TapSpec("pooled", (setting.embed_dim,)),
+        TapSpec("tokens/06", (setting.n_tokens, setting.width)),
+    )
+    videos = [Video(f"{index:05d}.mp4") for index in range(setting.n_videos)]
+    spec = StoreSpec(taps, setting.n_frames, fingerprint=Fingerprint({"benchmark": "speed store"}))
+    writer = StoreWriter.create(folder / "store.zarr", spec, videos)
+    pts = tuple(map(float, range(setting.n_frames)))
+    with h5py.File(folder / "all.h5", "w") as h5:
+        for tap in taps:
+            shape = (setting.n_videos, setting.n_frames, *tap.row_shape)
+            raw = np.lib.format.open_memmap(_raw_path(folder, tap.name), mode="w+", dtype=np.float16, shape=shape)
+            contiguous = h5.create_dataset(f"contiguous/{tap.name}", shape, np.float16)
+            chunked = h5.create_dataset(f"chunked/{tap.name}", shape, np.float16, chunks=(1, *shape[1:]))
+            for index in range(setting.n_videos):
+                raw[index] = contiguous[index] = chunked[index] = rows_of(setting, tap.name, index)
+            raw.flush()
+    for unit in writer.plan_units():
+        arrays = {tap.name: [rows_of(setting, tap.name, index) for index in unit.video_indices] for tap in taps}
+        facts = [VideoRow(*videos[index], n_frames=setting.n_frames, pts_seconds=pts) for index in unit.video_indices]
+        writer.commit(unit, arrays, facts)
+    writer.finalize()
+
+
+def _raw_path(folder: Path, tap: str) -> Path:
+    return folder / f"{tap.replace('/', '-')}.npy"
+
+
+def readers(setting: Setting, folder: Path, tap: str) -> dict[str, Read]:
+    """name -> what turns video indices [B] into values [B F ...]."""
+    import h5py
+    import zarr
+
+    path = folder / "store.zarr"
+    raw = np.load(_raw_path(folder, tap), mmap_mode="r")
+    array = zarr.open_array(path, path=tap, mode="r")
+    starts = open_store(path).index_column("row_start")[:, 0, list(TAPS_IN_STORE).index(tap)]
+    h5 = h5py.File(folder / "all.h5", "r")
+    touched, unchecked, always = (open_store(path, check=check) for check in ("first-touch", "never", "always"))
+    touched.rows(tap, range(setting.n_videos))
+
+    def into(read_one: Callable[[int], Any]) -> Read:
+        def read(indices: np.ndarray) -> np.ndarray:
+            out = np.empty((len(indices), setting.n_frames, *raw.shape[2:]), np.float16)
+            for position, index in enumerate(indices.tolist()):
+                out[position] = read_one(index)
+            return out
+
+        return read
+
+    return {
+        "memmap, fancy index": lambda indices: raw[indices],
+        "memmap, video by video": into(lambda index: raw[index]),
+        "store": lambda indices: touched.rows(tap, indices).stacked(),
+        "store, checksum at every read": lambda indices: always.rows(tap, indices).stacked(),
+        "store, no checksums": lambda indices: unchecked.rows(tap, indices).stacked(),
+        "store, first touch": lambda indices: open_store(path).rows(tap, indices).stacked(),
+        "zarr-python, same files": into(lambda index: array[starts[index] : starts[index] + setting.n_frames]),
+        "h5py, contiguous": into(lambda index: h5["contiguous"][tap][index]),
+        "h5py, chunk per video": into(lambda index: h5["chunked"][tap][index]),
+    }
+
+
+def measure(setting: Setting, folder: Path, tap: str) -> dict[str, list[float]]:
+    """Seconds of every round by reader, after all readers were seen to give the same numbers."""
+    ways = readers(setting, folder, tap)
+    rng = np.random.default_rng(0)
+    batches = [rng.permutation(setting.n_videos)[: setting.batch_size] for _ in range(setting.n_rounds)]
+    expected = ways["memmap, fancy index"](batches[0])
+    for name, read in ways.items():
+        if not np.array_equal(read(batches[0]), expected):
+            raise AssertionError(f"{name} gives other numbers")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for batch in batches:
+        for name, read in ways.items():
+            started = time.perf_counter()
+            read(batch)
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def summary(setting: Setting, seconds: dict[str, dict[str, list[float]]], command: str) -> dict[str, Any]:
+    """The result file: setting, machine, seconds, ratios, and the README's table."""
+    import h5py
+    import zarr
+
+    taps = {tap: _ratios(setting, tap, rounds) for tap, rounds in seconds.items()}
+    tokens = taps["tokens/06"]
+    return {
+        "schema_version": 1,
+        "command": command,
+        "setting": vars(setting),
+        "machine": {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "zarr": zarr.__version__,
+            "h5py": h5py.__version__,
+        },
+        "goal": {
+            "speed_over_memmap_at_least": GOAL_MEMMAP,
+            "speed_over_zarr_at_least": GOAL_ZARR,
+            "met": tokens["speed_over_memmap"] >= GOAL_MEMMAP and tokens["speed_over_zarr"] >= GOAL_ZARR,
+        },
+        "taps": taps,
+        "seconds": seconds,
+        "readme": _readme(setting, taps),
+    }
+
+
+def _ratios(setting: Setting, tap: str, rounds: dict[str, list[float]]) -> dict[str, Any]:
+    fastest = {name: min(values) for name, values in rounds.items()}
+    memmap = min(fastest["memmap, fancy index"], fastest["memmap, video by video"])
+    n_bytes = setting.batch_size * rows_of(setting, tap, 0).size * 2
+    return {
+        "bytes_per_batch": n_bytes,
+        "ms_per_video": {name: 1000 * best / setting.batch_size for name, best in fastest.items()},
+        "gigabytes_per_second": {name: n_bytes / best / 1e9 for name, best in fastest.items()},
+        "relative_to_memmap": {name: memmap / best for name, best in fastest.items()},
+        "speed_over_memmap": memmap / fastest["store"],
+        "speed_over_zarr": fastest["zarr-python, same files"] / fastest["store"],
+    }
+
+
+def _readme(setting: Setting, taps: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    names = list(taps["tokens/06"]["ms_per_video"])
+    rows = [
+        [
+            name,
+            *(
+                text
+                for tap in TAPS
+                for text in (f"{taps[tap]['ms_per_video'][name]:.3f}", f"{taps[tap]['relative_to_memmap'][name]:.2f}")
+            ),
+        ]
+        for name in names
+    ]
+    return {
+        "columns": ["reader", *(text for what in TAPS.values() for text in (f"{what}, ms per video", "of memmap"))],
+        "rows": rows,
+        "note": f"Random whole videos of {setting.n_frames} frames ({setting.n_tokens} x {setting.width} tokens, "
+        f"{setting.embed_dim} pooled) in batches of {setting.batch_size} out of {setting.n_videos}, float16, page "
+        f"cache warm; speed relative to the faster memmap. The store tests each checksum at its first touch and after that "
+        f"reads at the speed of 'store'; 'first touch' also opens it. Goals, tokens: {GOAL_MEMMAP} of memmap, "
+        f"{GOAL_ZARR:.0f} times zarr-python.",
+        "command": "python -m benchmarks speed store",
+    }
+
+
+@click.command()
+@click.option("--videos", default=Setting.n_videos, show_default=True)
+@click.option("--batch-size", default=Setting.batch_size, show_default=True)
+@click.option("--rounds", default=Setting.n_rounds, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the files go.  [default: a temporary folder]")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
+def store(videos: int, batch_size: int, rounds: int, folder: Path | None, out: Path) -> None:
+    """Time reads of random whole videos from a store, raw memmap, zarr-python and h5py."""
+    from benchmarks.readme import markdown_table
+
+    setting = Setting(n_videos=videos, batch_size=min(batch_size, videos), n_rounds=rounds)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        write_all(setting, Path(name))
+        seconds = {tap: measure(setting, Path(name), tap) for tap in TAPS}
+    command = f"python -m benchmarks speed store --videos {videos} --batch-size {batch_size} --rounds {rounds}"
+    result = summary(setting, seconds, command)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
+    click.echo(f"\n{result['readme']['note']}\nWritten to {out}")
+
+
+def main(arguments: list[str]) -> int:
+    """0 when measured; click's exit code otherwise."""
+    return store.main(args=arguments, prog_name="python -m benchmarks speed store", standalone_mode=False) or 0
+
+
+if __name__ == "__main__":
+    store(prog_name="python -m benchmarks.speed.store")
