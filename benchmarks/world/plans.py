@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.world.scene import N_UNIFORMS, draw_clip
+from benchmarks.world.scene import N_UNIFORMS, Framing, draw_clip
 from benchmarks.world.styles import Style, draw_look
 from benchmarks.world.videos import VideoPlan
 from benchmarks.world.vocabulary import ACTIONS, THINGS
@@ -41,16 +41,13 @@ class VideoClass:
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """A dataset before it is drawn. The first half of `classes` are the base classes, the second half the new ones.
-
-    `zoom` is the range of a factor on the size of everything shown.
-    """
+    """A dataset before it is drawn. The first half of `classes` are the base classes, the second half the new ones."""
 
     name: str
     seed: int
     classes: tuple[VideoClass, ...]
     style: Style
-    zoom: tuple[float, float]
+    framing: Framing
     width: int
     height: int
     n_train: int
@@ -85,15 +82,17 @@ def plan_dataset(name: str, seed: int = 0) -> DatasetPlan:
     drawn = rng.uniform(0.9, 1.1, 3).tolist()
     if name == "target":
         classes = [VideoClass(*inside[i]) for i in inside_order[:40]]
-        return DatasetPlan(name, seed, tuple(classes), _target_style(drawn), (1.0, 1.4), 80, 64, n_train=32, n_test=25)
+        return DatasetPlan(
+            name, seed, tuple(classes), _target_style(drawn), Framing((1.2, 1.6), 0.4), 80, 64, n_train=32, n_test=25
+        )
     if name == "other":
         style = Style(tint=0.1, brightness=0.35, desaturation=0.8 * drawn[1], noise=3.0)
         classes = [VideoClass(*outside[i]) for i in outside_order[:24]]
-        return DatasetPlan(name, seed, tuple(classes), style, (0.9, 1.2), 64, 80, n_train=32, n_test=16)
+        return DatasetPlan(name, seed, tuple(classes), style, Framing((1.1, 1.4), 0.3), 64, 80, n_train=32, n_test=16)
     if name == "irrelevant":
         style = Style(tint=0.2, brightness=0.3, desaturation=0.3, noise=6.0)
         classes = [VideoClass(*outside[i]) for i in outside_order[24:]]
-        return DatasetPlan(name, seed, tuple(classes), style, (0.9, 1.4), 80, 64, n_train=200, n_test=0)
+        return DatasetPlan(name, seed, tuple(classes), style, Framing((1.1, 1.6), 0.5), 80, 64, n_train=200, n_test=0)
     raise ValueError(f"no dataset {name!r} in the world; expected one of {', '.join(DATASET_NAMES)}")
 
 
@@ -130,7 +129,7 @@ def _plan_video(plan: DatasetPlan, rng: np.random.Generator, video_class: VideoC
     if video_class is None:
         clip = draw_clip(uniforms, empty=True)
     else:
-        clip = draw_clip(uniforms, thing=video_class.thing, action=video_class.action, zoom=plan.zoom)
+        clip = draw_clip(uniforms, thing=video_class.thing, action=video_class.action, framing=plan.framing)
     look = draw_look(plan.style, rng)
     crf, noise_seed = int(rng.integers(18, 31)), int(rng.integers(2**32))
     return VideoPlan(clip, look, crf, noise_seed, plan.width, plan.height)

@@ -33,7 +33,7 @@ class PretrainOptions:
     weight_decay: float = 0.1
     warmup_steps: int = 200
     decay_share: float = 0.2
-    checkpoint_steps: int = 100
+    checkpoint_steps: int = 50
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of update `step`, counted from 0."""

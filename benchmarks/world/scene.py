@@ -13,12 +13,27 @@ from benchmarks.world.vocabulary import ACTIONS, COLOURS, RGB, SCENES, THINGS
 
 N_UNIFORMS = 16
 """Random numbers in [0, 1) that decide one clip."""
-COLOUR_INDEX, SCENE_INDEX = 2, 3
-"""Which of them choose the colour and the scene."""
+ACTION_INDEX, COLOUR_INDEX, SCENE_INDEX = 1, 2, 3
+"""Which of them choose the action, the colour and the scene."""
 
 _THINGS, _ACTIONS, _COLOURS, _SCENES = tuple(THINGS), tuple(ACTIONS), tuple(COLOURS), tuple(SCENES)
 _RADIUS = {"small": (0.13, 0.17), "medium": (0.17, 0.21), "large": (0.21, 0.26)}
 """Radius of a thing in shares of the frame's shorter side, half-open."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How the camera is set up.
+
+    `zoom` is the half-open range of a factor on the thing's size, `spread` the share of the places in the frame that it
+    may take, around the middle.
+    """
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    spread: float = 1.0
+
+
+WHOLE_FRAME = Framing()
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,16 @@ def draw_clip(
     thing: str | None = None,
     action: str | None = None,
     empty: bool = False,
-    zoom: tuple[float, float] = (1.0, 1.0),
+    framing: Framing = WHOLE_FRAME,
 ) -> Clip:
-    """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for.
-
-    `thing` and `action` fix what is shown; `zoom` is the half-open range of a factor on the thing's size.
-    """
+    """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for; `thing` and `action` fix what is shown."""
     u = uniforms.tolist()
     if not empty:
-        thing, action = thing or pick(_THINGS, u[0]), action or pick(_ACTIONS, u[1])
+        thing, action = thing or pick(_THINGS, u[0]), action or pick(_ACTIONS, u[ACTION_INDEX])
     size = pick(tuple(_RADIUS), u[4])
     low, high = _RADIUS[size]
+    near, far = framing.zoom
+    across, down = (0.5 + framing.spread * (x - 0.5) for x in u[7:9])
     return Clip(
         thing=None if empty else thing,
         action=None if empty else action,
@@ -69,9 +83,9 @@ def draw_clip(
         scene=pick(_SCENES, u[SCENE_INDEX]),
         variant=int(u[5] * N_VARIANTS),
         size=size,
-        radius=(low + (high - low) * u[6]) * (zoom[0] + (zoom[1] - zoom[0]) * u[15]),
-        x=0.34 + 0.32 * u[7],
-        y=0.42 + 0.2 * u[8],
+        radius=(low + (high - low) * u[6]) * (near + (far - near) * u[15]),
+        x=0.34 + 0.32 * across,
+        y=0.42 + 0.2 * down,
         # Three clips in four are held still; the rest shake by up to 4 % of the frame.
         shake=max(0.0, u[9] - 0.75) * 0.16,
         shake_phase=u[10],

@@ -10,12 +10,22 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.world.captions import caption
-from benchmarks.world.scene import COLOUR_INDEX, N_UNIFORMS, SCENE_INDEX, draw_clip, draw_frame
+from benchmarks.world.scene import (
+    ACTION_INDEX,
+    COLOUR_INDEX,
+    N_UNIFORMS,
+    SCENE_INDEX,
+    WHOLE_FRAME,
+    Framing,
+    draw_clip,
+    draw_frame,
+)
 from benchmarks.world.styles import PRETRAINING_STYLE, apply_look, draw_look
-from benchmarks.world.vocabulary import COLOURS, SCENES
+from benchmarks.world.vocabulary import ACTIONS, COLOURS, SCENES
 
 FRAME_SIZE = 64
 """Width and height of a pre-training frame in pixels."""
+_N_OPTIONS = {COLOUR_INDEX: len(COLOURS), SCENE_INDEX: len(SCENES), ACTION_INDEX: len(ACTIONS)}
 _EMPTY_SHARE = 0.03
 _COMPRESSED_SHARE = 0.3
 
@@ -24,22 +34,31 @@ _COMPRESSED_SHARE = 0.3
 class Lesson:
     """How batches are drawn from `first_index` on, until the next lesson.
 
-    A batch shows only `n_scenes` scenes and `n_colours` colours, drawn anew for each batch: where few are shown, a
-    caption is told from the others by who does what and not by the background. `zoom` ranges over a factor on sizes.
+    A batch shows only `n_scenes` scenes, `n_colours` colours and `n_actions` actions, drawn anew for each batch: what
+    varies little within a batch cannot tell its captions apart, so the rest must.
     """
 
     first_index: int
     batch_size: int
     n_scenes: int = len(SCENES)
     n_colours: int = len(COLOURS)
-    zoom: tuple[float, float] = (1.0, 1.0)
+    n_actions: int = len(ACTIONS)
+    framing: Framing = WHOLE_FRAME
 
 
 LESSONS = (
     Lesson(first_index=0, batch_size=256),
-    Lesson(first_index=800, batch_size=128, n_scenes=2, n_colours=3, zoom=(1.0, 1.4)),
+    Lesson(first_index=800, batch_size=128, n_scenes=2, n_colours=3, framing=Framing(zoom=(1.0, 1.4))),
+    Lesson(
+        first_index=1600,
+        batch_size=128,
+        n_scenes=2,
+        n_colours=3,
+        n_actions=3,
+        framing=Framing(zoom=(1.2, 1.6), spread=0.3),
+    ),
 )
-"""First the whole world at once, which teaches scenes and colours; then the finer question of who does what."""
+"""The whole world at once teaches scenes and colours; then what is done, with these held back; then who does it."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +77,14 @@ def captioned_batch(seed: int, index: int, lessons: tuple[Lesson, ...] = LESSONS
     words = random.Random(f"{seed}/{index}")
     uniforms = rng.random((batch_size, N_UNIFORMS + 4))
     choice = np.random.default_rng([seed, index, 1])
-    uniforms[:, COLOUR_INDEX] = _keep_few(uniforms[:, COLOUR_INDEX], lesson.n_colours, len(COLOURS), choice)
-    uniforms[:, SCENE_INDEX] = _keep_few(uniforms[:, SCENE_INDEX], lesson.n_scenes, len(SCENES), choice)
+    kept = {COLOUR_INDEX: lesson.n_colours, SCENE_INDEX: lesson.n_scenes, ACTION_INDEX: lesson.n_actions}
+    for column, n_kept in kept.items():
+        uniforms[:, column] = _keep_few(uniforms[:, column], n_kept, _N_OPTIONS[column], choice)
     frames = np.empty((batch_size, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     texts = []
     for i in range(batch_size):
         moment, empty, compressed, quality = uniforms[i, N_UNIFORMS:].tolist()
-        clip = draw_clip(uniforms[i, :N_UNIFORMS], empty=empty < _EMPTY_SHARE, zoom=lesson.zoom)
+        clip = draw_clip(uniforms[i, :N_UNIFORMS], empty=empty < _EMPTY_SHARE, framing=lesson.framing)
         image = draw_frame(clip, moment, FRAME_SIZE, FRAME_SIZE)
         look = draw_look(PRETRAINING_STYLE, rng)
         frame = apply_look(np.asarray(image), look, rng)

@@ -8,7 +8,7 @@ import torch
 from benchmarks.world.captions import all_phrases
 from benchmarks.world.clip_weights import OpenClip
 
-BATCH_GROUPS = 2
+BATCH_GROUPS = 4
 """Parts a batch of captions is cut into by length: short captions do not pay for the padding of long ones."""
 
 

@@ -21,7 +21,7 @@ from benchmarks.world.clip_weights import (
 )
 from benchmarks.world.pretrain import PretrainOptions, pretrain
 from benchmarks.world.scene import N_UNIFORMS, draw_clip, draw_frame
-from benchmarks.world.stream import Lesson, captioned_batch
+from benchmarks.world.stream import LESSONS, Lesson, captioned_batch
 from benchmarks.world.text_batches import CaptionTokenizer, encode_rows, trained_token_ids
 from benchmarks.world.vocabulary import ACTIONS, SCENES, THINGS
 
@@ -99,7 +99,7 @@ def _top1(texts: list[str], labels: list[int], image_features: torch.Tensor) -> 
 
 def test_it_knows_things_actions_and_scenes() -> None:
     rng = np.random.default_rng(123)
-    clips = [draw_clip(rng.random(N_UNIFORMS), zoom=(1.0, 1.4)) for _ in range(300)]
+    clips = [draw_clip(rng.random(N_UNIFORMS), framing=LESSONS[-1].framing) for _ in range(300)]
     frames = np.stack([np.asarray(draw_frame(clip, rng.random(), 64, 64)) for clip in clips])
     with torch.inference_mode():
         features = load_clip().encode_image(normalise_frames(torch.from_numpy(frames)))
