@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,23 @@ def from_state_dict(
 
 @cache
 def clip_merges() -> tuple[tuple[str, str], ...]:
-    """The merges of CLIP's vocabulary in rank order, out of the file that open_clip ships."""
-    from open_clip.tokenizer import default_bpe
+    """The merges of CLIP's vocabulary in rank order, out of the file that open_clip ships.
 
-    lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode("utf-8").split("\n")
+    The file is found without importing open_clip, which takes longer than all else that loads a local checkpoint.
+
+    Raises:
+        ModuleNotFoundError: open_clip is not installed.
+    """
+    installed = find_spec("open_clip")
+    if installed is None or installed.origin is None:
+        raise ModuleNotFoundError(
+            explain(
+                "open_clip is not installed; it brings CLIP's vocabulary",
+                fix='install the video side: pip install "prompttune[extract]"',
+            )
+        )
+    compressed = Path(installed.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(compressed.read_bytes()).decode("utf-8").split("\n")
     pairs = (line.split() for line in lines[1 : N_MERGES + 1])
     return tuple((left, right) for left, right in pairs)
 

@@ -183,7 +183,7 @@ def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(lo
 
 
 def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> bool:
-    """Whether the child that writes the directory was killed, at its `step`-th fsync. No torch there: it does not fork."""
+    """Whether the child writing the directory was killed at its `step`-th fsync; it runs no torch after the fork."""
     child = os.fork()
     if child == 0:
         calls, fsync = iter(range(1, 100)), os.fsync
