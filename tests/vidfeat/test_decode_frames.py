@@ -177,6 +177,10 @@ def test_the_two_ways_of_picking_frames_give_the_same_and_one_does_less(folder: 
         if facts.codec in ("h264", "hevc") and len(facts.key_ticks) > 2:
             assert last is not None
             assert last.n_decoded < 16  # one group of 12, less its unreferenced frames, plus what seeking passes over
+    one_gop = probe(written(folder, "one_gop.mp4"))
+    last = pick.pick_directly(one_gop, {39}, deadline=Deadline.after(one_gop.path, None))
+    assert last is not None
+    assert last.n_decoded < 30  # frames that no other refers to are left out
     assert {"h264.mp4", "h264.mkv", "hevc_closed_gop.mp4", "vp9.webm", "late.mp4", "uneven.mkv", "ten_bit.mp4"} <= set(
         direct
     )

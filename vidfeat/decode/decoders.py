@@ -47,7 +47,7 @@ def choose_decoder(probe: Probe, *, preferred: str = "auto") -> Choice:
     """PyAV, unless decord is preferred and nothing in `probe` is known to mislead it; with the reason.
 
     PyAV is the default for every file: it flags the frames it had to patch up, which decord hands on as they are; and
-    it is no slower, because it goes straight to the sampled frames (docs/decisions/decoder.md).
+    it is no slower, because it goes straight to the sampled frames (docs/decisions/0002-pyav-by-default.md).
     """
     if preferred != "decord":
         return Choice("pyav", "it notices damaged frames")
