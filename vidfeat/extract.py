@@ -14,7 +14,7 @@ from vidfeat import progress
 from vidfeat.extract_options import ExtractOptions, Machine
 from vidfeat.job import Job, open_job
 from vidfeat.meter import Meter
-from vidfeat.store import Unit
+from vidfeat.store import Unit, open_store
 from vidfeat.unit_runner import UnitRunner, layers_of, pixel_stream
 
 
@@ -23,8 +23,8 @@ class ExtractSummary:
     """What an extraction did, and how the store stands now.
 
     Attributes:
-        n_videos, n_failed: of the store's committed units.
-        failures: number of failed videos by reason.
+        n_videos, n_failed: of the finished store; of this run alone while units are left.
+        failures: number of failed videos by reason, once the store is finished.
         n_units_done, n_units_left: units committed by this run; units the store still lacks (another job's share).
         n_frames: rows encoded by this run (frames x views).
         seconds: of the whole run; `seconds_by_stage`: of the encoder's thread, by what it did or waited for.
@@ -95,16 +95,22 @@ def finish(job: Job, *, n_units_done: int, meter: Meter, started: float) -> Extr
     n_left = len(job.writer.pending_units())
     if n_left == 0 and (job.rebuild or not job.writer.is_finished):
         job.writer.finalize()
-    failures = job.writer.failures()
-    committed = {index for unit in job.writer.committed_units() for index in unit.video_indices}
+    reading = meter.read()
+    if n_left == 0:
+        # The index answers at once; the commit records of a million videos would take minutes to read.
+        store = open_store(job.out, check="never")
+        n_videos, n_failed = len(store), int((~store.ok).sum())
+        failures = Counter(row.reason for row in store.videos() if not row.ok) if n_failed else Counter()
+    else:
+        n_videos, n_failed, failures = reading.n_videos + reading.n_failures, reading.n_failures, Counter()
     return ExtractSummary(
         out=job.out,
-        n_videos=len(committed),
-        n_failed=len(failures),
-        failures=dict(Counter(facts.reason for facts in failures.values()).most_common()),
+        n_videos=n_videos,
+        n_failed=n_failed,
+        failures=dict(failures.most_common()),
         n_units_done=n_units_done,
         n_units_left=n_left,
-        n_frames=meter.read().n_frames,
+        n_frames=reading.n_frames,
         seconds=time.monotonic() - started,
         seconds_by_stage=meter.seconds_by_stage(),
         max_frames_in_flight=meter.max_frames_in_flight,

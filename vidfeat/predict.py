@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 # One chunk's crc32c and its entry in the shard index; a commit record's fixed part, and its part per video and frame.
 CHUNK_OVERHEAD_BYTES = 4 + 16
-RECORD_BYTES, VIDEO_BYTES, FRAME_BYTES = 600, 600, 28
+RECORD_BYTES, VIDEO_BYTES, FRAME_BYTES = 600, 650, 16
 # int8 rows come with a step and a zero per channel, in float32.
 SCALE_BYTES = 8
 # zarr.json of groups, index columns with their metadata, plan, manifest; pack.
-FIXED_FILES, FIXED_BYTES, PACK_FILES = 53, 70_000, 4
-TOKENIZER_BYTES = 680_000
+FIXED_FILES, FIXED_BYTES, PACK_FILES = 53, 28_000, 4
+TOKENIZER_BYTES = 680_000  # with the headers and the config of the pack
 # A unit of the trial run: long enough to fill batches, short enough for several of them.
 TRIAL_BATCHES_PER_UNIT = 4
 SPARE = 1.02
@@ -286,7 +286,7 @@ def _try(
         bounds = job_store.frame_bounds(options, [item.path for item in items])
     out = Path(folder, "trial.zarr")
     writer = StoreWriter.create(out, replace(spec, shard_bytes=shard_bytes), items, frame_bounds=bounds)
-    clock = _Clock()
+    clock = BatchClock()
     runner = UnitRunner(
         writer,
         recipe=recipe,
@@ -309,8 +309,13 @@ def _try(
     )
 
 
-class _Clock:
-    """Notes when batches were encoded, so that the rate leaves out what comes before the first."""
+class BatchClock:
+    """Notes when batches were encoded, so that the rate leaves out what comes before the first one.
+
+    Attributes:
+        first, last: when the first and the last batch were done, on time.monotonic's clock.
+        n_rows: encoded so far.
+    """
 
     def __init__(self) -> None:
         self.first = self.last = time.monotonic()

@@ -151,7 +151,8 @@ def _run(job: Job, units: Sequence[Unit], machine: Machine, ray_options: RayOpti
         ray.init(address=ray_options.address, include_dashboard=False, log_to_driver=False)
     try:
         setup = ActorSetup(job.out, job.recipe, machine, str(job.precision), layers_of(units))
-        _Dispatcher(setup, ray_options, _tasks(job, units, ray_options), meter).run()
+        with sigterm_as_interrupt():  # ray.init has put its own handler in place of ours
+            _Dispatcher(setup, ray_options, _tasks(job, units, ray_options), meter).run()
     finally:
         if started_here:
             ray.shutdown()

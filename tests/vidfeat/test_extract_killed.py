@@ -14,7 +14,7 @@ from extraction_process import VidfeatProcess
 from small_extraction import digests, write_tiny_clip, write_videos
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")]
-N_KILLS = 12
+N_KILLS = {0: 10, 2: 4}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def test_sigkill_of_the_whole_group_at_random_times(process, command, whole, tmp
     generator = random.Random(seed)
     expected, seconds = whole
     n_killed = n_finished = 0
-    longest = seconds * (1.5 if workers == 0 else 4)
-    while n_killed < N_KILLS or not n_finished:
+    longest = seconds * (1.2 if workers == 0 else 2.5)
+    while n_killed < N_KILLS[workers] or not n_finished:
         out = tmp_path / f"{n_finished}.zarr"
         # After enough kills the last store may run to its end.
-        kill_after = generator.uniform(0.02, longest) if n_killed < N_KILLS else None
+        kill_after = generator.uniform(0.02, longest) if n_killed < N_KILLS[workers] else None
         flags = ["--out", out, "--workers", workers]
         ended = process.run(*command, *flags, kill_after=kill_after, log=str(tmp_path / "log"))
         if ended["code"] == -signal.SIGKILL:

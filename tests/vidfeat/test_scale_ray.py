@@ -30,41 +30,41 @@ def videos(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"), 24)
 
 
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[object]:
-    """A head without CPUs and two nodes of one CPU each, every one a raylet of its own."""
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[object, list[object]]]:
+    """A cluster of a head without CPUs and three nodes of one CPU each, every one a raylet of its own; and those nodes."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # Actors must find this project's packages and this folder's helper, wherever pytest was started.
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        # Actors must find this project's packages, wherever pytest was started.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster, nodes
+        ray.shutdown()
+        cluster.shutdown()
 
 
-def test_a_lost_node_costs_nothing_and_the_bytes_are_the_local_ones(tmp_path, videos, model, cluster):
+def test_a_lost_node_costs_nothing_and_the_bytes_are_the_local_ones(tmp_path, videos, model, nodes):
     local, remote = tmp_path / "local.zarr", tmp_path / "ray.zarr"
     extract_or_resume(small_options(videos, local, model), quiet=True)
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
+    cluster, workers = nodes
     lost: list[int] = []
 
     def lose_a_node_after_the_first_commits() -> None:
         while len(list(remote.glob("commits/unit-*.json"))) < 3:
             time.sleep(0.005)
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        # Of three nodes two have an actor; losing two of them hits at least one actor, and leaves one node to go on.
+        for node in workers[:2]:
+            cluster.remove_node(node, allow_graceful=False)
         lost.append(len(list(remote.glob("commits/unit-*.json"))))
-        cluster.add_node(num_cpus=1)  # a replacement, as a scheduler would send one
 
     saboteur = threading.Thread(target=lose_a_node_after_the_first_commits, daemon=True)
     saboteur.start()
-    summary = extract_on_ray(
-        small_options(videos, remote, model), RayOptions(n_actors=2, cpus_per_actor=1, gpus_per_actor=0), quiet=True
-    )
+    summary = extract_on_ray(small_options(videos, remote, model), RayOptions(n_actors=2, gpus_per_actor=0), quiet=True)
     saboteur.join(timeout=120)
     n_units = len(StoreWriter.attach(remote).plan_units())
     assert lost
@@ -73,13 +73,10 @@ def test_a_lost_node_costs_nothing_and_the_bytes_are_the_local_ones(tmp_path, vi
     assert digests(remote) == digests(local)
 
 
-def test_units_that_are_done_already_are_not_handed_out(tmp_path, videos, model, cluster):
+def test_units_that_are_done_already_are_not_handed_out(tmp_path, videos, model, nodes):
     out = tmp_path / "X.zarr"
     extract_or_resume(small_options(videos, out, model, units=(1, 2)), quiet=True)
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("commits/unit-*.json")}
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
     summary = extract_on_ray(small_options(videos, out, model), RayOptions(gpus_per_actor=0), quiet=True)
     assert summary.n_units_done == len(StoreWriter.attach(out).plan_units()) - len(done)
     assert {name: (out / "commits" / name).stat().st_mtime_ns for name in done} == done

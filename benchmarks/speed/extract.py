@@ -1,0 +1,323 @@
+"""What the extraction pipeline costs beside its two bare halves: the encoder on ready pixels, and decoding alone.
+
+`python -m benchmarks speed extract` writes clips, then times in turn, round after round:
+
+    encoder-bound   a ViT on one core, decoding on the others: pipeline / bare encoder on pixels that lie in memory
+    decode-bound    a tiny ViT, the same decoding processes: pipeline / decoding and preprocessing alone
+    transfer        pixels from one process to another: shared-memory ring / pipe
+
+Ratios compare the fastest rounds within one run: other work on the machine only adds time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+if TYPE_CHECKING:
+    from vidfeat.encode import Encoder
+    from vidfeat.recipe import Recipe
+
+RESULT = Path(__file__).parents[1] / "results" / "speed_extract.json"
+ENCODER_GOAL, DECODE_GOAL = 0.95, 1.0
+FRAMES = 8
+# image, patch, width, layers, joint width. ViT-B-32 as open_clip configures it; the tiny one only has to be fast.
+SIZES = {"ViT-B-32": (224, 32, 768, 12, 512), "tiny": (224, 56, 64, 1, 32)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed: n_videos clips of clip_seconds seconds, n_rounds times."""
+
+    n_videos: int
+    clip_seconds: float
+    batch_frames: int
+    n_rounds: int
+    n_workers: int
+
+
+def write_clips(folder: Path, setting: Setting) -> list[Path]:
+    """Clips of 340 x 256 H.264 at 25 frames/s, of drifting noise: about the size and bit rate of Kinetics clips."""
+    import av
+
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    paths = []
+    for number in range(setting.n_videos):
+        path = folder / "all" / f"{number:04d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
+            for index in range(int(setting.clip_seconds * 25)):
+                picture = np.roll(coarse, (index // 2 + number, index), axis=(0, 1)).repeat(7, 0).repeat(6, 1)
+                picture = np.ascontiguousarray(picture[:256, :340])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        paths.append(path)
+    return paths
+
+
+class RandomPack:
+    """Enough of a backbone pack for an Encoder: a tower of a given size with random weights."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        from vidfeat.backbone import BackboneConfig, VisionConfig
+        from vidfeat.backbone.config import TextConfig
+        from vidfeat.backbone.vision import VisionTower
+        from vidfeat.openclip import OPENAI_MEAN, OPENAI_STD
+
+        image_size, patch_size, width, layers, embed_dim = SIZES[name]
+        vision = VisionConfig(image_size, patch_size, width, layers, heads=max(1, width // 64))
+        text = TextConfig(context_length=77, vocab_size=49408, width=64, layers=1, heads=1)
+        preprocessing = {"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD, "interpolation": "bicubic"}
+        self.config = BackboneConfig(name, "random", embed_dim, vision, text, logit_scale=1.0, **preprocessing)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        self._tower = VisionTower(vision, embed_dim=embed_dim).eval().requires_grad_(False)
+        for parameter in self._tower.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+
+    def vision_tower(self) -> Any:
+        """The tower."""
+        return self._tower
+
+
+@contextmanager
+def decoding_apart(cores: list[int]) -> Iterator[Callable[[], None]]:
+    """Processes started inside run on all cores but the first; calling what is yielded moves this thread to the first.
+
+    With one core there is nothing to keep apart.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(cores[1:]) or set(cores))
+    try:
+        yield lambda: os.sched_setaffinity(0, {cores[0]})
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def pipeline_rate(encoder: Encoder, recipe: Recipe, paths: list[Path], setting: Setting, cores: list[int]) -> float:
+    """Frames/s of a whole extraction into a real store, from its first batch to its last."""
+    from vidfeat.extract_options import Machine
+    from vidfeat.manifest import VideoItem
+    from vidfeat.meter import Meter
+    from vidfeat.predict import BatchClock
+    from vidfeat.store import StoreSpec, StoreWriter, TapSpec
+    from vidfeat.unit_runner import UnitRunner, pixel_stream
+
+    items = [VideoItem(id=path.name, path=str(path), label="all") for path in paths]
+    taps = (TapSpec("pooled", (encoder.config.embed_dim,)),)
+    clock, encode = BatchClock(), encoder.encode
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StoreWriter.create(Path(folder, "X.zarr"), StoreSpec(taps, FRAMES), items)
+        runner = UnitRunner(
+            writer,
+            recipe=recipe,
+            encoder=clock.watch(encoder),
+            batch_frames=setting.batch_frames,
+            paths={item.id: item.path for item in items},
+        )
+        machine = Machine(workers=setting.n_workers, batch_frames=setting.batch_frames)
+        with (
+            decoding_apart(cores) as move_here,
+            pixel_stream(recipe, machine, batch_frames=setting.batch_frames, n_videos=len(items)) as pixels,
+        ):
+            move_here()
+            runner.run(writer.pending_units(), pixels, Meter())
+    encoder.encode = encode  # type: ignore[method-assign]
+    return clock.rate()
+
+
+def encoder_rate(encoder: Encoder, setting: Setting, n_batches: int, cores: list[int]) -> float:
+    """Frames/s of the encoder alone on pixels that lie in memory, on the core the pipeline gives it."""
+    size = encoder.config.vision.image_size
+    pixels = np.random.default_rng(0).standard_normal((setting.batch_frames, 3, size, size), dtype=np.float32)
+    with decoding_apart(cores) as move_here:
+        move_here()
+        encoder.encode(pixels)
+        start = time.monotonic()
+        for _ in range(n_batches):
+            encoder.encode(pixels)
+        return n_batches * setting.batch_frames / (time.monotonic() - start)
+
+
+def decoding_rate(recipe: Recipe, paths: list[Path], setting: Setting, cores: list[int]) -> float:
+    """Frames/s of the same decoding processes when their rows are dropped on arrival; counted from the first row."""
+    from vidfeat.decode_worker import PixelRows, VideoTask
+    from vidfeat.extract_options import Machine
+    from vidfeat.unit_runner import pixel_stream
+
+    tasks = [VideoTask(index, index, path.name, str(path), (0, 1)) for index, path in enumerate(paths)]
+    machine = Machine(workers=setting.n_workers)
+    n_rows, first = 0, 0.0
+    with (
+        decoding_apart(cores) as move_here,
+        pixel_stream(recipe, machine, batch_frames=setting.batch_frames, n_videos=len(tasks)) as pixels,
+    ):
+        move_here()
+        for event in pixels.stream(tasks, threading.Event()):
+            if isinstance(event, PixelRows):
+                first = first or time.monotonic()
+                n_rows += len(event.pixels)
+        return (n_rows - FRAMES) / (time.monotonic() - first)
+
+
+def _ring_writer(connection: Any, memory: Any, layout: Any, n_messages: int) -> None:
+    slots = layout.over(memory)
+    rows = np.zeros(slots.shape[1:], slots.dtype)
+    for number in range(n_messages):
+        if number >= layout.n_slots:
+            connection.recv()
+        slots[number % layout.n_slots] = rows
+        connection.send(number % layout.n_slots)
+
+
+def _pipe_writer(connection: Any, shape: tuple[int, ...], n_messages: int) -> None:
+    rows = np.zeros(shape, np.float32)
+    for _ in range(n_messages):
+        connection.send_bytes(rows)
+
+
+def transfer_rates(n_messages: int = 300) -> dict[str, float]:
+    """Bytes/s of pixel rows [8 3 224 224] float32 from a process into a batch here: through a ring, and a pipe."""
+    import ctypes
+    import multiprocessing
+
+    from vidfeat.decode_worker import RingLayout
+
+    context = multiprocessing.get_context("spawn")
+    layout = RingLayout(n_slots=4, slot_rows=8, row_shape=(3, 224, 224), dtype="float32")
+    batch = np.empty(layout.shape[1:], np.float32)
+    rates = {}
+    for name in ("ring", "pipe"):
+        here, there = context.Pipe()
+        memory = context.RawArray(ctypes.c_uint8, layout.n_bytes)
+        target, arguments = _ring_writer, (there, memory, layout, n_messages)
+        if name == "pipe":
+            target, arguments = _pipe_writer, (there, batch.shape, n_messages)  # type: ignore[assignment]
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        there.close()
+        slots, start = layout.over(memory), 0.0
+        for number in range(n_messages):
+            if name == "ring":
+                slot = here.recv()
+                batch[:] = slots[slot]
+                if number < n_messages - layout.n_slots:
+                    here.send(slot)
+            else:
+                here.recv_bytes_into(batch.reshape(-1).view(np.uint8).data)
+            start = start or time.monotonic()
+        rates[name] = (n_messages - 1) * batch.nbytes / (time.monotonic() - start)
+        process.join()
+    return rates
+
+
+def measure(setting: Setting, paths: list[Path]) -> dict[str, list[float]]:
+    """Frames/s of every part in every round."""
+    import torch
+
+    from vidfeat.encode import Encoder
+    from vidfeat.preprocess import Preprocess
+    from vidfeat.recipe import Recipe
+    from vidfeat.sampling import SamplingPolicy
+
+    cores = sorted(os.sched_getaffinity(0))
+    torch.set_num_threads(1 if len(cores) > 1 else torch.get_num_threads())
+    large, tiny = (Encoder(RandomPack(name), device="cpu") for name in SIZES)  # type: ignore[arg-type]
+    config = large.config
+    preprocess = Preprocess(config.vision.image_size, mean=config.image_mean, std=config.image_std)
+    recipe = Recipe(preprocess, SamplingPolicy("segments-middle", n_frames=FRAMES))
+    n_batches = max(3, len(paths) * FRAMES // setting.batch_frames - 1)
+    rounds: dict[str, list[float]] = {}
+    for number in range(setting.n_rounds):
+        parts = {
+            "encoder": lambda: encoder_rate(large, setting, n_batches, cores),
+            "pipeline, encoder-bound": lambda: pipeline_rate(large, recipe, paths, setting, cores),
+            "decoding": lambda: decoding_rate(recipe, paths, setting, cores),
+            "pipeline, decode-bound": lambda: pipeline_rate(tiny, recipe, paths, setting, cores),
+        }
+        for name, part in parts.items():
+            rounds.setdefault(name, []).append(part())
+        for name, rate in transfer_rates().items():
+            rounds.setdefault(f"transfer, {name}", []).append(rate)
+        click.echo(f"round {number + 1}: " + ", ".join(f"{name} {rates[-1]:,.0f}" for name, rates in rounds.items()))
+    return rounds
+
+
+def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
+    """The document that is written: ratios of the fastest rounds, every round, and a table for the README."""
+    best = {name: max(rates) for name, rates in rounds.items()}
+    ratios = {
+        "pipeline / encoder": best["pipeline, encoder-bound"] / best["encoder"],
+        "pipeline / decoding": best["pipeline, decode-bound"] / best["decoding"],
+        "ring / pipe": best["transfer, ring"] / best["transfer, pipe"],
+    }
+    goals = {"pipeline / encoder": ENCODER_GOAL, "pipeline / decoding": DECODE_GOAL}
+    n_cores = len(os.sched_getaffinity(0))
+    rows = [
+        ["encoder-bound: pipeline / bare encoder", f"{ratios['pipeline / encoder']:.2f}", f">= {ENCODER_GOAL}"],
+        ["decode-bound: pipeline / decoding alone", f"{ratios['pipeline / decoding']:.2f}", f">= {DECODE_GOAL}"],
+        ["pixels through shared memory / through a pipe", f"{ratios['ring / pipe']:.2f}", ""],
+    ]
+    return {
+        "setting": setting.__dict__,
+        "frames_per_second": {name: rate for name, rate in best.items() if not name.startswith("transfer")},
+        "bytes_per_second": {name: rate for name, rate in best.items() if name.startswith("transfer")},
+        "rounds": rounds,
+        "ratios": ratios,
+        "goals": {name: {"at_least": goal, "met": ratios[name] >= goal} for name, goal in goals.items()},
+        "load_average": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "cpus": n_cores},
+        "readme": {
+            "columns": ["extraction", "ratio", "goal"],
+            "rows": rows,
+            "note": f"{setting.n_videos} clips of {setting.clip_seconds:g} s, {FRAMES} frames each, ViT-B-32 on one "
+            f"CPU core, {setting.n_workers} decoding process(es) on the others; {n_cores} cores, "
+            f"load {os.getloadavg()[0]:.1f}.",
+            "command": "python -m benchmarks speed extract",
+        },
+    }
+
+
+@click.command()
+@click.option("--videos", "n_videos", default=48, show_default=True, help="Clips to extract.")
+@click.option("--clip-seconds", default=4.0, show_default=True)
+@click.option("--batch-frames", default=16, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--workers", default=1, show_default=True, help="Decoding processes.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
+def extract(n_videos: int, clip_seconds: float, batch_frames: int, rounds: int, workers: int, out: Path) -> None:
+    """Time the extraction pipeline against the bare encoder and against decoding alone."""
+    from benchmarks.readme import markdown_table
+
+    setting = Setting(n_videos, clip_seconds, batch_frames, rounds, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        result = summary(setting, measure(setting, write_clips(Path(folder), setting)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
+    click.echo(f"\n{result['readme']['note']}\nWritten to {out}")
+
+
+def main(arguments: list[str]) -> int:
+    """0 when measured; click's exit code otherwise."""
+    return extract.main(args=arguments, prog_name="python -m benchmarks speed extract", standalone_mode=False) or 0
+
+
+if __name__ == "__main__":
+    extract(prog_name="python -m benchmarks.speed.extract")
