@@ -5,19 +5,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from vidfeat.errors import StoreCorruptError, StoreError, explain
 from vidfeat.store.plan import PlannedTap, PlannedVideo, Unit
-from vidfeat.store.quantize import cosine_and_error, quantize
+from vidfeat.store.quantize import Quantized, cosine_and_error, quantize
 from vidfeat.store.records import seal, unseal
 from vidfeat.store.shards import crc32c, scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, StoreSpec, VideoRow, same_key, storage_problem
 
-# The rows of a tap: one array, or one per (video, view) in order.
-TapRows = np.ndarray | Sequence[np.ndarray]
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Rows of an int8 tap that were quantised before, to be kept as they are.
+
+    Attributes:
+        quantized: int8 values and their scales.
+        errors: for each (video, view), (smallest cosine, largest absolute error) as measured back then.
+    """
+
+    quantized: Quantized
+    errors: tuple[tuple[float, float], ...]
+
+
+# The rows of a tap: one float array, one per (video, view) in order, or int8 rows with their scales.
+TapRows = np.ndarray | Sequence[np.ndarray] | QuantizedRows
 
 
 @dataclass(frozen=True)
@@ -134,71 +149,88 @@ def encode_commit(
             named).
     """
     _require_facts(unit, spec, planned, videos)
-    lengths = np.array([video.n_frames for video in videos for _ in range(unit.n_views)], np.int64)
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    rows = _require_rows(unit, taps, arrays, int(stops[-1]) if len(stops) else 0)
-    contents: dict[str, bytearray] = {}
-    checksums: dict[str, list[int]] = {}
-    errors: dict[str, list[tuple[float, float]]] = {}
-    problems: list[str] = []
-    for name, shard in unit.shards.items():
-        tap, values = taps[name], rows[name]
-        for item, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            problem = storage_problem(values[start:stop], tap.spec.dtype)
-            if problem:
-                video = videos[item // unit.n_views]
-                problems.append(f"{name} of {video.id!r}, view {unit.view_start + item % unit.n_views}: {problem}")
-        if problems:
+    stops = np.cumsum([video.n_frames for video in videos if video.ok for _ in range(unit.n_views)], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), stops])
+    items = list(pairwise(starts.tolist()))
+    rows = _require_rows(unit, taps, arrays, int(starts[-1]))
+    _require_storable(unit, taps, rows, items, [video.id for video in videos if video.ok])
+    encoded = {name: _encode_tap(taps[name], spec, shard, rows[name], items) for name, shard in unit.shards.items()}
+    contents = {path: content for one in encoded.values() for path, content in one.contents.items()}
+    committed, n_ok = [], 0
+    for index, video in zip(unit.video_indices, videos, strict=True):
+        if not video.ok:
+            committed.append(CommittedVideo(index, video, -1))
             continue
-        layout = tap_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows, compressor=spec.compressor)
-        if tap.spec.dtype == "int8":
-            quantized = quantize(values)
-            scales = scales_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows)
-            contents[scales.shard_path(shard)] = scales.encode(quantized.scales)
-            errors[name] = [
-                cosine_and_error(values[a:b], type(quantized)(quantized.values[a:b], quantized.scales[a:b]))
-                for a, b in zip(starts, stops, strict=True)
-            ]
-            values = quantized.values
-        stored = values.astype(tap.spec.dtype, copy=False)
-        contents[layout.shard_path(shard)] = layout.encode(stored)
-        checksums[name] = [crc32c(stored[a:b]) for a, b in zip(starts, stops, strict=True)]
-    if problems:
-        raise _unusable(unit, problems)
+        own = slice(n_ok * unit.n_views, (n_ok + 1) * unit.n_views)
+        checksums = {name: one.checksums[own] for name, one in encoded.items()}
+        errors = {name: one.errors[own] for name, one in encoded.items() if one.errors}
+        committed.append(CommittedVideo(index, video, items[own.start][0], checksums, errors))
+        n_ok += 1
     record = CommitRecord(
         unit=unit.index,
         view_start=unit.view_start,
         view_stop=unit.view_stop,
         shards=dict(unit.shards),
         files={path: FileRecord.of(content) for path, content in contents.items()},
-        videos=tuple(
-            _committed(unit, position, video, starts, checksums, errors) for position, video in enumerate(videos)
-        ),
+        videos=tuple(committed),
         fingerprint_sha256=spec.fingerprint.sha256,
     )
     return contents, record
 
 
-def _committed(
+@dataclass(frozen=True)
+class _EncodedTap:
+    """One tap of a unit: its files, and for each (video, view) the crc32c and the error of the quantisation."""
+
+    contents: dict[str, bytearray]
+    checksums: tuple[int, ...]
+    errors: tuple[tuple[float, float], ...]
+
+
+def _encode_tap(
+    tap: PlannedTap, spec: StoreSpec, shard: int, rows: np.ndarray | QuantizedRows, items: list[tuple[int, int]]
+) -> _EncodedTap:
+    layout = tap_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows, compressor=spec.compressor)
+    contents: dict[str, bytearray] = {}
+    errors: tuple[tuple[float, float], ...] = ()
+    if tap.spec.dtype != "int8":
+        assert isinstance(rows, np.ndarray)
+        stored = rows.astype(tap.spec.dtype, copy=False)
+    else:
+        kept = rows if isinstance(rows, QuantizedRows) else _quantize(rows, items)
+        stored, errors = kept.quantized.values, kept.errors
+        scales = scales_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows)
+        contents[scales.shard_path(shard)] = scales.encode(kept.quantized.scales)
+    contents[layout.shard_path(shard)] = layout.encode(stored)
+    return _EncodedTap(contents, tuple(crc32c(stored[start:stop]) for start, stop in items), errors)
+
+
+def _quantize(rows: np.ndarray, items: list[tuple[int, int]]) -> QuantizedRows:
+    whole = quantize(rows)
+    parts = [(rows[a:b], Quantized(whole.values[a:b], whole.scales[a:b])) for a, b in items]
+    return QuantizedRows(whole, tuple(cosine_and_error(exact, part) for exact, part in parts))
+
+
+def _require_storable(
     unit: Unit,
-    position: int,
-    video: VideoRow,
-    starts: np.ndarray,
-    checksums: Mapping[str, list[int]],
-    errors: Mapping[str, list[tuple[float, float]]],
-) -> CommittedVideo:
-    index = unit.video_indices[position]
-    if not video.ok:
-        return CommittedVideo(index, video, -1)
-    items = slice(position * unit.n_views, (position + 1) * unit.n_views)
-    return CommittedVideo(
-        index,
-        video,
-        int(starts[items.start]),
-        {name: tuple(values[items]) for name, values in checksums.items()},
-        {name: tuple(pairs[items]) for name, pairs in errors.items()},
-    )
+    taps: Mapping[str, PlannedTap],
+    rows: Mapping[str, np.ndarray | QuantizedRows],
+    items: list[tuple[int, int]],
+    ids: list[str],
+) -> None:
+    problems = []
+    for name, values in rows.items():
+        if isinstance(values, QuantizedRows):
+            problem = storage_problem(values.quantized.scales, "float32")
+            problems += [f"scales of {name}: {problem}"] if problem else []
+            continue
+        for item, (start, stop) in enumerate(items):
+            problem = storage_problem(values[start:stop], taps[name].spec.dtype)
+            if problem:
+                view = unit.view_start + item % unit.n_views
+                problems.append(f"{name} of {ids[item // unit.n_views]!r}, view {view}: {problem}")
+    if problems:
+        raise _unusable(unit, problems)
 
 
 def _require_facts(unit: Unit, spec: StoreSpec, planned: Sequence[PlannedVideo], videos: Sequence[VideoRow]) -> None:
@@ -221,19 +253,23 @@ def _require_facts(unit: Unit, spec: StoreSpec, planned: Sequence[PlannedVideo],
 
 def _require_rows(
     unit: Unit, taps: Mapping[str, PlannedTap], arrays: Mapping[str, TapRows], n_rows: int
-) -> dict[str, np.ndarray]:
-    problems, rows = [], {}
+) -> dict[str, np.ndarray | QuantizedRows]:
+    problems: list[str] = []
+    rows: dict[str, np.ndarray | QuantizedRows] = {}
     if set(arrays) != set(unit.taps):
         problems.append(f"taps {sorted(arrays)} for a unit of {sorted(unit.taps)}")
     for name in sorted(set(arrays) & set(unit.taps)):
-        shape = taps[name].spec.row_shape
-        given = arrays[name]
-        if isinstance(given, np.ndarray):
-            rows[name] = given
+        tap, given = taps[name].spec, arrays[name]
+        if isinstance(given, QuantizedRows):
+            if tap.dtype != "int8":
+                problems.append(f"{name} is given as int8, the tap is {tap.dtype}")
+            rows[name], shape = given, given.quantized.values.shape
         else:
-            rows[name] = np.concatenate(given) if len(given) else np.empty((0, *shape), np.float32)
-        if rows[name].shape != (n_rows, *shape):
-            problems.append(f"{name} has the shape {rows[name].shape}, its videos need {(n_rows, *shape)}")
+            if not isinstance(given, np.ndarray):
+                given = np.concatenate(given) if len(given) else np.empty((0, *tap.row_shape), np.float32)
+            rows[name], shape = given, given.shape
+        if shape != (n_rows, *tap.row_shape):
+            problems.append(f"{name} has the shape {shape}, its videos need {(n_rows, *tap.row_shape)}")
     if problems:
         raise _unusable(unit, problems)
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from vidfeat.store.gather import RowSource, Segments
 from vidfeat.store.index import Index, read_index
 from vidfeat.store.plan import SPEC_PATH, PlannedTap
 from vidfeat.store.quantize import dequantize
-from vidfeat.store.sealing import MANIFEST_PATH, Manifest
+from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest
 from vidfeat.store.shards import scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
 
@@ -74,6 +74,15 @@ class Rows:
             )
         n_frames = int(lengths[0]) if len(lengths) else 0
         return self.values.reshape(len(lengths), n_frames, *self.values.shape[1:])
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows as stored: `values` in the tap's dtype, `scales` float32 [n 2 D] for int8 else None, `offsets` [B+1]."""
+
+    values: np.ndarray
+    scales: np.ndarray | None
+    offsets: np.ndarray
 
 
 def open_store(path: str | os.PathLike[str], *, check: Check = "first-touch") -> StoreReader:
@@ -192,6 +201,16 @@ class StoreReader:
         """One column of the index as it is stored (see docs/store-format.md): "crc32c", "int8_min_cosine", ..."""
         return self._index[name]
 
+    @property
+    def index_names(self) -> tuple[str, ...]:
+        """The columns of the index."""
+        return tuple(self._index.columns)
+
+    def pack_files(self) -> Iterator[tuple[str, bytes]]:
+        """(name, content) of every file of the backbone pack, sorted by name."""
+        for path in sorted(self._files.listing(PACK_PREFIX)):
+            yield path.removeprefix(f"{PACK_PREFIX}/"), self._files.read(path)
+
     # --- numbers
 
     def rows(
@@ -214,15 +233,20 @@ class StoreReader:
             StoreError: a video among them has failed and has no rows.
             StoreCorruptError: a shard is missing, truncated or damaged.
         """
+        stored = self.stored_rows(tap, video_indices, view=view)
+        if stored.scales is not None:
+            return Rows(dequantize(stored.values, stored.scales, dtype=dtype or "float32"), stored.offsets)
+        return Rows(stored.values if dtype is None else stored.values.astype(dtype, copy=False), stored.offsets)
+
+    def stored_rows(
+        self, tap: str, video_indices: Sequence[int] | np.ndarray, *, view: int | Sequence[int] | np.ndarray = 0
+    ) -> StoredRows:
+        """The rows of some videos as they are stored: like `rows`, but int8 stays int8, with its scales beside."""
         spec = self._tap(tap)
         segments = self._segments(tap, video_indices, view)
         values = self._sources[tap].read(segments)
-        if spec.dtype == "int8":
-            scales = self._sources[f"scales/{tap}"].read(segments)
-            values = dequantize(values, scales, dtype=dtype or "float32")
-        elif dtype is not None:
-            values = values.astype(dtype, copy=False)
-        return Rows(values, segments.offsets)
+        scales = self._sources[f"scales/{tap}"].read(segments) if spec.dtype == "int8" else None
+        return StoredRows(values, scales, segments.offsets)
 
     def _tap(self, name: str) -> TapSpec:
         if name in self.taps:

@@ -158,8 +158,9 @@ def require_same_fingerprint(
 class VideoRow:
     """The facts about one video: what the manifest said, and what its extraction found.
 
-    `pts_seconds` has one entry per stored frame, in seconds from the start of the stream's clock. A failed video has no
-    frames, a `reason` (one of `vidfeat.errors.FAILURE_REASONS`) and a `detail` for a person. `fps` is 0.0 when unknown.
+    `pts_seconds` has one entry per stored frame, in seconds on the stream's clock, or none when they are unknown
+    (features that another program extracted). A failed video has no frames, a `reason` (one of
+    `vidfeat.errors.FAILURE_REASONS`) and a `detail` for a person. `fps` is 0.0 when unknown.
     """
 
     id: str
@@ -196,7 +197,7 @@ class VideoRow:
         if self.status == OK:
             if self.n_frames < 1:
                 problems.append(f"status ok with n_frames {self.n_frames}")
-            if len(self.pts_seconds) != self.n_frames:
+            if len(self.pts_seconds) not in (0, self.n_frames):
                 problems.append(f"{len(self.pts_seconds)} pts_seconds for {self.n_frames} frames")
             if self.reason:
                 problems.append(f"status ok with the reason {self.reason!r}")

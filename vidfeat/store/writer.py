@@ -30,7 +30,7 @@ from vidfeat.store.plan import (
     write_pass,
     write_spec,
 )
-from vidfeat.store.sealing import MANIFEST_PATH, Manifest, unit_layouts, write_manifest, write_metadata
+from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, unit_layouts, write_manifest, write_metadata
 from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
 from vidfeat.store.verify import VerifyReport
 
@@ -307,6 +307,12 @@ class StoreWriter:
         return record
 
     # --- finishing (coordinator only)
+
+    def write_pack_file(self, name: str, content: bytes) -> None:
+        """Puts one file of the backbone pack into the store, durably, unless it is there; before `finalize`."""
+        path = f"{PACK_PREFIX}/{name}"
+        if self._files.size(path) != len(content) or self._files.read(path) != content:
+            self._files.write(path, content, step="pack")
 
     def finalize(self) -> Manifest:
         """Writes the index and the manifest, after which readers accept the store; harmless to repeat.
