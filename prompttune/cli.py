@@ -1,4 +1,4 @@
-"""The command line: `prompttune train`, `eval`, `methods`. The only module that knows click.
+"""The command line: `prompttune train`, `eval`, `methods`; `prompts` is in `cli_prompts`. No other module knows click.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from prompttune import __version__
+from prompttune.cli_prompts import prompts as prompts_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,6 +121,9 @@ def methods(name: str | None) -> None:
         Console().print(methods_table())
     else:
         click.echo(describe_method(name))
+
+
+cli.add_command(prompts_group)
 
 
 def run_folder_name(config: Any) -> Path:

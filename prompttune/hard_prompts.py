@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from prompttune.errors import PromptFileError, explain
-from prompttune.prompt_file import PromptFile
+from prompttune.prompt_file import DEEP, PromptFile
 
 # The context's name in CoOp, KgCoOp, ProGrad, MaPLe, PromptSRC and ViFi-CLIP; in GA2-CLIP.
 CONTEXT_NAMES = ("ctx", "ctx_VPT")
@@ -113,7 +113,7 @@ def as_prompt_file(context: ImportedContext, *, classes: Sequence[str], pack_has
         pack_hash: the backbone it was trained with, which the file cannot tell either.
     """
     origin = {"imported_from": Path(context.path).name, "sha256": context.sha256, "key": context.key}
-    learned = {} if context.deep is None else {f"deep.{block}": value for block, value in enumerate(context.deep)}
+    learned = {} if context.deep is None else {f"{DEEP}.{block}": value for block, value in enumerate(context.deep)}
     return PromptFile(
         method="imported",
         seed=0,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prompttune.errors import PromptFileError, explain
@@ -19,6 +20,7 @@ from prompttune.tensor_files import read_tensors, write_tensors
 KIND = "prompttune prompt"
 VERSION = 1
 _LEARNED = "learned."
+DEEP = "context.deep"  # what the model calls its deep prompts: DEEP.0 enters block 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,18 @@ class PromptFile:
     ctx: Tensor | None = field(repr=False)
     learned: Mapping[str, Tensor] = field(repr=False)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def hard_prompt(self, *, depth: int = 1) -> Tensor:
+        """What it couples: the context [M W]; for `depth` > 1 and a deep prompt [J M W], blocks in order, J <= depth.
+
+        Raises:
+            PromptFileError: no context that classes share.
+        """
+        if self.ctx is None:
+            raise PromptFileError(explain(f"the method {self.method} learned no context that classes share"))
+        names = [f"{DEEP}.{block}" for block in range(depth - 1)]
+        deep = [self.learned[name] for name in names if name in self.learned]
+        return torch.stack([self.ctx, *deep]) if deep else self.ctx
 
 
 def write_prompt_file(path: str | os.PathLike[str], prompt: PromptFile) -> None:

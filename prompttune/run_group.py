@@ -87,7 +87,7 @@ def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
         pack,
         seeds=[run.seed for run in runs],
         classes=splits[0].classes,
-        hard_prompts=[prompt.ctx for prompt in hard if prompt.ctx is not None],
+        hard_prompts=[prompt.hard_prompt(depth=(config.coupling and config.coupling.depth) or 1) for prompt in hard],
         device=config.device,
     )
     rows = np.concatenate([part for s in splits for part in (s.train, s.val, *(test.videos for test in s.tests))])

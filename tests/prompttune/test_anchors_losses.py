@@ -180,8 +180,9 @@ def test_one_step_downhill_does_what_is_claimed(name: str, leaf: str, quantity, 
     assert (sign * change > 1e-6).all(), change
 
 
-def test_additive_and_cross_entropy_are_the_released_loss() -> None:
-    raw = make_step(n_negatives=1)
+@pytest.mark.parametrize("n_negatives", [1, C])
+def test_additive_and_cross_entropy_are_the_released_loss(n_negatives: int) -> None:
+    raw = make_step(n_negatives=n_negatives)
     step = raw.build()
     for r in range(R):
         # As in get_logits: cosines of the batch, plus alpha times that of anchor and negative, then the scale.

@@ -234,7 +234,7 @@ def test_imported_context_becomes_a_prompt_file_that_couples(tmp_path: Path, ctx
     assert read.classes == ("abseiling", "yoga")
     assert read.config["imported_from"] == "k400.pt"
     assert len(read.config["sha256"]) == 64
-    assert torch.equal(read.learned["deep.1"], ctx + 2)
+    assert torch.equal(read.learned["context.deep.1"], ctx + 2)
     with pytest.raises(PromptFileError, match="another backbone"):
         read_hard_prompt(tmp_path / "k400.safetensors", pack_hash="other", width=W)
 

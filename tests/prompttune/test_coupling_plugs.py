@@ -1,0 +1,104 @@
+"""Coupling and anchors attach to any method with soft prompts by one section each, and come off without a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import short_runs, trainer_of
+
+from prompttune.errors import InertTermError
+from prompttune.fit import FitOptions, fit
+from prompttune.run_axis import parameters_of_run
+from prompttune.run_group import predictions_of
+
+HOSTS: dict[str, dict[str, Any]] = {
+    "coop": {},
+    "kgcoop": {"context": {"n_ctx": 16, "init": "random"}},
+    "prograd": {},
+    "promptsrc-text": {"context": {"n_ctx": 16, "init": "random", "prompt_depth": 3}, "aggregation": {"mean": 3.0}},
+}
+
+
+def plugs(stores: Path, hard_prompt: str) -> dict[str, Any]:
+    return {
+        "coupling": {"hard_prompts": [hard_prompt], "dropout": 0.2},
+        "anchors": {"store": str(stores / "irrelevant.zarr"), "loss": "distill", "n_anchors": 4},
+    }
+
+
+def trained(tables: dict[str, Any], store: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[Any]]:
+    group, trainer = trainer_of(short_runs(tables, store=store, seeds=[1]))
+    records: list[Any] = []
+    trainer.train(records.append)
+    trainer.finish()
+    learned = {name: value.detach().clone() for name, value in parameters_of_run(group.model, 0).items()}
+    return learned, predictions_of(group)[0]["new"].logits, records
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_on_and_off_again(host: str, stores: Path, target: str, hard_prompt: str) -> None:
+    tables = {"method": host, **HOSTS[host]}
+    before, logits_before, _ = trained(tables, target)
+    on, _, records = trained({**tables, **plugs(stores, hard_prompt)}, target)
+    off, logits_off, _ = trained({**tables, "coupling": "none", "anchors": "none"}, target)
+
+    assert {name for name in on if ".coupling." in name}
+    assert on.keys() > before.keys()
+    assert not torch.allclose(on["context.ctx"], before["context.ctx"], atol=1e-4)
+    norms = [record.term_gradient_norms["anchor-distill"] for record in records if record.term_gradient_norms]
+    assert norms
+    assert all((norm > 0).all() for norm in norms)
+
+    assert off.keys() == before.keys()
+    for name in before:
+        assert torch.equal(off[name], before[name]), name
+    assert torch.equal(logits_off, logits_before)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_anchors_without_weight_change_nothing_but_rounding(host: str, stores: Path, target: str) -> None:
+    """They draw from a stream of their own, so order, shots and initial values stay; negatives join the text pass."""
+    tables = {"method": host, **HOSTS[host]}
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": "margin-softplus", "weight": 0.0, "n_anchors": 4}
+    before, _, _ = trained(tables, target)
+    idle, _, _ = trained({**tables, "anchors": anchors}, target)
+    for name in before:
+        torch.testing.assert_close(idle[name], before[name], rtol=1e-4, atol=1e-5)
+
+
+def test_coupling_that_starts_soft_starts_where_the_host_starts(target: str, hard_prompt: str) -> None:
+    plain, _ = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1, 2]))
+    coupling = {"variant": "linear", "init": "soft", "hard_prompts": [hard_prompt]}
+    coupled, _ = trainer_of(short_runs({"method": "coop", "coupling": coupling}, store=target, seeds=[1, 2]))
+    for one, other in zip(predictions_of(plain), predictions_of(coupled), strict=True):
+        torch.testing.assert_close(one["base"].logits, other["base"].logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["margin-softplus", "margin-hinge", "extra-class", "distill", "text-anchor"])
+def test_every_acting_anchor_loss_has_a_gradient_through_the_text_tower(loss: str, stores: Path, target: str) -> None:
+    options = {"margin": 2.5} if loss.startswith("margin") else {}
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": loss, "n_anchors": 4, "options": options}
+    _, _, records = trained({"method": "coop", "anchors": anchors, "log": {"every": 1}}, target)
+    for record in records[1:]:
+        share = record.term_gradient_norms[f"anchor-{loss}"] / record.term_gradient_norms["cross-entropy"]
+        assert (share > 1e-4).all()
+
+
+@pytest.mark.parametrize("loss", ["additive", "feature"])
+def test_an_anchor_that_cannot_act_is_an_error_unless_it_is_allowed(
+    loss: str, tmp_path: Path, stores: Path, target: str
+) -> None:
+    """`additive` with the released negative prompt, and `feature` without visual prompts."""
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": loss, "negatives": "released", "n_anchors": 1}
+    tables = {"method": "coop", "anchors": anchors, "log": {"every": 1}}
+    with pytest.raises(InertTermError, match=f"anchor-{loss}"):
+        fit(short_runs(tables, store=target, seeds=[1]), tmp_path / "a", options=FitOptions())
+    anchors["allow_inert"] = True
+    found = fit(short_runs(tables, store=target, seeds=[1]), tmp_path / "b", options=FitOptions())
+    assert found.result.runs[0].inert_terms == [f"anchor-{loss}"]
+    plain = fit(short_runs({"method": "coop"}, store=target, seeds=[1]), tmp_path / "c", options=FitOptions())
+    for name, one in plain.predictions["seed1"].items():
+        torch.testing.assert_close(found.predictions["seed1"][name].logits, one.logits, rtol=1e-3, atol=1e-3)
