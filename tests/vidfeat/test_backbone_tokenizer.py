@@ -45,6 +45,7 @@ STRINGS = [
     " \u0939\u093f\u0928\u094d\u0926\u0940",
     "\U0001f600\U0001f469\u200d\U0001f680 \u2764\ufe0f",
     "&amp;lt;b&amp;gt; &quot;quoted&quot; &#39;x&#39; &nbsp; &eacute;",
+    "<p> &amp;lt;b&amp;gt; &amp;amp;",
     "sch\u00c3\u00b6n \u00e2\u20ac\u0153quoted\u00e2\u20ac\u009d",
     "<start_of_text>a cat<end_of_text> <START_OF_TEXT> <|endoftext|>",
     "0123456789 1st 2nd \u00b2 \u2167 \u0663",

@@ -99,6 +99,7 @@ def test_what_the_checkpoint_has_wins_over_its_base(state, sha256: str, tmp_path
     assert loaded.filled_from_base == ("visual.proj",)
     assert torch.equal(loaded.visual_state["proj"], state["visual.proj"] * 2)
     assert torch.equal(loaded.visual_state["conv1.weight"], state["visual.conv1.weight"])
+    assert torch.equal(loaded.text_state["text_projection"], state["text_projection"])
 
 
 def test_weights_of_openais_code_need_quick_gelu(state, tmp_path: Path) -> None:
