@@ -58,7 +58,9 @@ class AnchorVideos:
         self.values: Tensor = read_features(source, rows, reduce=reduce).values.to(model.device)
         negatives = negative_prompts(config)
         self.frozen_negatives = model.frozen_text(negatives.words, (negatives.template,))
-        prompts = config.prompted_negatives and ANCHOR_LOSSES[config.loss].prompts_negatives
+        # The learned context goes in front of negatives only where it is one for all classes and videos.
+        shared = model.config.context.kind == "shared"
+        prompts = shared and config.prompted_negatives and ANCHOR_LOSSES[config.loss].prompts_negatives
         self.joint = model.vocabulary([*vocabulary.names, *negatives.words]) if prompts else None
         self.generators = RunGenerators(seeds, "anchors")
 

@@ -115,7 +115,7 @@ def _prepare(
 def _hard_prompts(prompt: PromptFile | None) -> list[Any]:
     if prompt is None:
         return []
-    names = sorted(name for name in prompt.learned if name.startswith("coupling.hard_"))
+    names = sorted(name for name in prompt.learned if name.startswith("context.coupling.hard_"))
     return [prompt.learned[name] for name in names]
 
 

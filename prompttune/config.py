@@ -230,6 +230,9 @@ class TrainConfig(Section):
             yield 'optim.gradient = "prograd" projects on the term losses.zero-shot-consistency, which has no weight'
         if self.context.position != "end" and (self.context.prompt_depth > 1 or self.context.class_tokens_block):
             yield f'deep prompts and class tokens need context.position = "end", not {self.context.position!r}'
+        block = self.context.class_tokens_block
+        if block is not None and block < self.context.prompt_depth:
+            yield f"context.class_tokens_block = {block} is among the blocks of context.prompt_depth"
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
         yield from self._head_problems()

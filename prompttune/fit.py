@@ -21,7 +21,7 @@ from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
 from prompttune.protocols import open_sources
 from prompttune.results import Result, RunResult
-from prompttune.run_folder import claim, command_result, run_result, write_run
+from prompttune.run_folder import claim, command_result, remove_checkpoints, run_result, write_run
 from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare
 from prompttune.run_log import RunLog
 from prompttune.runs import Run, trains_by_gradient
@@ -91,6 +91,7 @@ def fit(
     result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
     result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
     result.write(folder)
+    remove_checkpoints(folder)
     return FitResult(result, folder, {name: predictions for name, (_, predictions) in found.items()})
 
 
@@ -143,10 +144,10 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
                 raise NonFiniteLossError(message, step=error.step, run=error.run, term=error.term) from None
             raise
         norms = log.term_gradient_norms()
+    # Kept until the whole command's result is written: a kill in the evaluation costs no training.
+    write_checkpoint(checkpoint, trainer.state(), training=training)
     trainer.finish()
-    inert = _inert(group, norms, weights={term.name: term.weight for term in trainer.inputs.terms})
-    checkpoint.unlink(missing_ok=True)
-    return inert
+    return _inert(group, norms, weights={term.name: term.weight for term in trainer.inputs.terms})
 
 
 def _inert(

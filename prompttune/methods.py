@@ -96,6 +96,29 @@ _ROWS = (
         },
     ),
     Method(
+        name="cocoop",
+        summary="CoOp whose context is shifted by each video's feature",
+        source="Zhou et al. 2022 (CoCoOp), KaiyangZhou/CoOp: M=4 from words, hidden E/16, SGD 2e-3, 10 epochs, batch 1",
+        defaults={
+            "context": {"kind": "image", "n_ctx": 4, "init": "a video of a"},
+            "optim": {**_COOP_OPTIM, "epochs": 10, "batch_size": 1},
+        },
+        text="shared prefix per video: every video encodes all classes again",
+    ),
+    Method(
+        name="tcp",
+        summary="KgCoOp with tokens made of each class's hand-written feature, entering at block 8",
+        source="Yao et al. 2024 (TCP), htyao89/Textual-based_Class-aware_prompt_tuning: lambda 8, M=4, hidden 128, "
+        "Adam 2e-3, 50 epochs, batch 32. eps is 1e-3 there for half precision, 1e-8 here. A tower of fewer than 9 "
+        "blocks needs a context.class_tokens_block of its own",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 4, "init": "a video of a", "class_tokens_block": 8},
+            "losses": {"cross-entropy": 1.0, "knowledge-guided": 8.0},
+            "optim": {**_COOP_OPTIM, "name": "adam"},
+        },
+        text="shared prefix up to the block where class tokens enter, packed from there",
+    ),
+    Method(
         name="prograd",
         summary="CoOp whose steps never go against the zero-shot prediction: conflicting gradients are projected",
         source="Zhu et al. 2023 (ProGrad), trainers/prograd.py: lambda 1, T 1, SGD 2e-3, batch 32; theirs runs 50, 100 "

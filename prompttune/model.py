@@ -19,17 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prompttune.class_prompts import ClassPrompts
-from prompttune.config import ContextConfig, TrainConfig
-from prompttune.coupling import Coupling, coupling_options
+from prompttune.config import TrainConfig
 from prompttune.data import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.fitted_adapters import ClassProbe, FittedAdapter
 from prompttune.heads import Head, build_head
+from prompttune.learned_context import LearnedContext
 from prompttune.losses import AnchorTensors, StepTensors
 from prompttune.mixup import Mix
-from prompttune.run_axis import RunGenerators, RunParameter, n_parameters_per_run, named_run_parameters
-from prompttune.text_engine import TextContext, TextEngine
+from prompttune.run_axis import n_parameters_per_run, named_run_parameters
+from prompttune.text_engine import TextEngine
 from vidfeat.backbone import BackbonePack, TextTower
+
+_VIDEOS_PER_TEXT_PASS = 16  # where every video has its own class features: bounds the rows in the text tower
 
 
 @dataclass(frozen=True)
@@ -85,51 +87,16 @@ class PromptModel(nn.Module):
         self._trained_classes = tuple(classes)
         self._vocabularies: dict[tuple[str, ...], Vocabulary] = {}
         self.logit_scale = config.head.logit_scale or pack.config.logit_scale
-        _check_context(config.context, pack)
-        self.ctx: RunParameter | None = None
-        self.deep = nn.ModuleList()
-        self.coupling: Coupling | None = None
+        self.context: LearnedContext | None = None
         if config.context.kind != "none":
-            self._build_context(len(self._trained_classes), hard_prompts)
+            self.context = LearnedContext(
+                config, pack, seeds=self.seeds, n_classes=len(self._trained_classes), hard_prompts=hard_prompts
+            )
         self.head: Head = build_head(config.head, embed_dim=pack.config.embed_dim, seeds=self.seeds)
         self.fitted: FittedAdapter | None = None
         if config.head.adapter == "linear-probe":
             self.fitted = ClassProbe(classes, embed_dim=pack.config.embed_dim, n_runs=len(self.seeds))
         self.to(self.device)
-
-    def _build_context(self, n_classes: int, hard_prompts: Sequence[Tensor]) -> None:
-        context = self.config.context
-        width = self.pack.config.text.width
-        per_class = (n_classes,) if context.kind == "class" else ()
-        generators = RunGenerators(self.seeds, "context")
-        if context.init == "random":
-            start = generators.normal(*per_class, context.n_ctx, width, std=context.init_std)
-        else:
-            words = self._embedded_words(context).expand(len(self.seeds), *per_class, -1, -1)
-            start = words.clone()
-        self.ctx = RunParameter(start)
-        for block in range(1, context.prompt_depth):
-            generators = RunGenerators(self.seeds, f"context.{block}")
-            self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
-        if self.config.coupling is not None:
-            options = coupling_options(self.config.coupling.variant, **self.config.coupling.changes())
-            self.coupling = Coupling(hard_prompts, options=options, seeds=self.seeds, width=width)
-
-    def _embedded_words(self, context: ContextConfig) -> Tensor:
-        """Token embeddings of the words the context starts from, [M W]."""
-        ids = self.pack.tokenizer().encode(context.init)
-        if len(ids) != context.n_ctx:
-            raise ConfigError(
-                explain(
-                    "the context's words are not as many tokens as the context",
-                    where="context.init",
-                    expected=f"context.n_ctx = {context.n_ctx} tokens",
-                    got=f"{context.init!r}, {len(ids)} tokens",
-                    fix=f"context.n_ctx = {len(ids)}",
-                )
-            )
-        with torch.no_grad():
-            return self._text.tower.embed(torch.tensor(ids, device=self.device)).float().cpu()
 
     @property
     def n_runs(self) -> int:
@@ -161,20 +128,19 @@ class PromptModel(nn.Module):
                     fix='protocol.name = "few-shot", or context.kind = "shared"',
                 )
             )
-        templates = self.config.templates
-        texts = tuple(clean_class_name(name, split_camel_case=templates.split_camel_case) for name in names)
+        texts = self.class_texts(names)
         prompts = None
-        if self.config.context.kind != "none":
+        if self.context is not None:
+            position = self.config.context.position
             prompts = ClassPrompts.build(
-                list(texts), self.pack.tokenizer(), n_ctx=self.n_ctx, position=self.config.context.position
+                list(texts), self.pack.tokenizer(), n_ctx=self.context.n_ctx, position=position
             )
         return Vocabulary(names, texts, prompts, self.frozen_text(texts))
 
-    @property
-    def n_ctx(self) -> int:
-        """Context tokens in front of the tower's first block, hard ones beside soft ones included."""
-        n_soft = self.config.context.n_ctx
-        return self.coupling.n_ctx(n_soft) if self.coupling is not None else n_soft
+    def class_texts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The words that stand for class names in prompts."""
+        split = self.config.templates.split_camel_case
+        return tuple(clean_class_name(name, split_camel_case=split) for name in names)
 
     def frozen_text(self, texts: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         """Unit features of words in the hand-written templates, float32 [len(texts) E]; of several templates the mean
@@ -190,40 +156,6 @@ class PromptModel(nn.Module):
             total = total + F.normalize(features, dim=-1)
         return F.normalize(total, dim=-1)
 
-    def text_context(self, vocabulary: Vocabulary) -> TextContext:
-        """What enters the text tower besides the class names."""
-        assert self.ctx is not None
-        soft, kind = self.ctx(), self.config.context.kind
-        deep = [parameter() for parameter in self.deep]
-        if self.coupling is None:
-            return TextContext(soft, kind=kind, deep=tuple(deep))
-        mixed = self.coupling(soft, n_classes=len(vocabulary))
-        coupled = [
-            self.coupling(value, block=block, n_classes=len(vocabulary)) for block, value in enumerate(deep, start=1)
-        ]
-        # A dropout mask per class makes a shared context one per class, for this step.
-        per_class = {block: value for block, value in enumerate(coupled, start=1) if value.dim() == 4}
-        shared = tuple(value for value in coupled if value.dim() == 3)
-        if per_class and shared:
-            raise ConfigError("coupling.depth must cover all deep prompts or none when dropout masks are per class")
-        return TextContext(mixed, kind="class" if mixed.dim() == 4 else kind, deep=shared, class_tokens=per_class)
-
-    @torch.no_grad()
-    def exported_context(self, run: int) -> Tensor | None:
-        """Run `run`'s context [M W] as it enters the text tower in evaluation, coupled if it is.
-
-        None where no context is shared by the classes.
-        """
-        if self.ctx is None or self.config.context.kind == "class":
-            return None
-        was_training = self.training
-        self.eval()
-        try:
-            context = self.ctx() if self.coupling is None else self.coupling(self.ctx())
-        finally:
-            self.train(was_training)
-        return context[run].detach().float().cpu().clone()
-
     def prompt_texts(self, names: Sequence[str]) -> dict[str, str]:
         """The exact prompt of each class; `[M]` stands for M learned vectors."""
         vocabulary = self.vocabulary(names)
@@ -233,19 +165,28 @@ class PromptModel(nn.Module):
                 name: " | ".join(template.format(text) for template in templates)
                 for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
             }
-        before = vocabulary.prompts.n_ctx_before
-        front, behind = (f"[{n}] " if n else "" for n in (before, self.n_ctx - before))
+        before, n_ctx = vocabulary.prompts.n_ctx_before, vocabulary.prompts.n_ctx
+        front, behind = (f"[{n}] " if n else "" for n in (before, n_ctx - before))
         return {
             name: f"{front}{text}{' ' + behind.rstrip() if behind else ''}."
             for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
         }
 
-    def class_features(self, vocabulary: Vocabulary) -> Tensor:
-        """Unit class features, float32 [R C E]."""
-        if vocabulary.prompts is None:
+    def class_features(self, vocabulary: Vocabulary, videos: Tensor | None = None) -> Tensor:
+        """Unit class features, float32 [R C E]; [R B C E] where they depend on the video.
+
+        Args:
+            videos: unit video features [R B E], looked at where the context depends on the video.
+        """
+        if vocabulary.prompts is None or self.context is None:
             return vocabulary.frozen.expand(self.n_runs, -1, -1)
-        features = self._text.engine.encode(vocabulary.prompts, self.text_context(vocabulary))
-        return F.normalize(features.float(), dim=-1)
+        context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
+        return F.normalize(self._text.engine.encode(vocabulary.prompts, context).float(), dim=-1)
+
+    @property
+    def depends_on_video(self) -> bool:
+        """Whether every video has class features of its own."""
+        return self.config.context.kind == "image"
 
     def video_features(self, features: Tensor) -> Tensor:
         """Unit video features float32 [R B E] of frame features [R B E] or [R B F E]."""
@@ -281,8 +222,18 @@ class PromptModel(nn.Module):
 
     def classifier(self, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """A function from frame features [R B E] or [R B F E] to logits [R B C]; the classes are encoded once, now."""
-        class_features = self.class_features(self.vocabulary(names))
+        vocabulary = self.vocabulary(names)
+        if self.depends_on_video:
+            return lambda features: self._logits_by_video(features, vocabulary)
+        class_features = self.class_features(vocabulary)
         return lambda features: self.predicted_logits(features, class_features, names)
+
+    def _logits_by_video(self, features: Tensor, vocabulary: Vocabulary) -> Tensor:
+        parts = []
+        for few in features.split(_VIDEOS_PER_TEXT_PASS, dim=1):
+            class_features = self.class_features(vocabulary, self.video_features(few))
+            parts.append(self.predicted_logits(few, class_features, vocabulary.names))
+        return torch.cat(parts, dim=1)
 
     def step(
         self, batch: Batch, vocabulary: Vocabulary, *, anchors: AnchorBatch | None = None, mix: Mix | None = None
@@ -291,7 +242,7 @@ class PromptModel(nn.Module):
         features = batch.features if mix is None else mix.features(batch.features)
         video_features = self.video_features(features)
         frozen_videos = F.normalize(_mean_over_frames(features), dim=-1)
-        class_features, anchor_tensors = self._classes_and_anchors(vocabulary, anchors)
+        class_features, anchor_tensors = self._classes_and_anchors(vocabulary, anchors, video_features)
         # Losses are taken in float32 whatever the towers ran in.
         with torch.autocast(self.device.type, enabled=False):
             return StepTensors(
@@ -308,18 +259,22 @@ class PromptModel(nn.Module):
             )
 
     def _classes_and_anchors(
-        self, vocabulary: Vocabulary, anchors: AnchorBatch | None
+        self, vocabulary: Vocabulary, anchors: AnchorBatch | None, videos: Tensor
     ) -> tuple[Tensor, AnchorTensors | None]:
         if anchors is None:
-            return self.class_features(vocabulary), None
+            return self.class_features(vocabulary, videos), None
         # Negatives go through the tower as further classes of the same pass: one context, one dropout mask.
         n_classes = len(vocabulary)
-        features = self.class_features(anchors.joint or vocabulary)
-        return features[:, :n_classes], AnchorTensors(
-            anchor_features=self.video_features(anchors.features),
+        features = self.class_features(anchors.joint or vocabulary, videos)
+        anchor_features = self.video_features(anchors.features)
+        own_classes = self.class_features(vocabulary, anchor_features) if self.depends_on_video else None
+        classes = features if anchors.joint is None else features[:, :n_classes]
+        return classes, AnchorTensors(
+            anchor_features=anchor_features,
             frozen_anchor_features=F.normalize(_mean_over_frames(anchors.features), dim=-1),
             frozen_negative_features=anchors.frozen_negatives,
             negative_features=features[:, n_classes:] if anchors.joint is not None else None,
+            class_features=own_classes,
         )
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -391,13 +346,3 @@ def clean_class_name(name: str, *, split_camel_case: bool = False) -> str:
 
 def _mean_over_frames(features: Tensor) -> Tensor:
     return features.mean(dim=2) if features.dim() == 4 else features
-
-
-def _check_context(context: ContextConfig, pack: BackbonePack) -> None:
-    layers, problems = pack.config.text.layers, []
-    if context.prompt_depth > layers:
-        problems.append(f"context.prompt_depth = {context.prompt_depth} (the text tower has {layers} blocks)")
-    if context.class_tokens_block is not None and context.class_tokens_block >= layers:
-        problems.append(f"context.class_tokens_block = {context.class_tokens_block} (the last block is {layers - 1})")
-    if problems:
-        raise ConfigError(explain("the backbone is too shallow", where=pack.config.name, got="; ".join(problems)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from prompttune.data import FeatureSource
 from prompttune.errors import RunFolderError, explain
 from prompttune.evaluate import Predictions
 from prompttune.prompt_file import PromptFile, write_prompt_file
+from prompttune.prompt_registry import overlap_with
 from prompttune.results import (
     RESULT,
     SCHEMA_VERSION,
@@ -25,6 +28,7 @@ from prompttune.results import (
 )
 from prompttune.run_group import RunGroup, subset_accuracy
 from prompttune.runs import Run
+from prompttune.tensor_files import write_bytes
 from prompttune.train import Trainer
 
 
@@ -47,11 +51,23 @@ def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | Non
             return Result.read(folder)
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).unlink(missing_ok=True)
-    for checkpoint in (folder / "checkpoints").glob("*.safetensors"):
-        checkpoint.unlink()
-    claimed.write_bytes(content)
+    if claimed.exists():
+        _clear(folder, json.loads(claimed.read_bytes())["runs"])
+    write_bytes(claimed, content)
     return None
+
+
+def _clear(folder: Path, names: Iterable[str]) -> None:
+    """Takes away what an earlier command left: its result, its checkpoints, the folders of its runs."""
+    (folder / RESULT).unlink(missing_ok=True)
+    remove_checkpoints(folder)
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Takes away the checkpoints of a finished command."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def run_result(
@@ -72,7 +88,7 @@ def run_result(
         n_steps=trainer.step_index if trainer is not None else 0,
         selected_epoch=int(trainer.selection.epoch[place]) if trainer is not None and selected else None,
         val_accuracy=float(trainer.selection.accuracy[place]) if trainer is not None and selected else None,
-        train_accuracy=float(subset_accuracy(group, "train")[place]) if trainer is not None else None,
+        train_accuracy=float(subset_accuracy(group, "train")[place]) if len(split.train) else None,
         train_seconds=round(trainer.seconds, 3) if trainer is not None else 0.0,
         runs_together=len(group.runs),
         inert_terms=inert,
@@ -98,7 +114,7 @@ def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[st
     evaluate.save_predictions(str(folder / "predictions.npz"), predictions)
     if model.n_parameters == 0:
         return
-    ctx = model.exported_context(place)
+    ctx = model.context.exported(place) if model.context is not None else None
     write_prompt_file(
         folder / "prompt.safetensors",
         PromptFile(
@@ -139,7 +155,7 @@ def command_result(
         other_stores={name: store_facts(source) for name, source in others.items() if source is not None},
         classes=classes,
         prompts=prompts,
-        hard_prompts=[_provenance(prompt) for prompt in group.hard_prompts],
+        hard_prompts=[_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts],
         runs=[found[run.name] for run in runs],
         cells=_cells(runs, found),
         versions=package_versions(),
@@ -159,9 +175,12 @@ def store_facts(source: FeatureSource) -> StoreFacts:
     )
 
 
-def _provenance(prompt: PromptFile) -> dict[str, Any]:
+def _provenance(prompt: PromptFile, group: RunGroup, new_classes: Sequence[str]) -> dict[str, Any]:
+    """Where a hard prompt comes from, and which of the target's new classes it was in fact trained on."""
     names = ("method", "seed", "n_ctx", "split_sha256", "store_fingerprint", "pack_hash")
-    return {name: getattr(prompt, name) for name in names} | {"classes": list(prompt.classes)}
+    known = {name: getattr(prompt, name) for name in names} | {"classes": list(prompt.classes)}
+    report = overlap_with(group.model, source=prompt.classes, target=new_classes)
+    return known | {"overlap": report.summary(), "overlapping": [asdict(pair) for pair in report.overlaps]}
 
 
 def _cells(runs: Sequence[Run], found: Mapping[str, RunResult]) -> list[CellResult]:

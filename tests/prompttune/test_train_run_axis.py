@@ -76,8 +76,10 @@ def test_hyper_parameters_along_the_run_axis_equal_each_alone(target: str) -> No
     together = learned(runs)
     for run, found in zip(runs, together, strict=True):
         (alone,) = learned([run])
-        torch.testing.assert_close(found["ctx"], alone["ctx"], **TOGETHER)
-    assert not torch.allclose(together[0]["ctx"], together[4]["ctx"], atol=1e-3), "learning rates must act"
+        torch.testing.assert_close(found["context.ctx"], alone["context.ctx"], **TOGETHER)
+    assert not torch.allclose(together[0]["context.ctx"], together[4]["context.ctx"], atol=1e-3), (
+        "learning rates must act"
+    )
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
@@ -118,7 +120,7 @@ def test_same_seed_same_numbers_whatever_torch_was_used_for(target: str) -> None
     torch.manual_seed(1)
     torch.rand(7)
     (other,) = learned(runs)
-    assert torch.equal(one["ctx"], other["ctx"])
+    assert torch.equal(one["context.ctx"], other["context.ctx"])
 
 
 def test_accumulated_gradients_equal_the_whole_batch(target: str) -> None:
@@ -129,4 +131,4 @@ def test_accumulated_gradients_equal_the_whole_batch(target: str) -> None:
         )
     )[0]
     # Sums of other order: rounding alone.
-    torch.testing.assert_close(whole["ctx"], parts["ctx"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole["context.ctx"], parts["context.ctx"], rtol=1e-4, atol=1e-5)
