@@ -253,19 +253,18 @@ def export(store: str, hdf5: Path) -> None:
     """Write a store into one HDF5 file."""
     from vidfeat.hdf5 import export_hdf5
 
-    export_hdf5(store, hdf5)
-    click.echo(f"wrote {hdf5}")
+    click.echo(f"wrote {export_hdf5(store, hdf5)}")
 
 
 @main.command("import")
 @click.argument("hdf5", type=FOLDER_OR_FILE)
 @click.argument("store")
-def import_(hdf5: Path, store: str) -> None:
-    """Make a store of an HDF5 file."""
+@click.option("--tap", default="pooled", show_default=True, help="Name of the rows of a file of one dataset per video.")
+def import_(hdf5: Path, store: str, tap: str) -> None:
+    """Make a store of an HDF5 file: one that `vidfeat export` wrote, or one dataset per video."""
     from vidfeat.hdf5 import import_hdf5
 
-    import_hdf5(hdf5, store)
-    click.echo(f"wrote {store}")
+    click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
 
 
 if __name__ == "__main__":

@@ -193,3 +193,16 @@ def test_doctor_and_crosscheck(videos):
     assert "pyav" in vidfeat("doctor").output
     checked = vidfeat("crosscheck", videos, "--n", 2)
     assert checked.output.count(".mp4") == 2
+
+
+def test_export_and_import_bring_the_store_back(tmp_path, videos, clip):
+    pytest.importorskip("h5py")
+    out, hdf5, back = tmp_path / "X.zarr", tmp_path / "X.h5", tmp_path / "Y.zarr"
+    extract(videos, out, *clip)
+    assert vidfeat("export", out, hdf5).output == f"wrote {hdf5}\n"
+    assert vidfeat("import", hdf5, back).output == f"wrote {back}\n"
+    facts = vidfeat("info", back).output.replace(str(back), str(out))
+    assert facts == vidfeat("info", out).output
+    assert "the file exists" in refusal(vidfeat("export", out, hdf5))
+    hdf5.write_bytes(b"no HDF5")
+    assert str(hdf5) in refusal(vidfeat("import", hdf5, tmp_path / "Z.zarr"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_extraction import digests, small_options, write_tiny_clip, write_videos
@@ -30,17 +31,29 @@ def videos(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"), 24)
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """What `start` makes: Ray gives a raylet 30 s to come up, which a busy machine may exceed once."""
+    for attempt in range(4):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == 3:
+                raise
+    raise AssertionError("unreachable")
+
+
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[object, list[object]]]:
-    """A cluster of a head without CPUs and three nodes of one CPU each, every one a raylet of its own; and those nodes."""
+def nodes() -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster: a head without CPUs and three nodes of one CPU each, every one a raylet of its own; those nodes."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         # Actors must find this project's packages, wherever pytest was started.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+        head = {"num_cpus": 0, "include_dashboard": False}
+        cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        nodes = [patiently(lambda: cluster.add_node(num_cpus=1)) for _ in range(3)]
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster, nodes
