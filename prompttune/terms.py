@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from prompttune.anchors import anchor_term
 from prompttune.config import TrainConfig
 from prompttune.errors import ConfigError
-from prompttune.losses import (
-    CrossEntropy,
-    ImageL1,
-    KnowledgeGuided,
-    LogitKL,
-    LossTerm,
-    TextL1,
-    WeightedTerm,
-    ZeroShotConsistency,
-)
+from prompttune.losses import LOSS_TERMS, CrossEntropy, WeightedTerm
 from prompttune.runs import Run
-
-_TERMS: dict[str, Callable[[TrainConfig], LossTerm]] = {
-    "cross-entropy": lambda config: CrossEntropy(label_smoothing=config.targets.label_smoothing),
-    "knowledge-guided": lambda config: KnowledgeGuided(),
-    "zero-shot-consistency": lambda config: ZeroShotConsistency(),
-    "text-l1": lambda config: TextL1(),
-    "image-l1": lambda config: ImageL1(),
-    "logit-kl": lambda config: LogitKL(),
-}
 
 
 def anchor_term_name(config: TrainConfig) -> str | None:
@@ -42,17 +24,18 @@ def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
     """
     config = runs[0].config
     terms = []
-    for name, make in _TERMS.items():
+    known = {**LOSS_TERMS, "cross-entropy": CrossEntropy(label_smoothing=config.targets.label_smoothing)}
+    for name, term in known.items():
         weights = tuple(run.config.losses.get(name, 0.0) for run in runs)
         if any(weights):
-            terms.append(WeightedTerm(name, make(config), weights))
+            terms.append(WeightedTerm(name, term, weights))
     if config.anchors is not None:
         try:
-            term = anchor_term(config.anchors.loss, **config.anchors.options)
+            anchors = anchor_term(config.anchors.loss, **config.anchors.options)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         weights = tuple(run.config.anchors.weight for run in runs if run.config.anchors is not None)
-        terms.append(WeightedTerm(f"anchor-{config.anchors.loss}", term, weights))
+        terms.append(WeightedTerm(f"anchor-{config.anchors.loss}", anchors, weights))
     if not terms:
         raise ConfigError(f"the method {config.method} trains, but no loss term has weight: see the losses table")
     return terms

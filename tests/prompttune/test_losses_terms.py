@@ -181,3 +181,9 @@ def test_unit_check_accepts_what_bfloat16_towers_give() -> None:
     step = raw.build()
     rounded = unit(raw.videos).bfloat16().float()
     dataclasses.replace(step, video_features=rounded)
+
+
+def test_every_term_can_be_named_in_a_configuration() -> None:
+    from prompttune.methods import LOSS_TERMS as DESCRIBED
+
+    assert list(DESCRIBED) == list(LOSS_TERMS)
