@@ -183,17 +183,18 @@ def _readme(setting: Setting, steps: list[dict[str, Any]], plain_over_block_0: f
         f"blocks, {setting.n_runs} run(s), forward and backward, {setting.n_threads} CPU threads; time relative to "
         f"block 0; "
         f"goal: ratio at most {GOAL}.",
-        "command": "python -m benchmarks speed visual",
+        "command": f"python -m benchmarks speed visual --model {setting.model} --frames {setting.n_frames} "
+        f"--rounds {setting.n_rounds} --threads {setting.n_threads}",
     }
 
 
 @click.command()
 @click.option("--model", type=click.Choice(list(SIZES)), default="ViT-B-16", show_default=True)
-@click.option("--frames", default=8, show_default=True, help="Frames per step.")
+@click.option("--frames", default=4, show_default=True, help="Frames per step.")
 @click.option("--prompts", default=16, show_default=True, help="Rows per prompted block.")
 @click.option("--depth", default=9, show_default=True, help="Prompted blocks at most.")
 @click.option("--runs", default=1, show_default=True, help="Runs trained together.")
-@click.option("--rounds", default=5, show_default=True, help="Timed rounds.")
+@click.option("--rounds", default=6, show_default=True, help="Timed rounds.")
 @click.option("--threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
 def visual(model: str, frames: int, prompts: int, depth: int, runs: int, rounds: int, threads: int, out: Path) -> None:
