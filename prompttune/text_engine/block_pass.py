@@ -1,7 +1,7 @@
 """A frozen residual block on packed rows, forward and backward, with gradients for the activations alone.
 
-Rows are `[N R W]`: N rows for each of R runs. Weights never get a gradient, so nothing is kept for one: backward needs a
-norm's input and two numbers per row, queries, keys, values and attention weights, and the MLP's hidden rows.
+Rows are `[N R W]`: N rows for each of R runs. Weights never get a gradient, so nothing is kept for one: backward needs
+a norm's input and two numbers per row, queries, keys, values and attention weights, and the MLP's hidden rows.
 
 Matrices run in the weights' dtype (bfloat16 under autocast); residual stream, norms and attention in the rows' own.
 """
@@ -121,19 +121,19 @@ def _attention_forward(
     rows: Tensor, trunk_kv: Tensor | None, given: BlockInput
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """`[n_queries*R W]` with attention added, the keys and values `[P*R 2W]` of own trunk rows, what backward needs."""
-    block, tiles, n_runs = given.block, given.tiles, given.tiles.n_runs
+    block, tiles, fixed, n_runs = given.block, given.tiles, given.fixed, given.tiles.n_runs
     normed, mean, rstd = block.ln_1.forward(rows)
     kv = _keys_and_values(normed, trunk_kv, given)
     key_value = tiles.keys_and_values(kv).to(rows.dtype)
     first_query = tiles.first_query * n_runs
     query = block.query.forward(normed[first_query:]).add_(block.query_bias)
-    query = tiles.queries(_with_fixed(query, given.fixed and given.fixed.query, tiles)).to(rows.dtype)
+    query = tiles.queries(_with_fixed(query, fixed.query if fixed else None, tiles)).to(rows.dtype)
     key, value = key_value[0], key_value[1]
     scores = torch.bmm(query, key.transpose(1, 2))
     tiles.hide(scores)
     weights = torch.softmax(scores, dim=-1)
     attended = tiles.rows_of_queries(torch.bmm(weights, value))
-    residual = _with_fixed(rows[first_query:], given.fixed and given.fixed.x, tiles)
+    residual = _with_fixed(rows[first_query:], fixed.x if fixed else None, tiles)
     y = block.out.add_to(residual + block.out_bias, attended)
     n_ahead = len(given.constant_kv) * n_runs
     return y, kv[n_ahead : n_ahead + tiles.n_own_trunk * n_runs], (rows, mean, rstd, query, key_value, weights)
@@ -202,7 +202,7 @@ def _keys_and_values(normed: Tensor, trunk_kv: Tensor | None, given: BlockInput)
 
 
 def _with_fixed(live: Tensor, fixed: Tensor | None, tiles: HeadTiles) -> Tensor:
-    """The queries' rows `[n_queries*R W]`: the live ones, then as many of the fixed ones `[F W]`, alike for every run."""
+    """The queries' rows `[n_queries*R W]`: the live, then the last of the fixed ones `[F W]`, alike for every run."""
     if fixed is None:
         return live
     n_fixed = tiles.n_queries - len(live) // tiles.n_runs

@@ -54,7 +54,8 @@ class TextContext:
             for block, tokens in self.class_tokens.items():
                 if tokens.dim() != 4 or tokens.shape[0] != run or tuple(tokens.shape[-2:]) != width:
                     problems.append(
-                        f"class_tokens[{block}]: expected [R C M W] with R, M, W = {[run, *width]}, got {list(tokens.shape)}"
+                        f"class_tokens[{block}]: expected [R C M W] with R, M, W = {[run, *width]}, "
+                        f"got shape {list(tokens.shape)}"
                     )
         for block in sorted(self.class_tokens):
             if block < 1:
@@ -112,7 +113,7 @@ class TextContext:
             raise ValueError(explain("the text context does not fit the prompts", got="\n            ".join(problems)))
 
     def along_runs(self) -> TextContext:
-        """The same inputs with every image as a run of its own: kind "image" `[R B M W]` becomes "shared" `[R*B M W]`."""
+        """The same inputs with every image a run of its own: kind "image" `[R B M W]` becomes "shared" `[R*B M W]`."""
         if self.kind != "image":
             return self
         n_images = self.ctx.shape[1]

@@ -1,10 +1,11 @@
-"""The text engine: class features of learned prompts, exactly, each thing computed once and nothing that nobody reads."""
+"""The text engine: exact class features of learned prompts, each thing computed once and nothing that nobody reads."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from prompttune.text_engine.context import TextContext
 from prompttune.text_engine.frozen_block import FrozenBlock
 from prompttune.text_engine.plan import Flops, Plan, build_plan, count_flops, schedule_of
 from prompttune.text_engine.prepared import PreparedChunk
-from vidfeat.backbone import TextTower, Tokenizer
+from vidfeat.backbone import ResidualBlock, TextTower, Tokenizer
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -121,7 +122,7 @@ class TextEngine:
     def _run_chunks(self, chunks: Sequence[PreparedChunk], context: TextContext) -> Tensor:
         """Features `[C R E]` in the chunks' order."""
         features: list[Tensor] = []
-        trunk_kv: list[Tensor] | None = None
+        trunk_kv: list[Tensor | None] | None = None
         for chunk in chunks:
             if self.checkpoint and torch.is_grad_enabled():
                 of_chunk, own_trunk_kv = recompute_in_backward(chunk.run, context, trunk_kv, use_reentrant=False)
@@ -168,8 +169,9 @@ class TextEngine:
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:
             config = self.tower.config
+            is_quick = config.activation == "quick_gelu"
+            blocks = cast("Iterable[ResidualBlock]", self.tower.blocks)
             self._blocks[dtype] = [
-                FrozenBlock.of(block, n_heads=config.heads, is_quick=config.activation == "quick_gelu", dtype=dtype)
-                for block in self.tower.blocks
+                FrozenBlock.of(block, n_heads=config.heads, is_quick=is_quick, dtype=dtype) for block in blocks
             ]
         return self._blocks[dtype]

@@ -117,7 +117,7 @@ class HeadTiles:
         return tiled.view(-1, width).index_select(0, self.output_index).view(-1, self.n_heads * width)
 
     def new_key_gradients(self, like: Tensor) -> Tensor:
-        """Uninitialised `[2 T*R*H*K + 2 R*H*P, d]`: room for `gradients_of_tiles`, and behind it for the trunk's sums."""
+        """Uninitialised `[2 T*R*H*K + 2 R*H*P, d]`: `gradients_of_tiles`, and room for the trunk's sums behind them."""
         n_sums = self.n_runs * self.n_heads * self.n_trunk
         return like.new_empty(2 * (self._n_matrices * self.n_columns + n_sums), like.shape[-1])
 

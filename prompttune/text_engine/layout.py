@@ -7,8 +7,8 @@ to its path. What stands on the path makes three kinds of rows:
 - *constant* rows have no context vector on their path (SOS; the whole name when it stands in front). Their keys and
   values never change, so they are no rows of a training step at all.
 - *trunk* rows have nothing but shared context vectors behind SOS: every class attends to them.
-- *leaf* rows are the rest. They are packed without padding and grouped in *tiles*: a few classes that share rows with each
-  other, and with nobody outside the tile but for constants and trunk. Attention runs tile by tile (`tiling.py`).
+- *leaf* rows are the rest. They are packed without padding and grouped in *tiles*: a few classes that share rows with
+  each other, and with nobody outside but for constants and trunk. Attention runs tile by tile (`tiling.py`).
 """
 
 from __future__ import annotations
@@ -133,39 +133,46 @@ def build_layout(
     tiled_classes = _group_into_tiles(paths, tile_rows)
     rows = _number_leaf_rows(tiled_classes, paths, first_leaf_row)
 
-    own_trunk = range(n_trunk if owns_trunk else 0)
-    ctx_sources, ctx_positions = list(own_trunk), [j + 1 for j in own_trunk]
-    word_ids: list[int] = []
-    word_positions: list[int] = []
-    word_row_of: dict[tuple[int, int], int] = {}
-    n_ctx_rows = len(own_trunk) + sum(slot < 0 for _, slot, _, _ in rows.values())
-    for row, slot, position, c in sorted(rows.values()):
+    ctx_rows = [(j, j + 1) for j in range(first_leaf_row)]
+    word_rows: list[tuple[int, int]] = []
+    for _, slot, position, c in sorted(rows.values()):
         if slot < 0:
-            ctx_sources.append(~slot if sharing.ctx else c * prompts.n_ctx + ~slot)
-            ctx_positions.append(position)
+            ctx_rows.append((~slot if sharing.ctx else c * prompts.n_ctx + ~slot, position))
         else:
-            word_ids.append(slot)
-            word_positions.append(position)
-    tiles = []
-    for tile_index, tile_classes in enumerate(tiled_classes):
-        leaf_rows = [tuple(rows[tile_index, key][0] for key in paths[c].leaf_keys) for c in tile_classes]
-        tiles.append(Tile(paths=tuple(paths[c] for c in tile_classes), leaf_rows=tuple(leaf_rows)))
-        for c, class_rows in zip(tile_classes, leaf_rows, strict=True):
-            for offset, (row, slot) in enumerate(zip(class_rows, paths[c].leaf_slots, strict=True)):
-                if slot >= 0:
-                    word_row_of[c, paths[c].first_leaf_position + offset] = row - n_ctx_rows
+            word_rows.append((slot, position))
+    tiles = tuple(
+        Tile(
+            paths=tuple(paths[c] for c in tile_classes),
+            leaf_rows=tuple(tuple(rows[index, key][0] for key in paths[c].leaf_keys) for c in tile_classes),
+        )
+        for index, tile_classes in enumerate(tiled_classes)
+    )
+    ctx, words = np.array(ctx_rows, dtype=np.int64).reshape(-1, 2), np.array(word_rows, dtype=np.int64)
     return Layout(
         classes=tuple(classes),
         constants=tuple(dict.fromkeys(name for path in paths.values() for name in path.constants)),
         n_trunk=n_trunk,
         owns_trunk=owns_trunk,
-        ctx_sources=np.array(ctx_sources, dtype=np.int64),
-        ctx_positions=np.array(ctx_positions, dtype=np.int64),
-        word_ids=np.array(word_ids, dtype=np.int64),
-        word_positions=np.array(word_positions, dtype=np.int64),
-        word_row_of=word_row_of,
-        tiles=tuple(tiles),
+        ctx_sources=ctx[:, 0].copy(),
+        ctx_positions=ctx[:, 1].copy(),
+        word_ids=words[:, 0].copy(),
+        word_positions=words[:, 1].copy(),
+        word_row_of=_word_rows_by_place(tiles, tiled_classes, n_ctx_rows=len(ctx_rows)),
+        tiles=tiles,
     )
+
+
+def _word_rows_by_place(
+    tiles: Sequence[Tile], tiled_classes: list[list[int]], *, n_ctx_rows: int
+) -> dict[tuple[int, int], int]:
+    """`{(class, position): index among the words}`."""
+    found: dict[tuple[int, int], int] = {}
+    for tile, tile_classes in zip(tiles, tiled_classes, strict=True):
+        for c, path, class_rows in zip(tile_classes, tile.paths, tile.leaf_rows, strict=True):
+            for offset, (row, slot) in enumerate(zip(class_rows, path.leaf_slots, strict=True)):
+                if slot >= 0:
+                    found[c, path.first_leaf_position + offset] = row - n_ctx_rows
+    return found
 
 
 def _path(prompts: ClassPrompts, c: int, sharing: Sharing) -> Path:

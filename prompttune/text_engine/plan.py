@@ -116,7 +116,7 @@ def _plan_chunk(
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one run's exact computation, two per multiply-add; norms and activations not counted.
+    """Floating-point operations of one run's exact computation: two per multiply-add, products alone.
 
     Attributes:
         forward, backward: of the linear layers and of attention, with no masked or padded place counted.

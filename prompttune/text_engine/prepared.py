@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prompttune.text_engine.block_pass import BlockInput, BlockPass, FixedRows
@@ -54,7 +55,7 @@ class PreparedChunk:
             block.key_value.forward(block.ln_1.forward(rows)[0]) for block, rows in zip(blocks, constants, strict=True)
         ]
 
-    def run(self, context: TextContext, trunk_kv: Sequence[Tensor] | None) -> tuple[Tensor, list[Tensor | None]]:
+    def run(self, context: TextContext, trunk_kv: Sequence[Tensor | None] | None) -> tuple[Tensor, list[Tensor | None]]:
         """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of trunk rows it lends.
 
         Args:
@@ -69,13 +70,16 @@ class PreparedChunk:
             x, own = BlockPass.apply(x, borrowed, self._block_input(index, context.n_runs))
             own_trunk_kv.append(own)
         assert x is not None  # a tower has blocks
-        eot = self.tower.ln_final(x)
+        norm = self.tower.ln_final
+        eot = F.layer_norm(x, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
         return eot @ self.tower.text_projection.detach(), own_trunk_kv
 
     def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
         """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""
         step = self.steps[index]
-        rows = context.entering(index).to(self.tower.positional_embedding.dtype)
+        rows = context.entering(index)
+        assert rows is not None  # the plan says that rows enter here
+        rows = rows.to(self.tower.positional_embedding.dtype)
         sources = step.layout.ctx_sources
         if len(sources) != len(rows) or (sources != range(len(rows))).any():
             rows = rows.index_select(0, torch.from_numpy(sources).to(rows.device))
