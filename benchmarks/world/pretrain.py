@@ -28,7 +28,7 @@ class PretrainOptions:
     """What decides the weights, apart from the machine's arithmetic."""
 
     seed: int = 0
-    steps: int = 4000
+    steps: int = 2250
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup_steps: int = 200
@@ -84,13 +84,17 @@ def pretrain(work_dir: Path, options: PretrainOptions, *, weights_path: Path = W
 
 
 def export(model: OpenClip, weights_path: Path) -> None:
-    """Write a trained `model`, whose embedding table holds the trained tokens alone, as compact weights."""
+    """Write a trained `model`, whose embedding table holds the trained tokens alone, as compact weights.
+
+    Matrices are stored in float16, which halves the file; gains, biases and the logit scale stay in float32.
+    """
     ids = torch.tensor(trained_token_ids())
     state = dict(model.state_dict())
     rows = state["token_embedding.weight"]
     weight = torch.zeros(model.vocab_size, rows.shape[1])
     weight[ids] = rows
-    save_compact(weights_path, state | {"token_embedding.weight": weight}, ids)
+    state["token_embedding.weight"] = weight
+    save_compact(weights_path, {key: v.half() if v.ndim >= 2 else v for key, v in state.items()}, ids)
 
 
 def _optimizer(model: OpenClip, options: PretrainOptions) -> torch.optim.AdamW:

@@ -13,8 +13,8 @@ from benchmarks.world.vocabulary import ACTIONS, COLOURS, RGB, SCENES, THINGS
 
 N_UNIFORMS = 16
 """Random numbers in [0, 1) that decide one clip."""
-ACTION_INDEX, COLOUR_INDEX, SCENE_INDEX = 1, 2, 3
-"""Which of them choose the action, the colour and the scene."""
+COLOUR_INDEX, SCENE_INDEX = 2, 3
+"""Which of them choose the colour and the scene."""
 
 _THINGS, _ACTIONS, _COLOURS, _SCENES = tuple(THINGS), tuple(ACTIONS), tuple(COLOURS), tuple(SCENES)
 _RADIUS = {"small": (0.13, 0.17), "medium": (0.17, 0.21), "large": (0.21, 0.26)}
@@ -71,7 +71,7 @@ def draw_clip(
     """The clip that `uniforms` [N_UNIFORMS], float in [0, 1), stand for; `thing` and `action` fix what is shown."""
     u = uniforms.tolist()
     if not empty:
-        thing, action = thing or pick(_THINGS, u[0]), action or pick(_ACTIONS, u[ACTION_INDEX])
+        thing, action = thing or pick(_THINGS, u[0]), action or pick(_ACTIONS, u[1])
     size = pick(tuple(_RADIUS), u[4])
     low, high = _RADIUS[size]
     near, far = framing.zoom

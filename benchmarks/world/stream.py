@@ -11,7 +11,6 @@ from PIL import Image
 
 from benchmarks.world.captions import caption
 from benchmarks.world.scene import (
-    ACTION_INDEX,
     COLOUR_INDEX,
     N_UNIFORMS,
     SCENE_INDEX,
@@ -21,11 +20,11 @@ from benchmarks.world.scene import (
     draw_frame,
 )
 from benchmarks.world.styles import PRETRAINING_STYLE, apply_look, draw_look
-from benchmarks.world.vocabulary import ACTIONS, COLOURS, SCENES
+from benchmarks.world.vocabulary import COLOURS, SCENES
 
 FRAME_SIZE = 64
 """Width and height of a pre-training frame in pixels."""
-_N_OPTIONS = {COLOUR_INDEX: len(COLOURS), SCENE_INDEX: len(SCENES), ACTION_INDEX: len(ACTIONS)}
+_N_OPTIONS = {COLOUR_INDEX: len(COLOURS), SCENE_INDEX: len(SCENES)}
 _EMPTY_SHARE = 0.03
 _COMPRESSED_SHARE = 0.3
 
@@ -34,31 +33,24 @@ _COMPRESSED_SHARE = 0.3
 class Lesson:
     """How batches are drawn from `first_index` on, until the next lesson.
 
-    A batch shows only `n_scenes` scenes, `n_colours` colours and `n_actions` actions, drawn anew for each batch: what
-    varies little within a batch cannot tell its captions apart, so the rest must.
+    A batch shows only `n_scenes` scenes and `n_colours` colours, drawn anew for each batch: what varies little within a
+    batch cannot tell its captions apart, so the rest must.
     """
 
     first_index: int
     batch_size: int
     n_scenes: int = len(SCENES)
     n_colours: int = len(COLOURS)
-    n_actions: int = len(ACTIONS)
     framing: Framing = WHOLE_FRAME
 
 
 LESSONS = (
     Lesson(first_index=0, batch_size=256),
     Lesson(first_index=800, batch_size=128, n_scenes=2, n_colours=3, framing=Framing(zoom=(1.0, 1.4))),
-    Lesson(
-        first_index=1600,
-        batch_size=128,
-        n_scenes=2,
-        n_colours=3,
-        n_actions=3,
-        framing=Framing(zoom=(1.2, 1.6), spread=0.3),
-    ),
+    Lesson(first_index=1600, batch_size=128, n_scenes=2, n_colours=2, framing=Framing(zoom=(1.2, 1.6), spread=0.3)),
 )
-"""The whole world at once teaches scenes and colours; then what is done, with these held back; then who does it."""
+"""The whole world at once teaches scenes and colours; then, these held back, who does what: first anywhere in the
+frame, then larger and nearer to its middle."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ def captioned_batch(seed: int, index: int, lessons: tuple[Lesson, ...] = LESSONS
     words = random.Random(f"{seed}/{index}")
     uniforms = rng.random((batch_size, N_UNIFORMS + 4))
     choice = np.random.default_rng([seed, index, 1])
-    kept = {COLOUR_INDEX: lesson.n_colours, SCENE_INDEX: lesson.n_scenes, ACTION_INDEX: lesson.n_actions}
+    kept = {COLOUR_INDEX: lesson.n_colours, SCENE_INDEX: lesson.n_scenes}
     for column, n_kept in kept.items():
         uniforms[:, column] = _keep_few(uniforms[:, column], n_kept, _N_OPTIONS[column], choice)
     frames = np.empty((batch_size, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
