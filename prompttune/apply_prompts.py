@@ -41,7 +41,8 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
     prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path in paths]
     runs, cells, predictions = [], [], {}
     model = None
-    for path, prompt in zip(paths or [None], prompts or [None], strict=True):
+    pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
+    for path, prompt in pairs or [(None, None)]:
         config = _config(prompt, given)
         model, tests = _prepare(config, source, prompt, base_to_new)
         found = {name: predict(model, videos)[0] for name, videos in tests.items()}

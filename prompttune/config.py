@@ -198,6 +198,7 @@ class TrainConfig(Section):
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0
     class_chunk: NonNegative = 0
+    recompute: bool = False
     protocol: ProtocolConfig = ProtocolConfig()
     context: ContextConfig = ContextConfig()
     coupling: Annotated[CouplingConfig | None, BeforeValidator(_none)] = None

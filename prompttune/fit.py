@@ -84,7 +84,7 @@ def fit(
     sources = open_sources(runs[0].config)
     found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
     group = None
-    for members in plan_groups(runs):
+    for members in plan_groups(runs, sources):
         group = prepare(members, sources)
         found |= _run_group(group, folder, options)
     assert group is not None
@@ -104,7 +104,7 @@ def _run_group(
         trainer = make_trainer(group)
         inert = _train(group, trainer, folder, options)
     tune_adapter(group.model, splits=group.splits, features=group.features[""])
-    found = {}
+    found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
     for place, (run, predictions) in enumerate(zip(group.runs, predictions_of(group), strict=True)):
         record = run_result(group, place, predictions, trainer, inert[place])
         write_run(folder / run.name, group, place, predictions)

@@ -83,7 +83,9 @@ class PromptModel(nn.Module):
         self.config, self.pack, self.seeds = config, pack, tuple(seeds)
         self.device = torch.device(device)
         tower = pack.text_tower().to(self.device)
-        self._text = _Text(tower, TextEngine(tower, class_chunk=config.class_chunk or None))
+        self._text = _Text(
+            tower, TextEngine(tower, class_chunk=config.class_chunk or None, checkpoint=config.recompute)
+        )
         self._trained_classes = tuple(classes)
         self._vocabularies: dict[tuple[str, ...], Vocabulary] = {}
         self.logit_scale = config.head.logit_scale or pack.config.logit_scale
@@ -152,7 +154,9 @@ class PromptModel(nn.Module):
         total = torch.zeros(len(texts), self.pack.config.embed_dim, device=self.device)
         for template in templates:
             written = [template.format(text) for text in texts]
-            features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
+            # Once per run, so in full precision whatever the training runs in.
+            with torch.autocast(self.device.type, enabled=False):
+                features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
             total = total + F.normalize(features, dim=-1)
         return F.normalize(total, dim=-1)
 
@@ -182,6 +186,17 @@ class PromptModel(nn.Module):
             return vocabulary.frozen.expand(self.n_runs, -1, -1)
         context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
         return F.normalize(self._text.engine.encode(vocabulary.prompts, context).float(), dim=-1)
+
+    @torch.no_grad()
+    def text_rows(self, names: Sequence[str]) -> int:
+        """Rows that one run sends through the text tower in one training step; 0 where no context is learned."""
+        vocabulary = self.vocabulary(names)
+        if vocabulary.prompts is None or self.context is None:
+            return 0
+        n_videos = self.config.optim.batch_size if self.depends_on_video else 1
+        videos = torch.zeros(self.n_runs, 1, self.pack.config.embed_dim, device=self.device)
+        context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
+        return n_videos * self._text.engine.tokens_per_step(vocabulary.prompts, context)
 
     @property
     def depends_on_video(self) -> bool:

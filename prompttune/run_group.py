@@ -16,22 +16,56 @@ from prompttune.data import FeatureTable, TrainingVideos, read_features
 from prompttune.evaluate import Predictions, TestVideos, predict
 from prompttune.fitted_adapters import attach_adapter
 from prompttune.heads import frame_reduction
+from prompttune.memory_plan import runs_that_fit
 from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_hard_prompt
 from prompttune.protocols import Sources, make_split, other_test_sets, split_table
-from prompttune.runs import Run, group_runs, trains
+from prompttune.runs import Run, group_runs, trains, trains_by_gradient
 from prompttune.splits import Split, TestSet
 from prompttune.terms import loss_terms
 from prompttune.train import Trainer, TrainingInputs
 
 
-def plan_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups of runs that train together, no larger than `runs_at_once` asks for (0: all that can)."""
+def plan_groups(runs: Sequence[Run], sources: Sources) -> list[list[Run]]:
+    """Groups of runs that train together: equal in all that shapes the computation, as many as fit the memory.
+
+    Raises:
+        ConfigError: a run that does not fit the memory alone.
+    """
     groups = []
     for members in group_runs(runs):
-        size = members[0].config.runs_at_once or len(members)
+        size = _runs_at_once(members, sources)
         groups += [members[start : start + size] for start in range(0, len(members), size)]
     return groups
+
+
+def _runs_at_once(runs: Sequence[Run], sources: Sources) -> int:
+    config = runs[0].config
+    if not trains_by_gradient(config) or len(runs) == 1:
+        return len(runs)
+    split = make_split(config.protocol, split_table(config.protocol, sources.train.table), seed=runs[0].seed)
+    model = _make_model(runs[:1], sources, split.classes, _hard_prompts(config, sources))
+    return runs_that_fit(runs, model, split.classes)
+
+
+def _hard_prompts(config: TrainConfig, sources: Sources) -> list[PromptFile]:
+    pack = sources.train.pack
+    named = config.coupling.hard_prompts if config.coupling is not None else ()
+    return [read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width) for path in named]
+
+
+def _make_model(
+    runs: Sequence[Run], sources: Sources, classes: Sequence[str], hard_prompts: Sequence[PromptFile]
+) -> PromptModel:
+    config = runs[0].config
+    return PromptModel(
+        config,
+        sources.train.pack,
+        seeds=[run.seed for run in runs],
+        classes=classes,
+        hard_prompts=[prompt.ctx for prompt in hard_prompts if prompt.ctx is not None],
+        device=config.device,
+    )
 
 
 @dataclass(frozen=True)
@@ -79,17 +113,8 @@ def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
     table = split_table(config.protocol, sources.train.table)
     splits = [make_split(config.protocol, table, seed=run.seed, trains=trains(config)) for run in runs]
     others = other_test_sets(sources.tests)
-    pack = sources.train.pack
-    named = config.coupling.hard_prompts if config.coupling is not None else ()
-    hard = [read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width) for path in named]
-    model = PromptModel(
-        config,
-        pack,
-        seeds=[run.seed for run in runs],
-        classes=splits[0].classes,
-        hard_prompts=[prompt.hard_prompt(depth=(config.coupling and config.coupling.depth) or 1) for prompt in hard],
-        device=config.device,
-    )
+    hard = _hard_prompts(config, sources)
+    model = _make_model(runs, sources, splits[0].classes, hard)
     rows = np.concatenate([part for s in splits for part in (s.train, s.val, *(test.videos for test in s.tests))])
     reduce = frame_reduction(config.head)
     features = {"": read_features(sources.train, rows, reduce=reduce).to(model.device)}

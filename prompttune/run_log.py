@@ -32,8 +32,8 @@ class RunLog:
         self.folder, self.runs = folder, runs
         self._norms: list[Mapping[str, Tensor]] = []
         kept = [self._kept_lines(folder / run.name / LOG, from_step) for run in runs]
-        for lines in zip(*kept, strict=False):
-            records = [json.loads(line) for line in lines]
+        for of_runs in zip(*kept, strict=False):
+            records = [json.loads(line) for line in of_runs]
             if records[0]["term_gradient_norms"]:
                 names = records[0]["term_gradient_norms"]
                 self._norms.append(

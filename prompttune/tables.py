@@ -127,7 +127,7 @@ class TrainingLine:
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         """Moves the line of this trainer to the step just done; loss and accuracy are means over its runs."""
         loss = sum(float(value.mean()) for value in record.terms.values())
-        shown = {
+        shown: dict[str, Any] = {
             "epoch": f"{record.epoch + 1}/{trainer.config.optim.epochs}",
             "loss": loss,
             "accuracy": float(record.accuracy.mean()),

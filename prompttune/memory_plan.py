@@ -1,0 +1,68 @@
+"""How many runs fit the memory at once: counted before anything is trained, from the rows that go through the tower."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from prompttune.errors import ConfigError, explain
+from prompttune.model import PromptModel
+from prompttune.runs import Run
+
+# What a block keeps of every row for its backward pass, in widths of the tower: input, two norms, query, key and value,
+# attention, the sum after it, and the MLP's 4 widths before and after its activation.
+KEPT_WIDTHS_PER_ROW = 16
+SHARE_OF_FREE_MEMORY = 0.5  # the rest is for features, weights, the allocator and other people
+
+
+def step_bytes_per_run(model: PromptModel, classes: Sequence[str]) -> int:
+    """Bytes that one more run adds to a training step: what the text tower keeps for its backward pass.
+
+    Args:
+        model: of any number of runs, of the configuration in question.
+        classes: the training classes.
+    """
+    rows = model.text_rows(classes)
+    config = model.pack.config.text
+    kept_layers = 1 if model.config.recompute else config.layers
+    n_classes = len(classes)
+    chunk = min(model.config.class_chunk or n_classes, n_classes) if model.config.recompute else n_classes
+    return int(rows * chunk / max(n_classes, 1) * kept_layers * config.width * KEPT_WIDTHS_PER_ROW * 4)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on the device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 * 2**30
+
+
+def runs_that_fit(runs: Sequence[Run], model: PromptModel, classes: Sequence[str]) -> int:
+    """How many of the runs to train at once: as `runs_at_once` says, else all that fit half of the free memory.
+
+    Raises:
+        ConfigError: not even one fits, with what would make it fit.
+    """
+    config = runs[0].config
+    if config.runs_at_once:
+        return min(config.runs_at_once, len(runs))
+    needed, free = step_bytes_per_run(model, classes), free_bytes(model.device)
+    if needed > free:
+        raise ConfigError(
+            explain(
+                "one run alone does not fit the memory",
+                expected=f"at most {free / 2**30:.1f} GiB free on {model.device}",
+                got=f"about {needed / 2**30:.1f} GiB for {len(classes)} classes",
+                fix="--set recompute=true --set class_chunk=64 (slower, memory no longer grows with the classes)",
+            )
+        )
+    return max(1, min(len(runs), int(SHARE_OF_FREE_MEMORY * free / max(needed, 1))))

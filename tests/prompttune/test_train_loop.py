@@ -1,0 +1,101 @@
+"""The loop's own parts: schedule, optimisers, precision, logs; and that each of them acts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from training import short_runs, train_runs, trainer_of
+
+from prompttune.config import OptimConfig
+from prompttune.train import learning_rate, make_optimiser
+
+
+def rates(**options: object) -> list[float]:
+    optim = OptimConfig(lr=0.1, epochs=10, **options)  # type: ignore[arg-type]
+    return [learning_rate(optim, step, n_steps=100, steps_per_epoch=10) for step in range(100)]
+
+
+def test_warm_up_rises_linearly_and_the_cosine_falls_to_nothing() -> None:
+    found = rates(warmup_epochs=2.0, warmup_lr=0.02)
+    assert found[0] == pytest.approx(0.02)
+    assert found[10] == pytest.approx(0.06)
+    assert found[20] == pytest.approx(0.1)
+    assert found[60] == pytest.approx(0.05)
+    assert found[99] == pytest.approx(0.05 * (1 + math.cos(math.pi * 79 / 80)))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[20:]))
+
+
+def test_schedule_without_warm_up_and_constant() -> None:
+    assert rates(warmup_epochs=0.0)[0] == pytest.approx(0.1)
+    assert set(rates(warmup_epochs=1.0, schedule="constant")[10:]) == {0.1}
+    short = OptimConfig(lr=0.1, epochs=1, warmup_epochs=5.0)
+    assert learning_rate(short, 9, n_steps=10, steps_per_epoch=10) < 0.1  # a training shorter than its warm-up
+
+
+def test_cosine_equals_torch_own_scheduler() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=100)
+    expected = []
+    for _ in range(100):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    assert rates(warmup_epochs=0.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_optimisers_by_name(name: str, kind: str) -> None:
+    made = make_optimiser(OptimConfig(name=name, lr=0.3, weight_decay=0.2), [torch.nn.Parameter(torch.zeros(2))])  # type: ignore[arg-type]
+    assert type(made).__name__ == kind
+    assert made.param_groups[0]["lr"] == 0.3
+    assert made.param_groups[0]["weight_decay"] == 0.2
+
+
+def test_every_epoch_visits_every_training_video_once(target: str) -> None:
+    runs = short_runs({"method": "coop", "optim": {"batch_size": 5}}, store=target, seeds=[1, 2])
+    _, trainer = trainer_of(runs)
+    for _ in range(2):
+        seen = []
+        for _ in range(trainer.steps_per_epoch):
+            seen.append(trainer._next_picks())
+            trainer.step_index += 1
+        visited = torch.cat(seen, dim=1)
+        for run in range(2):
+            assert sorted(visited[run].tolist()) == list(range(16))
+        assert not torch.equal(visited[0], visited[1])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_as_float32_does(tmp_path: Path, target: str, precision: str) -> None:
+    tables = {"optim": {"epochs": 30, "lr": 0.02, "name": "adamw"}}
+    full = train_runs(tmp_path / "full", tables, method="coop", store=target, seeds=[1]).result.runs[0]
+    half = train_runs(tmp_path / "half", {**tables, "precision": precision}, method="coop", store=target, seeds=[1])
+    run = half.result.runs[0]
+    # Eight bits of mantissa move a few videos over the border, not more.
+    assert run.train_accuracy == pytest.approx(full.train_accuracy, abs=0.15)
+    group, _ = trainer_of(short_runs({"method": "coop", "precision": precision}, store=target))
+    assert {parameter.dtype for parameter in group.model.parameters()} == {torch.float32}
+
+
+def test_log_has_terms_gradient_norms_and_rates_of_each_run(tmp_path: Path, target: str) -> None:
+    fitted = train_runs(tmp_path / "run", {"log": {"every": 2}}, method="kgcoop", store=target, seeds=[1, 2])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "seed2" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6, 7]
+    assert fitted.result.runs[1].n_steps == 8
+    first = lines[0]
+    assert set(first["terms"]) == set(first["term_gradient_norms"]) == {"cross-entropy", "knowledge-guided"}
+    assert first["loss"] == pytest.approx(sum(first["terms"].values()))
+    assert first["term_gradient_norms"]["cross-entropy"] > 0
+    assert lines[1]["lr"] > first["lr"]
+
+
+def test_tensorboard_curves_are_written_when_asked_for(tmp_path: Path, target: str) -> None:
+    pytest.importorskip("tensorboard")
+    train_runs(tmp_path / "run", {"log": {"tensorboard": True}}, method="coop", store=target, seeds=[1])
+    assert list((tmp_path / "run" / "seed1").glob("events.out.tfevents.*"))
