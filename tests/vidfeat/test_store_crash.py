@@ -72,6 +72,7 @@ def check_nothing_half_written_is_readable(path):
     verify(path, level="full").require_sound()
 
 
+@pytest.mark.long
 def test_a_store_killed_at_any_step_of_its_creation_is_the_same_in_the_end(tmp_path):
     steps = steps_of(lambda on_step: WORLD.extract(tmp_path / "whole.zarr", on_step=on_step))
     assert {name for name, _ in steps} >= {f"{w}:{s}" for w in ("plan", "shard", "record", "manifest") for s in STEPS}
@@ -84,6 +85,7 @@ def test_a_store_killed_at_any_step_of_its_creation_is_the_same_in_the_end(tmp_p
         assert tree(path) == whole, (step, count)
 
 
+@pytest.mark.long
 def test_a_store_killed_at_any_step_of_its_extension_is_the_same_in_the_end(tmp_path):
     def start(path):
         WORLD.extract(path)
@@ -301,3 +303,33 @@ def test_a_damaged_record_gives_way_to_a_new_commit(tmp_path):
     WORLD.commit(writer, unit)
     assert writer.record(unit) is not None
     np.testing.assert_array_equal(writer.record(unit).unit, 0)
+
+
+def test_every_file_is_synced_before_its_name_and_every_name_before_the_record(tmp_path, monkeypatch):
+    """What SIGKILL cannot show: the order in which things reach the disk, which is what a power cut respects."""
+    synced, durable, waiting = set(), set(), {}
+
+    def fsync(descriptor, real=os.fsync):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+        synced.add(path)
+        durable.update(waiting.pop(path, ()))
+
+    def replace(source, target, real=os.replace):
+        assert Path(source) in synced, f"{target} got its name before its bytes were on the disk"
+        if Path(target).parent.name == "commits":
+            shards = json.loads(Path(source).read_bytes())["files"]
+            assert {path / name for name in shards} <= durable, "a record vouches for shards that may be lost"
+        if Path(target).name == "manifest.json":
+            on_disk = {file for file in path.rglob("*") if file.is_file() and file.suffix != ".partial"}
+            assert on_disk - {path / "commits/.lock"} <= durable, "the manifest vouches for files that may be lost"
+        real(source, target)
+        waiting.setdefault(Path(target).parent, set()).add(Path(target))
+
+    path = tmp_path / "X.zarr"
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    WORLD.extract(path)
+    assert path / "manifest.json" in durable
+    directories = {file.parent for file in path.rglob("*")}
+    assert directories <= synced, "a directory whose own entry may be lost"

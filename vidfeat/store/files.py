@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +45,7 @@ class Files(Protocol):
     is_local: bool
 
     def read(self, path: str) -> bytes: ...
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]: ...
     def read_tail(self, path: str, n_bytes: int) -> bytes: ...
     def size(self, path: str) -> int | None: ...
     def write(self, path: str, content: bytes | bytearray, *, step: str) -> None: ...
@@ -80,6 +81,14 @@ class LocalFiles:
     def read(self, path: str) -> bytes:
         """The bytes of one file. Raises: FileNotFoundError."""
         return (self.root / path).read_bytes()
+
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of those files that exist, by path."""
+        found = {}
+        for path in paths:
+            with suppress(FileNotFoundError):
+                found[path] = self.read(path)
+        return found
 
     def read_tail(self, path: str, n_bytes: int) -> bytes:
         """The last bytes of one file; fewer when it is shorter. Raises: FileNotFoundError."""

@@ -6,6 +6,7 @@ core has no string type that every library reads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -189,13 +190,17 @@ def _hex(digest: np.ndarray) -> str:
     return digest.tobytes().hex() if digest.any() else ""
 
 
-def read_index(read: Callable[[str], bytes], *, n_videos: int, n_views: int, n_taps: int) -> Index:
-    """The index of a store, through a function that reads one file; every array's checksum is tested.
+def read_index(
+    read_many: Callable[[Sequence[str]], Mapping[str, bytes]], *, n_videos: int, n_views: int, n_taps: int
+) -> Index:
+    """The index of a store, through a function that reads the files that exist; every array's checksum is tested.
 
     Raises:
         StoreCorruptError: a damaged or missing array.
     """
     sizes = {"N": (n_videos,), "N32": (n_videos, 32), "N+1": (n_videos + 1,), "NVT": (n_videos, n_views, n_taps)}
+    n_axes = {"P": 1, "U": 1} | {axes: len(shape) for axes, shape in sizes.items()}
+    contents = read_many([chunk_path(name, n_axes[axes]) for name, (_, axes) in COLUMNS.items()])
     columns: dict[str, np.ndarray] = {}
     for name, (dtype, axes) in COLUMNS.items():
         if axes == "P":
@@ -205,6 +210,7 @@ def read_index(read: Callable[[str], bytes], *, n_videos: int, n_views: int, n_t
         else:
             shape = sizes[axes]
         path = chunk_path(name, len(shape))
-        content = read(path) if np.prod(shape) else np.zeros(4, np.uint8).tobytes()
+        # An empty array has no chunk; a missing chunk of any other fails its length.
+        content = contents.get(path, b"") if math.prod(shape) else bytes(4)
         columns[name] = decode_small_array(content, dtype=dtype, shape=shape, path=path)
     return Index(columns)

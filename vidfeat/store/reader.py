@@ -22,7 +22,7 @@ from vidfeat.errors import (
 )
 from vidfeat.store.files import Files, LocalFiles, files_at
 from vidfeat.store.gather import RowSource, Segments
-from vidfeat.store.index import Index, read_index
+from vidfeat.store.index import read_index
 from vidfeat.store.plan import SPEC_PATH, PlannedTap
 from vidfeat.store.quantize import dequantize
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest
@@ -124,21 +124,12 @@ class StoreReader:
         self.fingerprint = Fingerprint(about["fingerprint"])
         self._planned = {tap["name"]: PlannedTap.from_json(tap) for tap in about["taps"]}
         self.taps: dict[str, TapSpec] = {name: tap.spec for name, tap in self._planned.items()}
-        self._index = self._open_index(about["n_videos"])
+        self._index = read_index(
+            self._files.read_many, n_videos=about["n_videos"], n_views=self.n_views, n_taps=len(self.taps)
+        )
         self.ok: np.ndarray = self._index["ok"].astype(bool)
         self.n_frames_per_video: np.ndarray = self._index["n_frames"]
         self._sources = self._open_sources(manifest, about["compressor"])
-
-    def _open_index(self, n_videos: int) -> Index:
-        def read(path: str) -> bytes:
-            try:
-                return self._files.read(path)
-            except FileNotFoundError:
-                raise StoreCorruptError(
-                    explain("a file of the index is missing", where=path, fix="run the extract command again")
-                ) from None
-
-        return read_index(read, n_videos=n_videos, n_views=self.n_views, n_taps=len(self.taps))
 
     def _open_sources(self, manifest: Manifest, compressor: str | None) -> dict[str, RowSource]:
         sources = {}

@@ -143,19 +143,20 @@ def write_manifest(
     for record in records:
         listed.update(record.files)
     listed.update(commits)
-    for path in [SPEC_PATH, *(one.path for one in plan.passes), *files.listing(PACK_PREFIX)]:
-        listed[path] = FileRecord.of(files.read(path))
+    given = files.read_many([SPEC_PATH, *(one.path for one in plan.passes), *files.listing(PACK_PREFIX)])
+    listed.update({path: FileRecord.of(content) for path, content in given.items()})
     manifest = Manifest(listed)
     files.write(MANIFEST_PATH, manifest.to_bytes(), step="manifest")
     return manifest
 
 
 def _require_sizes(files: Files, records: list[CommitRecord]) -> None:
+    sizes = files.listing()
     wrong = [
-        f"{path} (unit {record.unit}): {size} bytes instead of {file.n_bytes}"
+        f"{path} (unit {record.unit}): {sizes.get(path, 'no')} bytes instead of {file.n_bytes}"
         for record in records
         for path, file in record.files.items()
-        if (size := files.size(path)) != file.n_bytes
+        if sizes.get(path) != file.n_bytes
     ]
     if wrong:
         raise StoreCorruptError(
@@ -170,10 +171,12 @@ def _require_sizes(files: Files, records: list[CommitRecord]) -> None:
 
 def _write_different(files: Files, contents: Mapping[str, bytes]) -> None:
     """Writes those of the files that do not have their content yet."""
+    sizes = files.listing()
+    standing = files.read_many([path for path, content in contents.items() if sizes.get(path) == len(content)])
     staged = []
     try:
         for path, content in contents.items():
-            if files.size(path) != len(content) or files.read(path) != content:
+            if standing.get(path) != content:
                 staged.append(files.stage(path, content, step="metadata"))
         files.publish(staged)
         staged = []

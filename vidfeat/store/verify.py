@@ -127,7 +127,7 @@ def verify(path: str | os.PathLike[str], *, level: Level = "fast") -> VerifyRepo
     notes: list[str] = []
     if plan is not None:
         manifest = _read_manifest(files, findings)
-        records = _check_records(files, plan, present, findings)
+        records = _check_records(files, plan, findings)
         expected = _expected_files(files, plan, records, manifest, findings)
         _check_files(files, expected, present, findings, read_all=level == "full")
         _check_shards(files, plan, records, present, findings, full=level == "full")
@@ -150,18 +150,17 @@ def _read_manifest(files: Files, findings: _Findings) -> Manifest | None:
     return None
 
 
-def _check_records(
-    files: Files, plan: Plan, present: Mapping[str, int], findings: _Findings
-) -> dict[int, tuple[CommitRecord, FileRecord]]:
+def _check_records(files: Files, plan: Plan, findings: _Findings) -> dict[int, tuple[CommitRecord, FileRecord]]:
     """The sound commit records by unit, each with the size and sha256 of its file."""
     records = {}
     fingerprint = plan.spec.fingerprint.sha256
+    contents = files.read_many([unit.commit_path for unit in plan.units()])
     for unit in plan.units():
         path = unit.commit_path
-        if path not in present:
+        content = contents.get(path)
+        if content is None:
             findings.add(path, "missing: the unit is not committed", "extract-again", unit.index)
             continue
-        content = files.read(path)
         try:
             record = CommitRecord.from_bytes(content, path=path)
             require_commit_of(record, unit, fingerprint_sha256=fingerprint, path=path)

@@ -180,21 +180,28 @@ class StoreWriter:
         Raises:
             StoreCorruptError: the record is damaged or of another plan.
         """
-        try:
-            content = self._files.read(unit.commit_path)
-        except FileNotFoundError:
-            return None
-        record = CommitRecord.from_bytes(content, path=unit.commit_path)
-        fingerprint = self.plan.spec.fingerprint.sha256
-        require_commit_of(record, unit, fingerprint_sha256=fingerprint, path=unit.commit_path)
-        return record
+        return self.records([unit]).get(unit.index)
+
+    def records(self, units: Sequence[Unit]) -> dict[int, CommitRecord]:
+        """The commit records of those units that are committed, by unit.
+
+        Raises:
+            StoreCorruptError: a record is damaged or of another plan.
+        """
+        contents = self._files.read_many([unit.commit_path for unit in units])
+        fingerprint, records = self.plan.spec.fingerprint.sha256, {}
+        for unit in units:
+            path = unit.commit_path
+            if path in contents:
+                record = CommitRecord.from_bytes(contents[path], path=path)
+                require_commit_of(record, unit, fingerprint_sha256=fingerprint, path=path)
+                records[unit.index] = record
+        return records
 
     def failures(self) -> dict[int, VideoRow]:
         """The videos whose latest commit is a failure, by video index."""
         latest = {}
-        for unit in self.committed_units():
-            record = self.record(unit)
-            assert record is not None
+        for record in self.records(self._units).values():
             latest.update({video.index: video.facts for video in record.videos})
         return {index: facts for index, facts in latest.items() if not facts.ok}
 
@@ -321,19 +328,16 @@ class StoreWriter:
             StoreIncompleteError: units are missing.
             StoreCorruptError: a commit record is damaged, or a committed file is missing or truncated.
         """
-        records, commits = [], {}
-        for unit in self._units:
-            record = self.record(unit)
-            if record is None:
-                raise StoreIncompleteError(
-                    explain(
-                        "the extraction is not finished",
-                        where=self._files.url,
-                        expected=f"{len(self._units)} committed units",
-                        got=f"{len(self.committed_units())}",
-                        fix="run the same extract command again",
-                    )
+        records = self.records(self._units)
+        if len(records) < len(self._units):
+            raise StoreIncompleteError(
+                explain(
+                    "the extraction is not finished",
+                    where=self._files.url,
+                    expected=f"{len(self._units)} committed units",
+                    got=f"{len(records)}",
+                    fix="run the same extract command again",
                 )
-            records.append(record)
-            commits[unit.commit_path] = FileRecord.of(record.to_bytes())
-        return write_manifest(self._files, self.plan, records, commits)
+            )
+        commits = {self._units[index].commit_path: FileRecord.of(one.to_bytes()) for index, one in records.items()}
+        return write_manifest(self._files, self.plan, list(records.values()), commits)
