@@ -18,6 +18,8 @@ HOSTS: dict[str, dict[str, Any]] = {
     "coop": {},
     "kgcoop": {"context": {"n_ctx": 16, "init": "random"}},
     "prograd": {},
+    "cocoop": {"context": {"n_ctx": 16, "init": "random"}},
+    "tcp": {"context": {"n_ctx": 16, "init": "random", "class_tokens_block": 2}},
     "promptsrc-text": {"context": {"n_ctx": 16, "init": "random", "prompt_depth": 3}, "aggregation": {"mean": 3.0}},
 }
 
