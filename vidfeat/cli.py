@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vidfeat.cli_anchors import anchors
 from vidfeat.errors import VidfeatError
 
 if TYPE_CHECKING:
@@ -266,6 +267,8 @@ def import_(hdf5: Path, store: str, tap: str) -> None:
 
     click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
 
+
+main.add_command(anchors)
 
 if __name__ == "__main__":
     main()

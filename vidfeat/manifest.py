@@ -115,6 +115,15 @@ def load_manifest(
     return Manifest(items=tuple(items), classes=names, root=base)
 
 
+def load_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The class names in a CSV `id,name`, in its order.
+
+    Raises:
+        ManifestError: with every problem of the file.
+    """
+    return tuple((_class_ids(path) or {}).values())
+
+
 class _Problems:
     """Problems found so far, by kind, in order of appearance."""
 
