@@ -91,7 +91,8 @@ def _prepare(
     config: TrainConfig, source: FeatureSource, prompt: PromptFile | None, base_to_new: bool
 ) -> tuple[PromptModel, dict[str, TestVideos]]:
     trained = prompt.classes if prompt is not None else ()
-    table = split_table(config.protocol, source.table)
+    # The prompt's own test_fraction is for the store it was trained on; a store with splits keeps them.
+    table = source.table if any(source.table.splits) else split_table(config.protocol, source.table)
     if base_to_new:
         known = [name for name in trained if name in set(table.classes)]
         tests: Sequence[TestSet] = base_and_new(table, known or config.protocol.base_classes)

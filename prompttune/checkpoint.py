@@ -15,6 +15,8 @@ from prompttune.splits import Split
 from prompttune.tensor_files import read_tensors, write_tensors
 
 KIND = "prompttune checkpoint"
+# Keys that say where and how something is computed and written, and change nothing that is learned.
+NOT_TRAINING = {"out", "log", "device", "runs_at_once"}
 
 
 def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequence[str]) -> str:
@@ -22,7 +24,7 @@ def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequenc
 
     Where results go, how often something is logged and the device do not change what is trained.
     """
-    excluded = {"out", "log", "device", "store", "runs_at_once"}
+    excluded = {*NOT_TRAINING, "store"}  # stores are told apart by their fingerprints, wherever they lie
     content = {
         "runs": [[run.name, run.config.model_dump(mode="json", exclude=excluded)] for run in runs],
         "splits": [split.sha256 for split in splits],

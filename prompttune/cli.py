@@ -55,8 +55,12 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     given = merge(read_toml(config) if config is not None else {}, plain)
     runs = expand_runs(given, axes)
     out = run_folder_name(runs[0].config)
-    with TrainingLine(Console(stderr=True)) as line:
-        fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+    try:
+        with TrainingLine(Console(stderr=True)) as line:
+            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
+        sys.exit(130)
     console = Console()
     console.print(result_table([fitted.result]))
     for store in (fitted.result.store, *fitted.result.other_stores.values()):

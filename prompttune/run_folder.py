@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prompttune import evaluate
+from prompttune.checkpoint import NOT_TRAINING
 from prompttune.data import FeatureSource
 from prompttune.errors import RunFolderError, explain
 from prompttune.evaluate import Predictions
@@ -34,7 +35,7 @@ from prompttune.train import Trainer
 
 def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
     """The finished result of just these runs, None when there is work to do."""
-    described = {"runs": {run.name: run.config.model_dump(mode="json", exclude={"out"}) for run in runs}}
+    described = {"runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}}
     claimed = folder / "runs.json"
     content = json.dumps(described, indent=1, sort_keys=True).encode()
     if claimed.exists() and not overwrite:
