@@ -55,6 +55,9 @@ class ModelChoice:
 class Machine:
     """How this machine is used; nothing here changes which numbers are meant.
 
+    The number of workers does not move a bit. Another batch size, device or number of torch threads may move the last
+    bits of float32 arithmetic, which float16 storage mostly rounds away.
+
     Attributes:
         workers: decoding processes; 0 decodes in this one; None: one per core, one core left for the encoder.
         device, precision: see `vidfeat.encode.Encoder`.

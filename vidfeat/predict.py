@@ -314,11 +314,13 @@ class BatchClock:
 
     Attributes:
         first, last: when the first and the last batch were done, on time.monotonic's clock.
+        cpu_first, cpu_last: the same on the clock of this process's CPU time, which other work does not move.
         n_rows: encoded so far.
     """
 
     def __init__(self) -> None:
         self.first = self.last = time.monotonic()
+        self.cpu_first = self.cpu_last = time.process_time()
         self.n_rows = self._n_first = 0
 
     def watch(self, encoder: Encoder) -> Encoder:
@@ -327,10 +329,10 @@ class BatchClock:
 
         def noted(pixels: np.ndarray) -> Taps:
             taps = encode(pixels)
-            self.last = time.monotonic()
+            self.last, self.cpu_last = time.monotonic(), time.process_time()
             self.n_rows += len(pixels)
             if not self._n_first:
-                self.first, self._n_first = self.last, self.n_rows
+                self.first, self.cpu_first, self._n_first = self.last, self.cpu_last, self.n_rows
             return taps
 
         encoder.encode = noted  # type: ignore[method-assign, assignment]
@@ -341,6 +343,10 @@ class BatchClock:
         if self.n_rows > self._n_first:
             return (self.n_rows - self._n_first) / max(self.last - self.first, 1e-9)
         return self.n_rows / max(self.last - self.first, 1.0)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of this process, all its threads, per row after the first batch."""
+        return (self.cpu_last - self.cpu_first) / max(self.n_rows - self._n_first, 1)
 
 
 def _until(units: Sequence[Unit], deadline: float) -> Iterator[Unit]:

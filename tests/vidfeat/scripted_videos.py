@@ -68,4 +68,5 @@ class ScriptedLoader:
             return
         with open(mark, "w"):
             pass
+        time.sleep(0.5)  # what was sent before is with the consumer by now, and must not come twice
         os.kill(os.getpid(), signal.SIGKILL)
