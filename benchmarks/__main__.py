@@ -42,6 +42,23 @@ def run(suite: Path, data: Path, out: Path | None, overwrite: bool) -> None:
 
 
 @main.command()
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(("html", "md", "latex", "csv")), default="html", show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: RESULTS/report.html; stdout]"
+)
+@click.option("--baseline", help="Label of the line others are set against.  [default: zero-shot]")
+@click.option("--videos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the videos are.")
+def report(results: Path, form: str, out: Path | None, baseline: str | None, videos: Path | None) -> None:
+    """The table and the page of a suite's results, or of any folder that holds run folders."""
+    command = import_module("benchmarks.report.command")
+    options = command.ReportOptions(results=results, form=form, baseline=baseline, videos=videos)
+    written = command.write_report(options, out)
+    if written is not None:
+        click.echo(f"written: {written}")
+
+
+@main.command()
 @click.option("--check", is_flag=True, help="Only say which tables are out of date; exit code 1 when any is.")
 def readme(check: bool) -> None:
     """Write the README's tables from benchmarks/results."""

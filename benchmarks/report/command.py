@@ -1,0 +1,62 @@
+"""`python -m benchmarks report RESULTS`: results in, a table or a page out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report.comparison import Comparison, compare
+from benchmarks.report.entries import read_groups, suite_title
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is reported and how.
+
+    Attributes:
+        results: a suite's results folder, or any folder that run folders are in.
+        form: "html", "md", "latex" or "csv".
+        baseline: label of the line that gains and losses are counted against; None for the zero-shot classifier.
+        videos: folder that the stores' video ids are relative to, for the thumbnails; None to look beside the stores.
+    """
+
+    results: Path
+    form: str = "html"
+    baseline: str | None = None
+    videos: Path | None = None
+
+
+def render_report(options: ReportOptions) -> str:
+    """The report's text.
+
+    Raises:
+        RunFolderError: no finished runs at or below the folder.
+        ConfigError: no line carries the baseline's label.
+    """
+    comparisons: list[Comparison] = [
+        compare(group, baseline=options.baseline) for group in read_groups(options.results)
+    ]
+    title = suite_title(options.results)
+    if options.form == "html":
+        from benchmarks.report.page import render_page
+
+        return render_page(comparisons, title=title, videos=options.videos)
+    from benchmarks.report import tables
+
+    if options.form == "md":
+        return tables.to_markdown(comparisons, title=title)
+    return tables.to_latex(comparisons) if options.form == "latex" else tables.to_csv(comparisons)
+
+
+def write_report(options: ReportOptions, out: Path | None = None) -> Path | None:
+    """Writes the report and gives its path; prints it and gives None where a text form has no `out`."""
+    text = render_report(options)
+    if out is None and options.form != "html":
+        print(text, end="")
+        return None
+    path = out or options.results / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,191 @@
+"""Results folder -> lines that may stand in one table: same videos, same classes, same protocol, same shots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.suite import slug
+from prompttune.errors import RunFolderError, explain
+from prompttune.results import RESULT, CellResult, Result, RunResult
+
+HARD_PROMPT_CELL = "prompts-"  # how the runner's folders of hard prompts begin, which are no line of the table
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table: runs of one method that differ in their seed alone.
+
+    Attributes:
+        label: its name in tables, unique among those it is compared with.
+        folder: the run folder, holding a folder per run.
+        result: everything that `result.json` says.
+        cell: the numbers over its runs.
+        runs: one per seed; a method that trains nothing has one.
+    """
+
+    label: str
+    folder: Path
+    result: Result
+    cell: CellResult
+    runs: tuple[RunResult, ...]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training videos were looked at, so that its seed means anything."""
+        return any(run.n_train > 0 for run in self.runs)
+
+    @property
+    def shots(self) -> int:
+        return int(self.result.config.get("protocol", {}).get("shots", 0))
+
+    @property
+    def n_parameters(self) -> int:
+        return self.runs[0].n_parameters
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of training per seed, evaluation left out."""
+        return sum(run.train_seconds / run.runs_together for run in self.runs) / len(self.runs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries that are compared: they were tested on the same videos among the same classes.
+
+    Attributes:
+        store: name of the store, without its ending.
+        model: the backbone's name and weights.
+        protocol: how videos were split.
+        shots: training videos per class; 0 where the protocol has none.
+        classes: class names by test set.
+        entries: in the order of the suite, else of the folders.
+    """
+
+    store: str
+    model: str
+    protocol: str
+    shots: int
+    classes: dict[str, tuple[str, ...]]
+    entries: tuple[Entry, ...]
+
+    @property
+    def title(self) -> str:
+        shots = f", {self.shots} shots" if self.shots else ""
+        return f"{self.store}: {self.protocol}{shots}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the accuracies, test sets before the harmonic mean."""
+        names = dict.fromkeys(name for entry in self.entries for run in entry.runs for name in run.metrics)
+        return tuple(sorted(names, key=lambda name: name == "harmonic_mean"))
+
+    @property
+    def main_metric(self) -> str:
+        """What differences are taken of: the harmonic mean, else the accuracy on the first test set."""
+        return self.metrics[-1] if self.metrics[-1] == "harmonic_mean" else self.metrics[0]
+
+
+def read_groups(results: str | Path) -> list[Group]:
+    """Every finished result at or below a folder, sorted into what may be compared.
+
+    Args:
+        results: a suite's results folder (`cells/NAME/result.json`), or any folder that run folders are in.
+
+    Raises:
+        RunFolderError: no result there, or one that cannot be read.
+    """
+    root = Path(results)
+    paths = sorted(root.rglob(RESULT)) if root.is_dir() else []
+    paths = [path for path in paths if not path.parent.name.startswith(HARD_PROMPT_CELL)]
+    if not paths:
+        raise RunFolderError(
+            explain(
+                "there are no finished runs here",
+                where=root,
+                expected="a folder that holds run folders, each with a result.json",
+                fix="python -m benchmarks run SUITE.toml, or prompttune train ... --out below this folder",
+            )
+        )
+    labels = suite_labels(root)
+    entries = [entry for path in paths for entry in _entries(path.parent, root, labels)]
+    order = {label: place for place, label in enumerate(labels)}
+    entries.sort(key=lambda entry: (order.get(entry.label, len(order)), entry.is_trained))
+    return _groups(entries)
+
+
+def suite_labels(root: Path) -> list[str]:
+    """The labels of the suite that was run into this folder, in its order; none when it was no suite."""
+    try:
+        document = json.loads((root / "table.json").read_text(encoding="utf-8"))
+        return list(dict.fromkeys(str(row[0]) for row in document["rows"]))
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return []
+
+
+def suite_title(root: Path) -> str:
+    """The suite's own title, else the folder's name."""
+    try:
+        return str(json.loads((root / "table.json").read_text(encoding="utf-8"))["title"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"Results in {root.resolve().name}"
+
+
+def _entries(folder: Path, root: Path, labels: Sequence[str]) -> Iterable[Entry]:
+    result = Result.read(folder)
+    # The runner names a cell's folder SLUG-STORE-PROTOCOL-SHOTS; of two labels that fit, the longer is meant.
+    fitting = [label for label in labels if folder.name.startswith(f"{slug(label)}-")]
+    name = max(fitting, key=len) if fitting else result.method
+    for cell in result.cells:
+        axes = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in cell.overrides.items())
+        runs = tuple(run for run in result.runs if run.overrides == cell.overrides)
+        yield Entry(f"{name} {axes}".strip(), folder, result, cell, runs)
+
+
+def _groups(entries: Sequence[Entry]) -> list[Group]:
+    tested: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        tested.setdefault(_tested_on(entry), []).append(entry)
+    groups = []
+    for members in tested.values():
+        shots = sorted({entry.shots for entry in members if entry.is_trained}) or [members[0].shots]
+        groups += [_group(_at_shots(members, n), n) for n in shots]
+    return groups
+
+
+def _tested_on(entry: Entry) -> tuple[object, ...]:
+    result = entry.result
+    classes = tuple((name, tuple(names)) for name, names in sorted(result.classes.items()))
+    return (result.store.fingerprint, result.store.path, result.protocol, classes)
+
+
+def _at_shots(members: Sequence[Entry], shots: int) -> list[Entry]:
+    """The entries at K shots; what trains nothing stands in every table, once."""
+    untrained = {entry.label: entry for entry in members if not entry.is_trained}
+    untrained |= {entry.label: entry for entry in members if not entry.is_trained and entry.shots == shots}
+    kept = [entry for entry in members if entry.is_trained and entry.shots == shots]
+    return [entry for entry in members if entry in kept or untrained.get(entry.label) is entry]
+
+
+def _group(entries: Sequence[Entry], shots: int) -> Group:
+    first = entries[0].result
+    has_shots = first.protocol in ("base-to-new", "few-shot")
+    return Group(
+        store=Path(first.store.path).stem,
+        model=first.store.model,
+        protocol=first.protocol,
+        shots=shots if has_shots else 0,
+        classes={name: tuple(names) for name, names in first.classes.items()},
+        entries=tuple(_distinct(entries)),
+    )
+
+
+def _distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries with labels that differ: the folder's name is added to those that do not."""
+    labels = [entry.label for entry in entries]
+    return [
+        replace(entry, label=f"{entry.label} ({entry.folder.name})") if labels.count(entry.label) > 1 else entry
+        for entry in entries
+    ]
