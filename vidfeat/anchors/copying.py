@@ -74,8 +74,7 @@ def _rows(source: StoreReader, tap: str, items: np.ndarray, views: np.ndarray) -
     if rows.scales is None:
         return rows.values
     position = list(source.taps).index(tap)
-    cosines, errors = (
-        source.index_column(name)[items, views, position] for name in ("int8_min_cosine", "int8_max_error")
-    )
+    cosines = source.index_column("int8_min_cosine")[items, views, position]
+    errors = source.index_column("int8_max_error")[items, views, position]
     measured = tuple((float(cosine), float(error)) for cosine, error in zip(cosines, errors, strict=True))
     return QuantizedRows(Quantized(rows.values, rows.scales), measured)

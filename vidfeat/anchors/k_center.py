@@ -9,8 +9,8 @@ def k_center(features: np.ndarray, n: int, *, first: int) -> np.ndarray:
     """Positions int64 [n] of the chosen features, in the order of choice; `first` is the first.
 
     The next one is always that whose largest cosine with the chosen ones is smallest; equals go to the lower position,
-    so the same input gives the same choice. The smallest distance between two chosen ones is at least half of what any
-    choice of n could reach.
+    so the same input gives the same choice. No video is farther from its nearest chosen one than twice what the best
+    possible choice of n would reach.
 
     Args:
         features: float32 [B E], of length 1.

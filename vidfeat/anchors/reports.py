@@ -120,7 +120,7 @@ def _notes(against: Iterable[Mapping[str, Any]]) -> list[str]:
                 f"note: {one['path']}: {one['n_without_features']} failed videos have no features and were compared by "
                 f"content alone, {one['n_without_either']} of them not at all"
             )
-    return notes
+    return [note.replace("[", r"\[") for note in notes]
 
 
 def _print_hits(hits: Sequence[Hit], what: str) -> None:

@@ -84,7 +84,7 @@ class SelectOptions:
     def report_path(self) -> Path:
         """The report, beside what is written; of a remote store in the current directory."""
         beside = os.fspath(self.out if self.out is not None else self.list_path or "")
-        path = Path(beside.rsplit("/", 1)[-1]) if "://" in beside else Path(beside)
+        path = Path(beside.rstrip("/").rpartition("/")[2]) if "://" in beside else Path(beside)
         return path.with_suffix(".report.json")
 
 
@@ -274,4 +274,4 @@ def _write_list(path: Path, pool: StoreReader, indices: np.ndarray) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label"])
     writer.writerows([str(pool.ids[index]), str(pool.labels[index])] for index in indices)
-    LocalFiles(path.parent).write(path.name, text.getvalue().encode("utf-8"), step="list")
+    LocalFiles(path.parent).write(path.name, text.getvalue().encode("utf-8", "surrogateescape"), step="list")

@@ -161,8 +161,7 @@ def source_name(video_id: str) -> str | None:
 def content_hashes(reader: StoreReader) -> list[bytes | None]:
     """The content hash of every video of a store, None where it is not known."""
     column: np.ndarray = reader.index_column("content_sha256")
-    known = column.any(axis=1)
-    return [row.tobytes() if have else None for row, have in zip(column, known, strict=True)]
+    return [row.tobytes() if row.any() else None for row in column]
 
 
 def require_comparable(pool: StoreReader, task: Task, *, allow_missing_hashes: bool) -> None:
@@ -189,6 +188,6 @@ def require_comparable(pool: StoreReader, task: Task, *, allow_missing_hashes: b
                 "these stores cannot be vetted against each other",
                 expected="pooled features of one and the same backbone pack, and the content hash of every video",
                 got="".join(f"\n  - {problem}" for problem in problems),
-                fix="extract pool and task with the same model; --allow-missing-hashes goes by features and names alone",
+                fix="extract pool and task with the same model; --allow-missing-hashes goes by features and names",
             )
         )

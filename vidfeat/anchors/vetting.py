@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from vidfeat.anchors.features import Frames, frame_blocks
-from vidfeat.anchors.task import Task, TaskList, content_hashes, file_name, source_name
+from vidfeat.anchors.task import Task, content_hashes, file_name, source_name
 from vidfeat.store import StoreReader
 
 # Frames of one scene lie above this in CLIP's space when one is the other re-encoded, resized, slightly cropped or a
@@ -28,9 +28,9 @@ class Hit:
 
     Attributes:
         video_index: its position in the pool; `video` is its id.
-        reason: `content-hash` = the same bytes; `same-name` = the file name of a listed video; `same-source` = another
-            clip of a listed video's source; `near-duplicate` = frames above the threshold; `repeated` = the same bytes
-            as an earlier video of the pool itself.
+        reason: `content-hash` = the same bytes; `same-name` = the file name of a listed video; `same-source` = a clip
+            of a source that the task has clips of, too (Kinetics' names tell); `near-duplicate` = frames above the
+            threshold; `repeated` = the same bytes as an earlier video of the pool itself.
         other: id of the video it hits, in the store or list `where`.
         score: for near-duplicates, how far the one is contained in the other, in cosine.
     """
@@ -63,11 +63,10 @@ class Matches:
 def identity_hits(pool: StoreReader, task: Task) -> list[Hit]:
     """The videos of the pool that are known to be in the task without looking at features; at most one hit each.
 
-    By content hash in every store and list, then by name in the lists, then as an earlier video's repetition. Failed
-    videos of the task count too, where their bytes are known.
+    By content hash in every store and list, then by name in the lists, then by Kinetics' names in both, then as an
+    earlier video's repetition. Failed videos of the task count too, where their bytes are known.
     """
-    by_hash = _hashes_of(task)
-    names, sources = _names_of(task.lists)
+    by_hash, names, sources = _hashes_of(task), _names_of(task), _sources_of(task)
     seen: dict[bytes, str] = {}
     hits = []
     for index, (video, digest) in enumerate(zip(pool.ids.tolist(), content_hashes(pool), strict=True)):
@@ -101,16 +100,26 @@ def _hashes_of(task: Task) -> dict[bytes, tuple[str, str]]:
     return found
 
 
-def _names_of(lists: Iterable[TaskList]) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
-    names: dict[str, tuple[str, str]] = {}
-    sources: dict[str, tuple[str, str]] = {}
-    for one in lists:
+def _names_of(task: Task) -> dict[str, tuple[str, str]]:
+    """File name -> (entry, list). Stores are left out: they have hashes and features, and names such as `001.mp4`."""
+    found: dict[str, tuple[str, str]] = {}
+    for one in task.lists:
         for entry in one.entries:
-            names.setdefault(file_name(entry), (entry, one.path))
-            source = source_name(entry)
+            found.setdefault(file_name(entry), (entry, one.path))
+    return found
+
+
+def _sources_of(task: Task) -> dict[str, tuple[str, str]]:
+    """Source of a Kinetics clip -> (id, store or list)."""
+    found: dict[str, tuple[str, str]] = {}
+    named = [(one.entries, one.path) for one in task.lists]
+    named += [(tuple(store.ids.tolist()), str(store.path)) for store in task.stores]
+    for ids, where in named:
+        for video in ids:
+            source = source_name(video)
             if source is not None:
-                sources.setdefault(source, (entry, one.path))
-    return names, sources
+                found.setdefault(source, (video, where))
+    return found
 
 
 def containment(left: Frames, right: Frames) -> np.ndarray:
