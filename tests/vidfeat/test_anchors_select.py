@@ -11,8 +11,8 @@ import pytest
 from anchor_world import CLASSES, Clip, scene, still, write_store
 from click.testing import CliRunner, Result
 
-from vidfeat.anchors import AnchorError, CheckOptions, SelectOptions, check_anchors, select_anchors
-from vidfeat.anchors.features import class_features
+from vidfeat.anchors import NEAR_DUPLICATE, AnchorError, CheckOptions, SelectOptions, check_anchors, select_anchors
+from vidfeat.anchors.features import TEMPLATES, class_features
 from vidfeat.cli import main
 from vidfeat.store import open_store, verify
 
@@ -100,8 +100,8 @@ def test_planted_leaks_and_lookalikes_are_never_chosen(pool, task, classes, clas
     assert [*selection.counts.values()] == [40, 39, 36, 33, 30]
 
 
-def test_with_one_threshold_less_a_leak_would_be_chosen(pool, task, classes, tmp_path):
-    """The tests above see the vetting at work: without it, k-center takes the planted ones."""
+def test_without_the_thresholds_the_planted_ones_are_chosen(pool, task, classes, tmp_path):
+    """So it is the vetting that keeps them out above, not chance."""
     blind = options(pool, task, classes, n=36, out=tmp_path / "a.zarr", near_duplicate=1.0, max_similarity=1.0)
     assert {"re-encoded", "trimmed", "longer", "doing yoga"} <= {*select_anchors(blind).ids}
 
@@ -248,6 +248,12 @@ def test_select_and_check_on_the_command_line(pool, task, classes, tmp_path):
     assert all(name in leaking.output for name in PLANTED)
     hits = json.loads((tmp_path / "check.json").read_text())["hits"]
     assert {hit["id"]: (hit["reason"], hit["other"]) for hit in hits} == PLANTED
+
+
+def test_the_help_names_the_defaults_that_are_used():
+    shown = vidfeat("select", "--help").output
+    assert f"[default: {NEAR_DUPLICATE}]" in shown
+    assert f"[default: {TEMPLATES[0]}]" in shown
 
 
 def test_errors_on_the_command_line_are_messages(pool, task, tmp_path):

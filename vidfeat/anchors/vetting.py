@@ -12,8 +12,8 @@ from vidfeat.anchors.features import Frames, frame_blocks
 from vidfeat.anchors.task import Task, content_hashes, file_name, source_name
 from vidfeat.store import StoreReader
 
-# Frames of one scene lie above this in CLIP's space when one is the other re-encoded, resized, slightly cropped or a
-# moment later; those of two different videos of one action lie well below. `docs/anchors.md` says how to see it.
+# The lower end of what is used to find duplicates by CLIP features (0.95 to 0.99): a video that is left out for nothing
+# costs one of many candidates, a leak costs the experiment. See `docs/anchors.md`.
 NEAR_DUPLICATE = 0.95
 # Cosines of this many pairs of frames at once: a tile that stays in a core's cache while it is reduced.
 _TILE_PAIRS = 2**19
