@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from prompttune.class_prompts import ClassPrompts
 from prompttune.text_engine.context import TextContext
 from prompttune.text_engine.frozen_block import FrozenBlock
-from prompttune.text_engine.plan import Flops, Plan, build_plan, count_flops, schedule_of
+from prompttune.text_engine.plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
 from prompttune.text_engine.prepared import PreparedChunk
 from vidfeat.backbone import ResidualBlock, TextTower, Tokenizer
 
@@ -114,6 +114,18 @@ class TextEngine:
         config = self.tower.config
         plan = self._plan(prompts, context.along_runs())
         return count_flops(plan, width=config.width, mlp_width=config.mlp_width, embed_dim=self.tower.embed_dim)
+
+    def kept_bytes(self, prompts: ClassPrompts, context: TextContext) -> int:
+        """Bytes that `encode` keeps for the backward pass (with checkpoints: at most at a time), for planning memory.
+
+        Under autocast it is less.
+        """
+        runs, config = context.along_runs(), self.tower.config
+        plan = self._plan(prompts, runs)
+        sizes = {"width": config.width, "mlp_width": config.mlp_width, "n_heads": config.heads}
+        chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
+        kept = max(chunks) if self.checkpoint else sum(chunks)
+        return kept * runs.n_runs * self.tower.text_projection.element_size()
 
     def tokens_per_step(self, prompts: ClassPrompts, context: TextContext) -> int:
         """Rows that enter the tower for one run (kind "image": for one image); the plain path has `C x 77`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +129,19 @@ class Flops:
     def total(self) -> int:
         """Both."""
         return self.forward + self.backward
+
+
+def count_kept(steps: Sequence[BlockStep], *, width: int, mlp_width: int, n_heads: int) -> int:
+    """How many numbers one run of a chunk keeps for the backward pass."""
+    kept = 0
+    for block, step in enumerate(steps):
+        layout, tiling = step.layout, step.tiling
+        n_live = layout.n_ctx_rows if block == 0 else layout.n_rows
+        n_queries = layout.n_rows - tiling.first_query
+        n_tiles, n_places, n_columns = tiling.visible.shape
+        rows = n_live * (width + 2) + n_queries * (width + 2 + mlp_width)
+        kept += rows + n_tiles * ((n_places + 2 * n_columns) * width + n_heads * n_places * n_columns)
+    return kept
 
 
 def count_flops(plan: Plan, *, width: int, mlp_width: int, embed_dim: int) -> Flops:

@@ -84,6 +84,14 @@ def test_checkpointed_memory_does_not_grow_with_classes(tower: TextTower) -> Non
     assert bytes_for(many, checkpoint=True) <= 64 * many.n_classes  # where each class's features are
 
 
+@pytest.mark.parametrize("name", ["shared-end", "class-end", "image-front", "deep-9", "class-tokens-at-8"])
+def test_kept_bytes_are_known_beforehand(tower: TextTower, name: str) -> None:
+    engine, prompts, context = TextEngine(tower), BY_NAME[name].prompts(), context_of(name, n_runs=2)
+    engine.encode(prompts, context)
+    # The last norm and a few index tensors are not counted.
+    assert saved_bytes(engine, prompts, context) == pytest.approx(engine.kept_bytes(prompts, context), rel=0.03)
+
+
 @pytest.mark.long
 def test_a_thousand_classes_train_in_three_gigabytes() -> None:
     """A whole process, ViT-B/16's text tower, 16 context vectors, one step: peak resident memory."""

@@ -1,0 +1,342 @@
+"""What a text step costs through the engine, beside the plain `C x 77` path and beside the machine's own sgemm.
+
+`python -m benchmarks speed text` builds ViT-B/16's text tower with random weights (speed does not depend on them) and
+times forward + backward of 16 context vectors on real class names, round after round, everything in turn, so that a
+slow moment of the machine hits all of them:
+
+    open_clip     all classes x 77 tokens through open_clip's own tower, as the published code does
+    plain         the same through our blocks (`plain_encode`), which use PyTorch's fused attention
+    engine        one run, and four runs at once
+
+Ratios compare the fastest rounds within one run of this command: other work only adds time. Medians are in the file
+too. The plain paths take 50 classes at a time, which is no more work and spares memory. `--clock cpu` counts processor
+time instead of the wall clock's, for one thread on a machine that is busy with other work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prompttune.class_prompts import ClassPrompts
+    from prompttune.text_engine import TextContext
+    from vidfeat.backbone import TextTower
+
+RESULT = Path(__file__).parents[1] / "results" / "speed_text.json"
+CLASS_NAMES = Path(__file__).with_name("class_names.json")
+N_CTX, RUNS_AT_ONCE, PLAIN_CLASSES = 16, 4, 50
+DEPTHS = (1, 9)  # prompted blocks; 1 is the context alone
+GOALS = {"HMDB-51 base": (15.0, 20.0), "UCF-101 base": (15.0, 20.0), "Kinetics-400 base": (20.0, None)}
+SGEMM_GOAL = 0.7
+SGEMM_SIZE = 2048
+# Source: open_clip's model config ViT-B-16-quickgelu, text_cfg and embed_dim.
+CONTEXT_LENGTH, VOCAB_SIZE, WIDTH, LAYERS, HEADS, EMBED_DIM = 77, 49408, 512, 12, 8, 512
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed: which class lists, how many rounds, on how many threads, by which clock ("wall" or "cpu")."""
+
+    class_lists: tuple[str, ...]
+    n_rounds: int
+    n_threads: int
+    clock: str
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """Seconds on the chosen clock."""
+        return time.perf_counter if self.clock == "wall" else time.process_time
+
+
+@dataclass(frozen=True)
+class Towers:
+    """One set of weights, in open_clip's model and in our tower, and CLIP's tokenizer."""
+
+    open_clip: Any
+    ours: TextTower
+    tokenizer: Any
+
+
+class ClipTokenizer:
+    """open_clip's tokenizer in the words of ours."""
+
+    def __init__(self) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        tokenizer = SimpleTokenizer()
+        self.encode: Callable[[str], list[int]] = tokenizer.encode
+        self.sot_id, self.eot_id = tokenizer.sot_token_id, tokenizer.eot_token_id
+        self.context_length = CONTEXT_LENGTH
+
+
+def random_towers() -> Towers:
+    """Towers with the same random weights."""
+    import torch
+    from open_clip.model import CLIP
+
+    from vidfeat.backbone import TextConfig, TextTower
+
+    torch.manual_seed(0)
+    text = {
+        "context_length": CONTEXT_LENGTH,
+        "vocab_size": VOCAB_SIZE,
+        "width": WIDTH,
+        "heads": HEADS,
+        "layers": LAYERS,
+    }
+    vision = {"image_size": 8, "patch_size": 8, "width": 16, "head_width": 16, "layers": 1}
+    model = CLIP(EMBED_DIM, vision, text, quick_gelu=True).eval().requires_grad_(False)  # type: ignore[arg-type]
+    config = TextConfig(CONTEXT_LENGTH, VOCAB_SIZE, WIDTH, LAYERS, HEADS, activation="quick_gelu")
+    tower = TextTower(config, embed_dim=EMBED_DIM)
+    names = set(tower.state_dict())
+    tower.load_state_dict({name: value for name, value in model.state_dict().items() if name in names})
+    return Towers(open_clip=model, ours=tower.eval().requires_grad_(False), tokenizer=ClipTokenizer())
+
+
+def open_clip_encode(model: Any, prompts: ClassPrompts, context: TextContext) -> Tensor:
+    """`[1 C E]` through open_clip's own blocks, all 77 positions."""
+    import torch
+
+    layout, n_classes = prompts.plain_layout(), prompts.n_classes
+    words = model.token_embedding(layout.token_ids)
+    x = torch.cat([words[:, :1], context.ctx.expand(n_classes, -1, -1), words[:, 1 + N_CTX :]], dim=1)
+    x = x + model.positional_embedding
+    for index, block in enumerate(model.transformer.resblocks):
+        if 1 <= index <= len(context.deep):
+            rows = context.deep[index - 1].expand(n_classes, -1, -1)
+            x = torch.cat([x[:, :1], rows, x[:, 1 + N_CTX :]], dim=1)
+        x = block(x, attn_mask=model.attn_mask)
+    x = model.ln_final(x[torch.arange(n_classes), layout.eot_index])
+    return (x @ model.text_projection).unsqueeze(0)
+
+
+def text_steps(towers: Towers, class_names: Sequence[str], depth: int) -> tuple[dict[str, Callable[[], None]], int]:
+    """One forward and backward per path, and the operations that exact computation needs for one run."""
+    import torch
+
+    from prompttune.class_prompts import ClassPrompts
+    from prompttune.text_engine import TextContext, TextEngine, plain_encode
+
+    prompts = ClassPrompts.build(class_names, towers.tokenizer, n_ctx=N_CTX)
+    starts = range(0, len(class_names), PLAIN_CLASSES)
+    pieces = [prompts.subset(range(start, min(start + PLAIN_CLASSES, len(class_names)))) for start in starts]
+    engine = TextEngine(towers.ours)
+
+    def context_of(n_runs: int) -> TextContext:
+        rows = [(0.02 * torch.randn(n_runs, N_CTX, WIDTH)).requires_grad_() for _ in range(depth)]
+        return TextContext(ctx=rows[0], deep=tuple(rows[1:]))
+
+    def step(encode: Callable[[ClassPrompts], Tensor], parts: Sequence[ClassPrompts]) -> Callable[[], None]:
+        def run() -> None:
+            for part in parts:
+                encode(part).square().mean().backward()
+
+        return run
+
+    one, several = context_of(1), context_of(RUNS_AT_ONCE)
+    steps = {
+        "open_clip": step(lambda part: open_clip_encode(towers.open_clip, part, one), pieces),
+        "plain": step(lambda part: plain_encode(towers.ours, part, one), pieces),
+        "engine": step(lambda part: engine.encode(part, one), [prompts]),
+        "engine, 4 runs": step(lambda part: engine.encode(part, several), [prompts]),
+    }
+    return steps, engine.flops(prompts, one).total
+
+
+def sgemm_step() -> Callable[[], None]:
+    """One square single-precision product, large enough for the machine's full rate."""
+    import torch
+
+    left, right = torch.randn(SGEMM_SIZE, SGEMM_SIZE), torch.randn(SGEMM_SIZE, SGEMM_SIZE)
+    out = torch.empty(SGEMM_SIZE, SGEMM_SIZE)
+
+    def run() -> None:
+        torch.mm(left, right, out=out)
+
+    return run
+
+
+def timed(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, list[float]]:
+    """{step: seconds of each timing}, in turn; what takes a fraction of the slowest is timed more often per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_index in range(setting.n_rounds + 1):
+        for name, step in steps.items():
+            is_slow = name in ("open_clip", "plain")
+            if round_index == 0 and is_slow:
+                continue  # round 0 warms up what keeps things between steps
+            for _ in range(1 if is_slow else 4):
+                start = setting.now()
+                step()
+                if round_index:
+                    seconds[name].append(setting.now() - start)
+    return seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class list at one depth; seconds of the fastest step, ratios of these, share of sgemm on exact operations."""
+
+    class_list: str
+    n_classes: int
+    depth: int
+    gigaflop: float
+    seconds: dict[str, float]
+    median_seconds: dict[str, float]
+    ratio_to_open_clip: float
+    ratio_to_plain: float
+    ratio_to_open_clip_per_run_of_4: float
+    ratio_to_plain_per_run_of_4: float
+    share_of_sgemm: float
+    share_of_sgemm_of_4: float
+
+    @classmethod
+    def of(cls, class_list: str, n_classes: int, depth: int, *, flops: int, seconds: dict[str, list[float]]) -> Row:
+        """The row of one measurement."""
+        best = {name: min(values) for name, values in seconds.items()}
+        rate = 2 * SGEMM_SIZE**3 / best["sgemm"]
+        per_run = best["engine, 4 runs"] / RUNS_AT_ONCE
+        return cls(
+            class_list=class_list,
+            n_classes=n_classes,
+            depth=depth,
+            gigaflop=flops / 1e9,
+            seconds=best,
+            median_seconds={name: statistics.median(values) for name, values in seconds.items()},
+            ratio_to_open_clip=best["open_clip"] / best["engine"],
+            ratio_to_plain=best["plain"] / best["engine"],
+            ratio_to_open_clip_per_run_of_4=best["open_clip"] / per_run,
+            ratio_to_plain_per_run_of_4=best["plain"] / per_run,
+            share_of_sgemm=flops / best["engine"] / rate,
+            share_of_sgemm_of_4=flops / per_run / rate,
+        )
+
+    def misses(self) -> list[str]:
+        """Goals this row misses, in words."""
+        one, per_run = GOALS[self.class_list]
+        where = f"{self.class_list}, {self.depth} prompted block(s)"
+        found = []
+        if self.ratio_to_open_clip < one:
+            found.append(f"{where}: {self.ratio_to_open_clip:.1f}x, goal {one:.0f}x")
+        if per_run is not None and self.ratio_to_open_clip_per_run_of_4 < per_run:
+            found.append(f"{where}: {self.ratio_to_open_clip_per_run_of_4:.1f}x per run of four, goal {per_run:.0f}x")
+        if max(self.share_of_sgemm, self.share_of_sgemm_of_4) < SGEMM_GOAL:
+            found.append(f"{where}: {self.share_of_sgemm:.0%} of sgemm, goal {SGEMM_GOAL:.0%}")
+        return found
+
+
+def measure(setting: Setting) -> list[Row]:
+    """A row per class list and depth."""
+    import torch
+
+    torch.set_num_threads(setting.n_threads)
+    towers, names = random_towers(), json.loads(CLASS_NAMES.read_text("utf-8"))
+    rows = []
+    for class_list in setting.class_lists:
+        for depth in DEPTHS:
+            steps, flops = text_steps(towers, names[class_list], depth)
+            seconds = timed({"sgemm": sgemm_step(), **steps}, setting)
+            rows.append(Row.of(class_list, len(names[class_list]), depth, flops=flops, seconds=seconds))
+            click.echo(f"{class_list}, {depth} prompted block(s): {rows[-1].ratio_to_open_clip:.1f}x", err=True)
+    return rows
+
+
+def summary(setting: Setting, rows: list[Row]) -> dict[str, Any]:
+    """The result file: setting, rows, goals, machine, versions, and the README's table."""
+    from importlib.metadata import version
+
+    misses = [miss for row in rows for miss in row.misses()]
+    rates = [2 * SGEMM_SIZE**3 / row.seconds["sgemm"] / 1e9 for row in rows]
+    return {
+        "schema_version": 1,
+        "setting": asdict(setting) | {"n_ctx": N_CTX, "runs_at_once": RUNS_AT_ONCE, "tower": "ViT-B-16-quickgelu"},
+        "goal": {"met": not misses, "missed": misses},
+        "rows": [asdict(row) for row in rows],
+        "sgemm_gigaflop_per_second": [min(rates), max(rates)],
+        "machine": {"processor": _processor(), "cpus": os.cpu_count(), "system": platform.system()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "open_clip": version("open_clip_torch"),
+        },
+        "readme": _readme(setting, rows),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _readme(setting: Setting, rows: list[Row]) -> dict[str, Any]:
+    return {
+        "columns": [
+            "class names",
+            "prompted blocks",
+            "open_clip, s",
+            "engine, s",
+            "faster",
+            "per run, 4 at once",
+            "beside our plain path",
+            "share of sgemm",
+        ],
+        "rows": [
+            [
+                f"{row.class_list} ({row.n_classes})",
+                str(row.depth),
+                f"{row.seconds['open_clip']:.2f}",
+                f"{row.seconds['engine']:.3f}",
+                f"{row.ratio_to_open_clip:.1f}x",
+                f"{row.ratio_to_open_clip_per_run_of_4:.1f}x",
+                f"{row.ratio_to_plain:.1f}x, {row.ratio_to_plain_per_run_of_4:.1f}x",
+                f"{row.share_of_sgemm:.0%}, {row.share_of_sgemm_of_4:.0%}",
+            ]
+            for row in rows
+        ],
+        "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
+        f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all classes "
+        "x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. Pairs: one run, four.",
+        "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
+        f"--clock {setting.clock}",
+    }
+
+
+@click.command()
+@click.option("--classes", "class_lists", type=click.Choice(list(GOALS)), multiple=True, help="[default: all lists]")
+@click.option("--rounds", default=3, show_default=True, help="Timed rounds.")
+@click.option("--threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
+@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
+def text(class_lists: tuple[str, ...], rounds: int, threads: int, clock: str, out: Path) -> None:
+    """Time text steps on real class names: open_clip's tower, our plain path, the engine with one run and with four."""
+    from benchmarks.readme import markdown_table
+
+    setting = Setting(class_lists or tuple(GOALS), rounds, threads, clock)
+    result = summary(setting, measure(setting))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
+    click.echo(f"\n{result['readme']['note']}\nWritten to {out}")
+
+
+def main(arguments: list[str]) -> int:
+    """0 when measured; click's exit code otherwise."""
+    return text.main(args=arguments, prog_name="python -m benchmarks speed text", standalone_mode=False) or 0
+
+
+if __name__ == "__main__":
+    text(prog_name="python -m benchmarks.speed.text")
