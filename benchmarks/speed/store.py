@@ -212,8 +212,8 @@ def _readme(setting: Setting, taps: dict[str, dict[str, Any]]) -> dict[str, Any]
         "rows": rows,
         "note": f"Random whole videos of {setting.n_frames} frames ({setting.n_tokens} x {setting.width} tokens, "
         f"{setting.embed_dim} pooled) in batches of {setting.batch_size} out of {setting.n_videos}, float16, page "
-        "cache warm; medians, speed relative to the faster memmap. The store tests each checksum at its first touch and "
-        "after that reads at the speed of 'store'; 'first touch' also opens it. "
+        "cache warm; medians, speed relative to the faster memmap. The store tests each checksum at its first touch "
+        "and after that reads at the speed of 'store'; 'first touch' also opens it. "
         f"Goals, tokens: {GOAL_MEMMAP} of memmap, {GOAL_ZARR:.0f} times zarr-python.",
         "command": "python -m benchmarks speed store",
     }

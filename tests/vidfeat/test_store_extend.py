@@ -125,6 +125,18 @@ def test_a_failed_video_can_be_tried_again(tmp_path):
     assert StoreWriter.open(path).failures() == {}
 
 
+def test_of_two_passes_over_a_video_the_later_counts(tmp_path):
+    path = tmp_path / "X.zarr"
+    FIRST.extract(path)
+    writer = StoreWriter.open(path)
+    (unit,) = writer.retry([3])
+    rows = {tap: FIRST.rows(tap, 3, 0) + 1 for tap in unit.taps}
+    writer.commit(unit, rows, [FIRST.facts(3)])
+    writer.finalize()
+    np.testing.assert_array_equal(open_store(path).rows("pooled", [3]).values, rows["pooled"].astype(np.float16))
+    assert verify(path, level="full").problems == ()
+
+
 def test_a_source_that_changed_between_two_passes_is_noticed(tmp_path):
     path = tmp_path / "X.zarr"
     FIRST.extract(path)
