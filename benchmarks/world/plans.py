@@ -20,7 +20,7 @@ IRRELEVANT_LABEL = "irrelevant"
 
 TARGET_THINGS, TARGET_ACTIONS = 14, 14
 """How many things and actions the target's classes are combined from; the rest is left to the other datasets."""
-STYLE_SHIFT = 1.0
+STYLE_SHIFT = 2.0
 """Strength of the target's style, set once by `calibrate` on zero-shot and CoOp alone."""
 
 _EMPTY_SHARE = 0.25

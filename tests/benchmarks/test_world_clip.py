@@ -104,13 +104,14 @@ def test_it_knows_things_actions_and_scenes() -> None:
     with torch.inference_mode():
         features = load_clip().encode_image(normalise_frames(torch.from_numpy(frames)))
     things, actions, scenes = list(THINGS), list(ACTIONS), list(SCENES)
-    # Chance is 4, 4 and 10 %; the standard error of 300 frames is under 3 points.
+    # Chance is 4, 4 and 10 %; the committed weights reach 26, 91 and 97 % (a shape is hard to tell alone, see the README),
+    # and the standard error of 300 frames is under 3 points.
     said = [f"a video of a {t}." for t in things]
-    assert _top1(said, [things.index(c.thing) for c in clips], features) > 0.25
+    assert _top1(said, [things.index(c.thing) for c in clips], features) > 0.17
     said = [f"a video of something {a}." for a in actions]
-    assert _top1(said, [actions.index(c.action) for c in clips], features) > 0.4
+    assert _top1(said, [actions.index(c.action) for c in clips], features) > 0.8
     said = [f"a video of something {SCENES[s][0]}." for s in scenes]
-    assert _top1(said, [scenes.index(c.scene) for c in clips], features) > 0.6
+    assert _top1(said, [scenes.index(c.scene) for c in clips], features) > 0.85
 
 
 @pytest.fixture
