@@ -1,0 +1,177 @@
+"""What a learned prompt makes of the classes: class features before and after, and what irrelevant videos resemble.
+
+Everything here is computed anew from a run's prompt file and the store's backbone pack, which takes one pass of the
+class names through the text tower. What is missing on this machine is said, not guessed: `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report.entries import Entry
+from prompttune.config import TrainConfig
+from prompttune.errors import PrompttuneError
+from vidfeat.errors import VidfeatError
+
+if TYPE_CHECKING:
+    from prompttune.data import FeatureSource
+    from prompttune.model import PromptModel
+
+PROMPT = "prompt.safetensors"
+MAX_ANCHORS = 400
+
+
+class Unavailable(Exception):
+    """A part of the page that cannot be made here; the message is the reason, as the page shows it."""
+
+
+@dataclass(frozen=True)
+class ClassMovement:
+    """Class features of the hand-written prompts and of a learned one; unit rows, float32 [C E].
+
+    Attributes:
+        label: whose prompts.
+        seed: of the run that was looked at.
+        names: of the classes, C.
+        is_new: bool [C]: not among the classes the prompt was trained on.
+    """
+
+    label: str
+    seed: int
+    names: tuple[str, ...]
+    is_new: NDArray[np.bool_]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+
+    def spacing(self) -> tuple[float, float]:
+        """Mean cosine of two different classes, before and after: the higher, the less they are told apart."""
+        return _mean_cosine(self.before), _mean_cosine(self.after)
+
+
+def _mean_cosine(rows: NDArray[np.float32]) -> float:
+    cosines = rows @ rows.T
+    n = len(rows)
+    return float((cosines.sum() - np.trace(cosines)) / (n * (n - 1)))
+
+
+def class_movement(entry: Entry) -> ClassMovement:
+    """Class features of the entry's first run, before and after training.
+
+    Raises:
+        Unavailable: no prompt file, store or pack here, or a method without class features of its own.
+    """
+    import torch
+
+    model, _ = learned_model(entry)
+    names = tuple(dict.fromkeys(name for classes in entry.result.classes.values() for name in classes))
+    trained = set(entry.result.classes.get("base", names))
+    with torch.no_grad():
+        vocabulary = model.vocabulary(names)
+        after = model.class_features(vocabulary)[0]
+    return ClassMovement(
+        label=entry.label,
+        seed=entry.runs[0].seed,
+        names=names,
+        is_new=np.array([name not in trained for name in names]),
+        before=vocabulary.frozen.numpy().astype(np.float32),
+        after=after.numpy().astype(np.float32),
+    )
+
+
+def learned_model(entry: Entry) -> tuple[PromptModel, FeatureSource]:
+    """The model of the entry's first run on the CPU, and its training store.
+
+    Raises:
+        Unavailable: as `class_movement`.
+    """
+    from prompttune.data import open_source
+    from prompttune.model import PromptModel
+    from prompttune.prompt_file import read_prompt_file
+
+    run = entry.runs[0]
+    path = entry.folder / run.name / PROMPT
+    if not path.is_file():
+        raise Unavailable(f"{entry.label} left no prompt file")
+    if not Path(entry.result.store.path).exists():
+        raise Unavailable(f"the store {entry.result.store.path} is not on this machine")
+    try:
+        prompt = read_prompt_file(path)
+        config = TrainConfig.model_validate(prompt.config).model_copy(update={"device": "cpu"})
+        if config.context.kind in ("none", "image"):
+            raise Unavailable(f"{entry.label} has no class features that are the same for every video")
+        source = open_source(entry.result.store.path, pack_hash=prompt.pack_hash)
+        # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
+        hard = [prompt.learned[name] for name in sorted(prompt.learned) if name.startswith("context.coupling.hard_")]
+        seeds = [prompt.seed]
+        model = PromptModel(config, source.pack, seeds=seeds, classes=prompt.classes, hard_prompts=hard)
+        model.load_run_tensors(0, prompt.learned)
+    except (PrompttuneError, VidfeatError) as error:
+        raise Unavailable(f"{entry.label}: {error}") from None
+    return model.eval(), source
+
+
+@dataclass(frozen=True)
+class AnchorSimilarity:
+    """How close irrelevant videos are to the nearest training class: cosines [A] in [-1, 1].
+
+    Attributes:
+        before: to the nearest class of the hand-written prompts.
+        after: to the nearest class of the learned prompts, by label.
+    """
+
+    before: NDArray[np.float32]
+    after: dict[str, NDArray[np.float32]]
+
+
+def anchor_similarity(entries: tuple[Entry, ...]) -> AnchorSimilarity:
+    """The cosine of each anchor video to its nearest training class, before and after, for every trained entry.
+
+    Raises:
+        Unavailable: no entry used anchors, or their store is not here.
+    """
+    paths = [e.result.other_stores["anchors"].path for e in entries if "anchors" in e.result.other_stores]
+    if not paths:
+        raise Unavailable("no method of this table used anchor videos")
+    if not Path(paths[0]).exists():
+        raise Unavailable(f"the anchors' store {paths[0]} is not on this machine")
+    before: NDArray[np.float32] | None = None
+    after: dict[str, NDArray[np.float32]] = {}
+    for entry in entries:
+        try:
+            before, after[entry.label] = _nearest_class(entry, paths[0])
+        except Unavailable:
+            continue
+    if before is None:
+        raise Unavailable("no trained method here has class features of its own")
+    return AnchorSimilarity(before, after)
+
+
+def _nearest_class(entry: Entry, anchors: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    import torch
+
+    from prompttune.data import open_source, read_features
+    from prompttune.heads import frame_reduction
+
+    model, source = learned_model(entry)
+    try:
+        store = open_source(anchors, pack_hash=source.pack.hash)
+        usable = np.flatnonzero(store.table.usable)
+        chosen = usable[np.linspace(0, len(usable) - 1, min(len(usable), MAX_ANCHORS)).astype(int)]
+        features = read_features(store, chosen, reduce=frame_reduction(model.config.head)).values
+        with torch.no_grad():
+            names = entry.result.classes.get("base") or next(iter(entry.result.classes.values()))
+            vocabulary = model.vocabulary(names)
+            videos = model.video_features(features[None])[0]
+            if videos.dim() != 2:
+                raise Unavailable(f"{entry.label} has no single feature per video")
+            plain = torch.nn.functional.normalize(features if features.dim() == 2 else features.mean(dim=1), dim=-1)
+            before = (plain @ vocabulary.frozen.T).max(dim=1).values
+            after = (videos @ model.class_features(vocabulary)[0].T).max(dim=1).values
+    except (PrompttuneError, VidfeatError) as error:
+        raise Unavailable(f"{entry.label}: {error}") from None
+    return before.numpy(), after.numpy()
