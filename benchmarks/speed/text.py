@@ -308,8 +308,8 @@ def _readme(setting: Setting, rows: list[Row]) -> dict[str, Any]:
             for row in rows
         ],
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
-        f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all classes "
-        "x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. Pairs: one run, four.",
+        f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all "
+        "classes x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. Pairs: one run, four.",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
         f"--clock {setting.clock}",
     }

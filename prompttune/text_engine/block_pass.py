@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prompttune.text_engine.frozen_block import FrozenBlock
+from prompttune.text_engine.frozen_block import FrozenBlock, in_dtype
 from prompttune.text_engine.head_tiles import HeadTiles
 
 
@@ -124,11 +124,11 @@ def _attention_forward(
     block, tiles, fixed, n_runs = given.block, given.tiles, given.fixed, given.tiles.n_runs
     normed, mean, rstd = block.ln_1.forward(rows)
     kv = _keys_and_values(normed, trunk_kv, given)
-    key_value = tiles.keys_and_values(kv).to(rows.dtype)
+    key_value = in_dtype(tiles.keys_and_values(kv), rows.dtype)
     first_query = tiles.first_query * n_runs
     query = block.query.forward(normed[first_query:]).add_(block.query_bias)
-    query = tiles.queries(_with_fixed(query, fixed.query if fixed else None, tiles)).to(rows.dtype)
-    key, value = key_value[0], key_value[1]
+    query = in_dtype(tiles.queries(_with_fixed(query, fixed.query if fixed else None, tiles)), rows.dtype)
+    key, value = key_value.unbind(0)
     scores = torch.bmm(query, key.transpose(1, 2))
     tiles.hide(scores)
     weights = torch.softmax(scores, dim=-1)
@@ -148,11 +148,12 @@ def _attention_backward(
     n_borrowed = tiles.n_trunk - tiles.n_own_trunk
     d_out = tiles.queries(block.out.backward(dy))
     gradients = tiles.new_key_gradients(query)
-    d_key_value = tiles.gradients_of_tiles(gradients)
-    d_weights = torch.bmm(d_out, key_value[1].transpose(1, 2))
+    d_key, d_value = tiles.gradients_of_tiles(gradients).unbind(0)
+    key, value = key_value.unbind(0)
+    d_weights = torch.bmm(d_out, value.transpose(1, 2))
     d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-    torch.bmm(d_scores.transpose(1, 2), query, out=d_key_value[0])
-    torch.bmm(weights.transpose(1, 2), d_out, out=d_key_value[1])
+    torch.bmm(d_scores.transpose(1, 2), query, out=d_key)
+    torch.bmm(weights.transpose(1, 2), d_out, out=d_value)
     d_kv = tiles.rows_of_key_gradients(gradients, n_rows=n_borrowed + len(rows) // n_runs)
     d_trunk_kv, d_own_kv = d_kv[: n_borrowed * n_runs], d_kv[n_borrowed * n_runs :]
     if d_lent_kv is not None:
@@ -161,7 +162,7 @@ def _attention_backward(
     first_query = tiles.first_query * n_runs
     n_live_queries = max(len(rows) - first_query, 0)
     if n_live_queries:
-        d_query = tiles.rows_of_queries(torch.bmm(d_scores, key_value[0]))[:n_live_queries]
+        d_query = tiles.rows_of_queries(torch.bmm(d_scores, key))[:n_live_queries]
         block.query.add_backward(d_normed[first_query:], d_query)
     d_rows = block.ln_1.backward(d_normed, rows, mean, rstd)
     if n_live_queries:
@@ -180,8 +181,8 @@ def _mlp_forward(rows: Tensor, block: FrozenBlock) -> tuple[Tensor, tuple[Tensor
 def _mlp_backward(dy: Tensor, block: FrozenBlock, kept: tuple[Tensor, ...]) -> Tensor:
     """The gradient `[n W]` of the MLP branch's input."""
     rows, mean, rstd, hidden = kept
-    d_hidden = block.activate_backward(block.c_proj.backward(dy.to(hidden.dtype)), hidden)
-    d_normed = block.c_fc.backward(d_hidden).to(dy.dtype)
+    d_hidden = block.activate_backward(block.c_proj.backward(in_dtype(dy, hidden.dtype)), hidden)
+    d_normed = in_dtype(block.c_fc.backward(d_hidden), dy.dtype)
     return block.ln_2.backward(d_normed, rows, mean, rstd).add_(dy)
 
 

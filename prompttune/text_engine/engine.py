@@ -152,7 +152,7 @@ class TextEngine:
     def _prepare(self, prompts: ClassPrompts, context: TextContext) -> _Prepared:
         """The plan with its constants, from the last MAX_PREPARED kept."""
         dtype = self._linear_dtype()
-        key = (id(prompts), schedule_of(context, self.tower.n_layers), dtype)
+        key = (id(prompts), context.kind, len(context.deep), tuple(sorted(context.class_tokens)), dtype)
         if key not in self._prepared:
             plan = self._plan(prompts, context)
             chunks = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from prompttune.text_engine.block_pass import BlockInput, BlockPass, FixedRows
 from prompttune.text_engine.constants import constant_rows
 from prompttune.text_engine.context import TextContext
-from prompttune.text_engine.frozen_block import FrozenBlock
+from prompttune.text_engine.frozen_block import FrozenBlock, in_dtype
 from prompttune.text_engine.head_tiles import HeadTiles
 from prompttune.text_engine.plan import BlockStep
 from vidfeat.backbone import TextTower
@@ -43,9 +44,12 @@ class PreparedChunk:
         self.steps = steps
         self.lends_trunk = lends_trunk
         self._given: dict[tuple[int, int], BlockInput] = {}
+        sources = [step.layout.ctx_sources for step in steps]
+        self._is_prefix = [np.array_equal(rows, np.arange(len(rows))) for rows in sources]
         layout = steps[0].layout
         positions = tower.positional_embedding.detach()
         device = positions.device
+        self._ctx_sources = [torch.from_numpy(rows).to(device) for rows in sources]
         self._ctx_positions = positions[torch.from_numpy(layout.ctx_positions).to(device)].unsqueeze(1)
         word_ids = torch.from_numpy(layout.word_ids).to(device)
         words = tower.embed(word_ids) + positions[torch.from_numpy(layout.word_positions).to(device)]
@@ -79,10 +83,9 @@ class PreparedChunk:
         step = self.steps[index]
         rows = context.entering(index)
         assert rows is not None  # the plan says that rows enter here
-        rows = rows.to(self.tower.positional_embedding.dtype)
-        sources = step.layout.ctx_sources
-        if len(sources) != len(rows) or (sources != range(len(rows))).any():
-            rows = rows.index_select(0, torch.from_numpy(sources).to(rows.device))
+        rows = in_dtype(rows, self._fixed.x.dtype)
+        sources = self._ctx_sources[index]
+        rows = rows[: len(sources)] if self._is_prefix[index] else rows.index_select(0, sources)
         if words is None:
             return rows + self._ctx_positions
         if step.words_from is not None:
