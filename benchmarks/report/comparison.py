@@ -71,7 +71,7 @@ class Comparison:
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
-        best = {metric: tested_best(self.group, metric) for metric in self.group.metrics}
+        best = {metric: backed_best(self.group, metric) for metric in self.group.metrics}
         return tuple(self._line(entry, best) for entry in self.group.entries)
 
     def comparable(self, entry: Entry) -> bool:
@@ -163,7 +163,7 @@ def differences(ours: Entry, theirs: Entry, metric: str) -> list[float]:
     return [left[seed] - right[seed] for seed in shared if seed in left and seed in right]
 
 
-def tested_best(group: Group, metric: str) -> str | None:
+def backed_best(group: Group, metric: str) -> str | None:
     """The label of the best mean if a paired test over seeds tells it from every other entry, else None."""
     found = {entry.label: list(scores(entry, metric).values()) for entry in group.entries}
     means = {label: spread(values).mean for label, values in found.items() if values}

@@ -1,0 +1,85 @@
+"""From stored predictions to gains, losses and confusions, with answers chosen so that every count is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_results import BASE, VIDEOS_PER_CLASS, write_entry
+
+from benchmarks.report.answers import (
+    Answers,
+    class_changes,
+    confusion_pairs,
+    count_flips,
+    flips,
+    read_answers,
+    same_videos,
+)
+from benchmarks.report.entries import read_groups
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Answers]]:
+    root = tmp_path_factory.mktemp("results")
+    write_entry(root / "zero", "zero-shot", [((10, 10, 10), (10, 10, 10))])
+    write_entry(
+        root / "coop", "coop", [((20, 10, 4), (10, 8, 10)), ((18, 10, 6), (12, 6, 10)), ((20, 11, 5), (9, 4, 10))]
+    )
+    (group,) = read_groups(root)
+    found = {entry.label: read_answers(entry) for entry in group.entries}
+    return {label: one for label, one in found.items() if one is not None}
+
+
+def test_rows_are_the_same_videos_whatever_order_runs_list_them_in(answers: dict[str, dict[str, Answers]]) -> None:
+    ours, theirs = answers["coop"], answers["zero-shot"]
+    assert same_videos(ours, theirs)
+    assert ours["base"].right.shape == (3 * VIDEOS_PER_CLASS, 3)
+    # run/000 .. run/019 are right in runs 1 and 3, run/018 and run/019 wrong in run 2.
+    place = ours["base"].ids.index("run/019.mp4")
+    assert ours["base"].right[place].tolist() == [True, False, True]
+
+
+def test_per_class_accuracy_by_run(answers: dict[str, dict[str, Answers]]) -> None:
+    assert answers["coop"]["base"].per_class() == pytest.approx(np.array([[20, 18, 20], [10, 10, 11], [4, 6, 5]]) / 20)
+
+
+def test_class_changes_name_the_forgotten_first(answers: dict[str, dict[str, Answers]]) -> None:
+    changes = class_changes(answers["coop"]["base"], answers["zero-shot"]["base"])
+    assert [change.name for change in changes] == ["swim", "jump", "run"]
+    assert [change.change for change in changes] == pytest.approx([-5 / 20, 1 / 60, 28 / 60])
+    assert [change.is_unanimous for change in changes] == [True, False, True]
+
+
+def test_confusions_count_videos_of_the_label_taken_for_another(answers: dict[str, dict[str, Answers]]) -> None:
+    first, *_ = confusion_pairs(answers["coop"]["base"], answers["zero-shot"]["base"])
+    assert (first.label, first.predicted) == ("swim", "run")
+    assert (first.n, first.n_before, first.n_videos) == (15.0, 10.0, 20)
+    total = answers["coop"]["base"].confusion
+    assert total.sum() == pytest.approx(3 * VIDEOS_PER_CLASS)
+
+
+def test_flips_are_videos_that_most_runs_changed(answers: dict[str, dict[str, Answers]]) -> None:
+    ours, theirs = answers["coop"]["base"], answers["zero-shot"]["base"]
+    gained, lost = flips(ours, theirs, limit=100)
+    # run/010 .. 019: gained in two runs or more. swim/005 .. 009: lost in two or more; swim/004 in one of three.
+    assert {flip.id for flip in gained} == {f"run/{n:03d}.mp4" for n in range(10, 20)}
+    assert {flip.id for flip in lost} == {f"swim/{n:03d}.mp4" for n in range(5, 10)}
+    assert {(flip.label, flip.before, flip.after) for flip in lost} == {("swim", "swim", "run")}
+    assert count_flips(ours, theirs) == (10, 5)
+
+
+def test_answers_of_another_class_list_are_not_compared(answers: dict[str, dict[str, Answers]]) -> None:
+    ours = answers["coop"]
+    one = ours["base"]
+    other = Answers(one.ids, (*BASE[:2], "dive"), one.labels, one.predicted, one.right)
+    assert not same_videos(ours, {"base": other, "new": ours["new"]})
+    assert not same_videos(ours, None)
+
+
+def test_missing_predictions_are_said_not_guessed(tmp_path: Path) -> None:
+    write_entry(tmp_path / "coop", "coop", [((20, 10, 4), (10, 8, 10)), ((18, 10, 6), (12, 6, 10))])
+    (tmp_path / "coop" / "seed2" / "predictions.npz").unlink()
+    (group,) = read_groups(tmp_path)
+    assert read_answers(group.entries[0]) is None

@@ -1,0 +1,163 @@
+"""The printed table: what stands together, what is bold and why, and that all forms say the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from report_results import write_entry
+
+from benchmarks.__main__ import main
+from benchmarks.report.comparison import backed_best, compare, differences
+from benchmarks.report.entries import Group, read_groups
+from benchmarks.report.tables import escape_latex, to_csv, to_latex, to_markdown
+from prompttune.errors import ConfigError, RunFolderError
+
+Counts = tuple[Sequence[int], Sequence[int]]
+ZERO: list[Counts] = [((10, 10, 10), (12, 12, 12))]
+COOP: list[Counts] = [((16, 15, 16), (6, 8, 7)), ((15, 14, 16), (8, 9, 6)), ((17, 15, 15), (5, 8, 8))]
+BEST: list[Counts] = [((18, 18, 18), (14, 14, 13)), ((17, 18, 18), (15, 14, 15)), ((19, 18, 17), (13, 14, 15))]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write_entry(tmp_path / "a", "zero-shot", ZERO)
+    write_entry(tmp_path / "b", "coop", COOP)
+    write_entry(tmp_path / "c", "kgcoop", BEST)
+    return tmp_path
+
+
+def only_group(folder: Path) -> Group:
+    (group,) = read_groups(folder)
+    return group
+
+
+def test_bold_where_a_test_stands_behind_it(results: Path) -> None:
+    group = only_group(results)
+    assert backed_best(group, "new") == "kgcoop"
+    text = to_markdown([compare(group)], title="t")
+    row = next(line for line in text.splitlines() if line.startswith("| kgcoop"))
+    assert row.count("**") == 6
+    assert "paired t test" in text
+    assert "Holm" in text
+
+
+def test_best_without_a_test_is_not_bold(tmp_path: Path) -> None:
+    write_entry(tmp_path / "b", "coop", COOP[:2])
+    write_entry(tmp_path / "c", "kgcoop", BEST[:2])
+    assert "**" not in to_markdown([compare(only_group(tmp_path))], title="two seeds are no test")
+
+
+def test_best_within_the_seeds_spread_is_not_bold(tmp_path: Path) -> None:
+    swinging: list[Counts] = [((20, 20, 20), (6, 8, 7)), ((10, 10, 10), (8, 9, 6)), ((20, 18, 19), (5, 8, 8))]
+    write_entry(tmp_path / "b", "coop", COOP)
+    write_entry(tmp_path / "c", "kgcoop", swinging)
+    group = only_group(tmp_path)
+    means = {entry.label: entry.cell.metrics["base"].mean for entry in group.entries}
+    assert means["kgcoop"] > means["coop"]
+    assert backed_best(group, "base") is None
+
+
+def test_runs_on_other_training_videos_are_no_pairs(tmp_path: Path) -> None:
+    write_entry(tmp_path / "b", "coop", COOP, split="one")
+    write_entry(tmp_path / "c", "kgcoop", BEST, split="other")
+    group = only_group(tmp_path)
+    assert differences(group.entries[0], group.entries[1], "new") == []
+    assert backed_best(group, "new") is None
+
+
+def test_differences_pair_by_seed_not_by_place(tmp_path: Path) -> None:
+    write_entry(tmp_path / "b", "coop", COOP, seeds=(1, 2, 3))
+    write_entry(tmp_path / "c", "kgcoop", BEST, seeds=(3, 2, 1))
+    coop, kgcoop = only_group(tmp_path).entries
+    by_seed = {run.seed: run.metrics["new"] for run in kgcoop.runs}
+    expected = [by_seed[run.seed] - run.metrics["new"] for run in coop.runs]
+    assert sorted(differences(kgcoop, coop, "new")) == pytest.approx(sorted(expected))
+
+
+def test_zero_shot_is_paired_with_every_seed_and_has_no_deviation(results: Path) -> None:
+    zero, coop, _ = only_group(results).entries
+    assert len(differences(coop, zero, "base")) == 3
+    assert differences(coop, zero, "base") == pytest.approx([-x for x in differences(zero, coop, "base")])
+    line = compare(only_group(results)).lines[0]
+    assert line.metrics["base"].std is None
+    assert line.over_seeds is None
+
+
+def test_both_harmonic_means_where_they_differ(results: Path) -> None:
+    comparison = compare(only_group(results))
+    (row,) = [row for row in csv.DictReader(io.StringIO(to_csv([comparison]))) if row["label"] == "coop"]
+    assert float(row["harmonic_mean_of_means"]) != float(row["harmonic_mean_mean"])
+    assert float(row["harmonic_mean_of_means"]) == pytest.approx(
+        comparison.group.entries[1].cell.metrics["harmonic_mean_of_means"].mean
+    )
+
+
+def test_csv_holds_the_numbers_of_result_json(results: Path) -> None:
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(to_csv([compare(only_group(results))])))}
+    document = json.loads((results / "c" / "result.json").read_text())
+    for metric in ("base", "new", "harmonic_mean"):
+        assert float(rows["kgcoop"][f"{metric}_mean"]) == pytest.approx(document["cells"][0]["metrics"][metric]["mean"])
+        assert float(rows["kgcoop"][f"{metric}_std"]) == pytest.approx(document["cells"][0]["metrics"][metric]["std"])
+    assert rows["kgcoop"]["n_seeds"] == "3"
+    assert float(rows["kgcoop"]["seconds_per_seed"]) == 1.0
+
+
+def test_latex_escapes_names_and_balances(tmp_path: Path) -> None:
+    write_entry(tmp_path / "x_y", "coop", COOP, store="a_b.zarr")
+    text = to_latex([compare(only_group(tmp_path))])
+    assert r"a\_b: base-to-new" in text
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+    assert r"$\pm$" in text
+    assert "±" not in text
+    assert escape_latex("50 % & {a}_b\\") == r"50 \% \& \{a\}\_b\textbackslash{}"
+
+
+def test_stores_and_class_lists_are_not_mixed(results: Path) -> None:
+    write_entry(results / "elsewhere", "coop", COOP, store="stores/other.zarr")
+    groups = read_groups(results)
+    assert sorted(group.store for group in groups) == ["other", "target"]
+    assert [len(group.entries) for group in groups if group.store == "target"] == [3]
+
+
+def test_two_lines_of_one_method_get_names_of_their_own(results: Path) -> None:
+    write_entry(results / "b2", "coop", BEST)
+    labels = [entry.label for entry in only_group(results).entries]
+    assert {"coop (b)", "coop (b2)"} <= set(labels)
+    assert len(set(labels)) == len(labels)
+
+
+def test_suite_labels_name_the_cells(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    write_entry(cells / "coop-target-base-to-new-4", "coop", COOP)
+    write_entry(cells / "coop-longer-target-base-to-new-4", "coop", BEST)
+    write_entry(cells / "prompts-other", "coop", BEST)
+    table = {"title": "My suite", "columns": ["method"], "rows": [["CoOp, longer"], ["CoOp"]]}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    assert [entry.label for entry in only_group(tmp_path).entries] == ["CoOp, longer", "CoOp"]
+    assert to_markdown([compare(only_group(tmp_path))], title="t").count("| CoOp") == 2
+
+
+def test_a_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"python -m benchmarks run"):
+        read_groups(tmp_path)
+
+
+def test_an_unknown_baseline_names_the_lines(results: Path) -> None:
+    with pytest.raises(ConfigError, match="zero-shot, coop, kgcoop"):
+        compare(only_group(results), baseline="CoOpp")
+
+
+@pytest.mark.parametrize(("form", "sign"), [("md", "| coop |"), ("latex", r"\toprule"), ("csv", "label,")])
+def test_command_prints_or_writes_the_same_text(results: Path, tmp_path: Path, form: str, sign: str) -> None:
+    out = tmp_path / "made" / "table.txt"
+    printed = CliRunner().invoke(main, ["report", str(results), "--format", form])
+    written = CliRunner().invoke(main, ["report", str(results), "--format", form, "--out", str(out)])
+    assert (printed.exit_code, written.exit_code) == (0, 0), printed.output
+    assert sign in printed.output
+    assert out.read_text() == printed.output
