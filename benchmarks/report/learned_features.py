@@ -6,6 +6,7 @@ class names through the text tower. What is missing on this machine is said, not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def _mean_cosine(rows: NDArray[np.float32]) -> float:
     return float((cosines.sum() - np.trace(cosines)) / (n * (n - 1)))
 
 
-def class_movement(entry: Entry) -> ClassMovement:
+def class_movement(entry: Entry, models: LearnedModels) -> ClassMovement:
     """Class features of the entry's first run, before and after training.
 
     Raises:
@@ -67,7 +68,7 @@ def class_movement(entry: Entry) -> ClassMovement:
     """
     import torch
 
-    model, _ = learned_model(entry)
+    model, _ = models.of(entry)
     names = tuple(dict.fromkeys(name for classes in entry.result.classes.values() for name in classes))
     trained = set(entry.result.classes.get("base", names))
     with torch.no_grad():
@@ -83,36 +84,52 @@ def class_movement(entry: Entry) -> ClassMovement:
     )
 
 
-def learned_model(entry: Entry) -> tuple[PromptModel, FeatureSource]:
-    """The model of the entry's first run on the CPU, and its training store.
+class LearnedModels:
+    """Models of runs on the CPU, made of their prompt files; stores, and the backbones in them, are opened once."""
 
-    Raises:
-        Unavailable: as `class_movement`.
-    """
-    from prompttune.data import open_source
-    from prompttune.model import PromptModel
-    from prompttune.prompt_file import read_prompt_file
+    def __init__(self) -> None:
+        self._sources: dict[str, FeatureSource] = {}
 
-    run = entry.runs[0]
-    path = entry.folder / run.name / PROMPT
-    if not path.is_file():
-        raise Unavailable(f"{entry.label} left no prompt file")
-    if not Path(entry.result.store.path).exists():
-        raise Unavailable(f"the store {entry.result.store.path} is not on this machine")
-    try:
-        prompt = read_prompt_file(path)
-        config = TrainConfig.model_validate(prompt.config).model_copy(update={"device": "cpu"})
-        if config.context.kind in ("none", "image"):
-            raise Unavailable(f"{entry.label} has no class features that are the same for every video")
-        source = open_source(entry.result.store.path, pack_hash=prompt.pack_hash)
-        # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
-        hard = [prompt.learned[name] for name in sorted(prompt.learned) if name.startswith("context.coupling.hard_")]
-        seeds = [prompt.seed]
-        model = PromptModel(config, source.pack, seeds=seeds, classes=prompt.classes, hard_prompts=hard)
-        model.load_run_tensors(0, prompt.learned)
-    except (PrompttuneError, VidfeatError) as error:
-        raise Unavailable(f"{entry.label}: {error}") from None
-    return model.eval(), source
+    def source(self, path: str, *, pack_hash: str) -> FeatureSource:
+        """The store, checked to be of that backbone.
+
+        Raises:
+            Unavailable: no such store here.
+        """
+        from prompttune.data import open_source
+
+        if path not in self._sources:
+            if not Path(path).exists():
+                raise Unavailable(f"the store {path} is not on this machine")
+            self._sources[path] = open_source(path, pack_hash=pack_hash)
+        return self._sources[path]
+
+    def of(self, entry: Entry) -> tuple[PromptModel, FeatureSource]:
+        """The model of the entry's first run, and its training store.
+
+        Raises:
+            Unavailable: as `class_movement`.
+        """
+        from prompttune.model import PromptModel
+        from prompttune.prompt_file import read_prompt_file
+
+        path = entry.folder / entry.runs[0].name / PROMPT
+        if not path.is_file():
+            raise Unavailable(f"{entry.label} left no prompt file")
+        try:
+            prompt = read_prompt_file(path)
+            config = TrainConfig.model_validate(prompt.config).model_copy(update={"device": "cpu"})
+            if config.context.kind in ("none", "image"):
+                raise Unavailable(f"{entry.label} has no class features that are the same for every video")
+            source = self.source(entry.result.store.path, pack_hash=prompt.pack_hash)
+            # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
+            names = sorted(name for name in prompt.learned if name.startswith("context.coupling.hard_"))
+            hard = [prompt.learned[name] for name in names]
+            model = PromptModel(config, source.pack, seeds=[prompt.seed], classes=prompt.classes, hard_prompts=hard)
+            model.load_run_tensors(0, prompt.learned)
+        except (PrompttuneError, VidfeatError) as error:
+            raise Unavailable(f"{entry.label}: {error}") from None
+        return model.eval(), source
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ class AnchorSimilarity:
     after: dict[str, NDArray[np.float32]]
 
 
-def anchor_similarity(entries: tuple[Entry, ...]) -> AnchorSimilarity:
+def anchor_similarity(entries: Sequence[Entry], models: LearnedModels) -> AnchorSimilarity:
     """The cosine of each anchor video to its nearest training class, before and after, for every trained entry.
 
     Raises:
@@ -143,7 +160,7 @@ def anchor_similarity(entries: tuple[Entry, ...]) -> AnchorSimilarity:
     after: dict[str, NDArray[np.float32]] = {}
     for entry in entries:
         try:
-            before, after[entry.label] = _nearest_class(entry, paths[0])
+            before, after[entry.label] = _nearest_class(entry, paths[0], models)
         except Unavailable:
             continue
     if before is None:
@@ -151,15 +168,17 @@ def anchor_similarity(entries: tuple[Entry, ...]) -> AnchorSimilarity:
     return AnchorSimilarity(before, after)
 
 
-def _nearest_class(entry: Entry, anchors: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _nearest_class(
+    entry: Entry, anchors: str, models: LearnedModels
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     import torch
 
-    from prompttune.data import open_source, read_features
+    from prompttune.data import read_features
     from prompttune.heads import frame_reduction
 
-    model, source = learned_model(entry)
+    model, source = models.of(entry)
     try:
-        store = open_source(anchors, pack_hash=source.pack.hash)
+        store = models.source(anchors, pack_hash=source.pack.hash)
         usable = np.flatnonzero(store.table.usable)
         chosen = usable[np.linspace(0, len(usable) - 1, min(len(usable), MAX_ANCHORS)).astype(int)]
         features = read_features(store, chosen, reduce=frame_reduction(model.config.head)).values

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import class_map, plots
-from benchmarks.report.answers import class_changes, confusion_pairs, count_flips, flips
+from benchmarks.report.answers import Answers, ClassChange, class_changes, confusion_pairs, count_flips, flips
 from benchmarks.report.comparison import Comparison
 from benchmarks.report.entries import Entry
-from benchmarks.report.learned_features import Unavailable, anchor_similarity, class_movement
+from benchmarks.report.learned_features import LearnedModels, Unavailable, anchor_similarity, class_movement
 from benchmarks.report.logs import Curves, read_curves
 from benchmarks.report.page_tables import Cell, PageTable, published_table, result_table
 from benchmarks.report.statistics import flips_p
@@ -75,15 +74,16 @@ def render_page(comparisons: Sequence[Comparison], *, title: str, videos: Path |
     return environment.get_template("page.html.j2").render(title=title, groups=groups, versions=first.versions)
 
 
-def _sections(comparison: Comparison, names: Any, videos: Path | None) -> list[Section]:
+def _sections(comparison: Comparison, names: Iterator[str], videos: Path | None) -> list[Section]:
+    models = LearnedModels()
     return [
         _results(comparison),
         _overview(comparison, names),
         _learning(comparison, names),
         _classes(comparison, names),
         _confusions(comparison),
-        _class_maps(comparison, names),
-        _anchors(comparison, names),
+        _class_maps(comparison, models, names),
+        _anchors(comparison, models, names),
         _pictures(comparison, videos),
     ]
 
@@ -97,7 +97,7 @@ def _results(comparison: Comparison) -> Section:
     return section
 
 
-def _overview(comparison: Comparison, names: Any) -> Section:
+def _overview(comparison: Comparison, names: Iterator[str]) -> Section:
     section = Section("Accuracy and its price", "")
     if {"base", "new"} <= set(comparison.group.metrics):
         caption = "New over base accuracy: small dots are seeds, large ones means; along a line HM is the same."
@@ -111,7 +111,7 @@ def _overview(comparison: Comparison, names: Any) -> Section:
     return section
 
 
-def _learning(comparison: Comparison, names: Any) -> Section:
+def _learning(comparison: Comparison, names: Iterator[str]) -> Section:
     section = Section("Learning curves", "")
     found: dict[str, Curves] = {}
     for entry in comparison.group.entries:
@@ -147,7 +147,7 @@ def _without_predictions(comparison: Comparison) -> list[str]:
     ]
 
 
-def _classes(comparison: Comparison, names: Any) -> Section:
+def _classes(comparison: Comparison, names: Iterator[str]) -> Section:
     section = Section("Who gains, who is forgotten", "", absent=_without_predictions(comparison))
     if comparison.baseline is None:
         return section
@@ -155,28 +155,19 @@ def _classes(comparison: Comparison, names: Any) -> Section:
         f"Each class against {comparison.baseline.label}. Solid bars: every seed moved that way. "
         "Point at a bar for its numbers."
     )
-    rows = []
-    for entry in comparison.group.entries:
-        for test, (ours, baseline) in comparison.against_baseline(entry).items():
-            changes = class_changes(ours, baseline)
-            gained, lost = count_flips(ours, baseline)
-            n_worse = sum(change.change < 0 for change in changes)
-            rows.append(
-                [
-                    Cell(entry.label),
-                    Cell(heading(test)),
-                    Cell.number(sum(change.change > 0 for change in changes)),
-                    Cell.number(n_worse),
-                    Cell.number(sum(change.change < 0 and change.is_unanimous for change in changes)),
-                    Cell.number(gained),
-                    Cell.number(lost),
-                    Cell.number(flips_p(gained, lost), "{:.2g}"),
-                ]
-            )
-            shown = f", the {plots.MAX_CLASSES} that moved most of" if len(changes) > plots.MAX_CLASSES else ":"
-            caption = f"{entry.label}, {heading(test)} classes{shown} {len(changes)} classes, {n_worse} of them worse."
-            picture = plots.class_bars(entry.label, changes, test=heading(test), name=next(names))
-            section.figures.append(Figure(picture, caption, entry.label))
+    found = [
+        (entry, test, ours, baseline, class_changes(ours, baseline))
+        for entry in comparison.group.entries
+        for test, (ours, baseline) in comparison.against_baseline(entry).items()
+    ]
+    reach = plots.reach_of(change for *_, changes in found for change in changes)
+    for entry, test, _, _, changes in found:
+        shown = f", the {plots.MAX_CLASSES} that moved most of" if len(changes) > plots.MAX_CLASSES else ":"
+        n_worse = sum(change.change < 0 for change in changes)
+        caption = f"{entry.label}, {heading(test)} classes{shown} {len(changes)} classes, {n_worse} of them worse."
+        picture = plots.class_bars(entry.label, changes, test=heading(test), reach=reach, name=next(names))
+        section.figures.append(Figure(picture, caption, entry.label))
+    rows = [_change_row(*one) for one in found]
     if rows:
         columns = ["method", "test set", "classes better", "worse", "worse in every seed"]
         section.tables.append(PageTable("", [*columns, "videos gained", "videos lost", "p"], rows))
@@ -186,10 +177,26 @@ def _classes(comparison: Comparison, names: Any) -> Section:
     return section
 
 
+def _change_row(
+    entry: Entry, test: str, ours: Answers, baseline: Answers, changes: Sequence[ClassChange]
+) -> list[Cell]:
+    gained, lost = count_flips(ours, baseline)
+    return [
+        Cell(entry.label),
+        Cell(heading(test)),
+        Cell.number(sum(change.change > 0 for change in changes)),
+        Cell.number(sum(change.change < 0 for change in changes)),
+        Cell.number(sum(change.change < 0 and change.is_unanimous for change in changes)),
+        Cell.number(gained),
+        Cell.number(lost),
+        Cell.number(flips_p(gained, lost), "{:.2g}"),
+    ]
+
+
 def _confusions(comparison: Comparison) -> Section:
     section = Section("What is taken for what", "Videos of one class taken for another, mean over seeds.")
     rows = []
-    for entry in comparison.group.entries:
+    for entry in sorted(comparison.group.entries, key=lambda entry: entry is comparison.baseline):
         baseline = comparison.against_baseline(entry)
         for test, ours in (comparison.answers[entry.label] or {}).items():
             before = baseline[test][1] if test in baseline else None
@@ -214,7 +221,7 @@ def _confusions(comparison: Comparison) -> Section:
     return section
 
 
-def _class_maps(comparison: Comparison, names: Any) -> Section:
+def _class_maps(comparison: Comparison, models: LearnedModels, names: Iterator[str]) -> Section:
     section = Section(
         "Where the classes went",
         "Class features of the first seed in the joint space: from the hand-written prompt (hollow) to the learned one "
@@ -222,27 +229,28 @@ def _class_maps(comparison: Comparison, names: Any) -> Section:
     )
     for entry in _trained(comparison):
         try:
-            movement = class_movement(entry)
+            movement = class_movement(entry, models)
         except Unavailable as reason:
             section.absent.append(f"{reason}.")
             continue
         before, after = movement.spacing()
         for kind, points in class_map.projections(movement).items():
             caption = (
-                f"{entry.label}, seed {movement.seed}, {kind}. Mean cosine of two classes: {before:.3f} -> {after:.3f}."
+                f"{entry.label}, seed {movement.seed}, {kind}. Mean cosine of two classes: {before:.3f} → {after:.3f}."
             )
             picture = class_map.class_map(movement, kind=kind, points=points, name=next(names))
             section.figures.append(Figure(picture, caption, entry.label))
     return section
 
 
-def _anchors(comparison: Comparison, names: Any) -> Section:
+def _anchors(comparison: Comparison, models: LearnedModels, names: Iterator[str]) -> Section:
     section = Section(
         "What irrelevant videos resemble",
-        "Anchor videos show none of the classes. A prompt that keeps what CLIP knows draws no class towards them.",
+        "Anchor videos show none of the classes. The nearer a method stays to the hand-written prompts here, the more "
+        "of what CLIP knew of such videos it has kept.",
     )
     try:
-        similarity = anchor_similarity(tuple(_trained(comparison)))
+        similarity = anchor_similarity(tuple(_trained(comparison)), models)
     except Unavailable as reason:
         section.absent.append(f"{reason}.")
         return section
@@ -268,7 +276,7 @@ def _pictures(comparison: Comparison, given: Path | None) -> Section:
                 continue  # videos of another store
             for kind, found in zip(("gained", "lost"), flips(ours, baseline, limit=N_PICTURES), strict=True):
                 shown = [
-                    (picture, f"{flip.label}: {flip.before} -> {flip.after}")
+                    (picture, f"{flip.label}: {flip.before} → {flip.after}")
                     for flip in found
                     if (picture := folder.picture(flip.id)) is not None
                 ]

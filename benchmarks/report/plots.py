@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -159,7 +159,14 @@ def _draw_curve(
     figure.mark(mean, label=owner or label, tip=label)
 
 
-def class_bars(label: str, changes: Sequence[ClassChange], *, test: str, name: str) -> str:
+def reach_of(changes: Iterable[ClassChange]) -> tuple[float, float]:
+    """Limits of an axis, in points, that holds all of these changes and zero; so that figures can share one."""
+    values = [0.0, *(100 * change.change for change in changes)]
+    room = max(1.0, 0.04 * (max(values) - min(values)))
+    return min(values) - room, max(values) + room
+
+
+def class_bars(label: str, changes: Sequence[ClassChange], *, test: str, reach: tuple[float, float], name: str) -> str:
     """Change of each class's accuracy against the baseline, the largest loss on top.
 
     Solid bars: every run changed in that direction. Of more than MAX_CLASSES classes, the ends of the list.
@@ -176,11 +183,12 @@ def class_bars(label: str, changes: Sequence[ClassChange], *, test: str, name: s
             bar = axes.barh(place, mean, height=0.72, color=colour, alpha=alpha)
             after = 100 * change.after
             tip = (
-                f"{change.name}: {100 * change.before:.0f} % -> {after.mean():.0f} % "
+                f"{change.name}: {100 * change.before:.0f} % → {after.mean():.0f} % "
                 f"(runs: {', '.join(f'{value:.0f}' for value in after)}; {change.n_videos} videos)"
             )
             figure.mark(list(bar), tip=tip)
         axes.axvline(0, color=INK, lw=0.8)
+        axes.set_xlim(reach)
         axes.set_yticks(range(len(shown)), [change.name for change in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""The page, whole: a small suite trained by the runner, videos on disk, looked at by headless Chromium if there is one."""
+"""The whole page: a suite trained on tiny stores, videos on disk, looked at by headless Chromium where there is one."""
 
 from __future__ import annotations
 
