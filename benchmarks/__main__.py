@@ -53,7 +53,11 @@ def report(results: Path, form: str, out: Path | None, baseline: str | None, vid
     """The table and the page of a suite's results, or of any folder that holds run folders."""
     command = import_module("benchmarks.report.command")
     options = command.ReportOptions(results=results, form=form, baseline=baseline, videos=videos)
-    written = command.write_report(options, out)
+    try:
+        written = command.write_report(options, out)
+    except import_module("prompttune.errors").PrompttuneError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
     if written is not None:
         click.echo(f"written: {written}")
 

@@ -90,6 +90,8 @@ def _sections(comparison: Comparison, names: Iterator[str], videos: Path | None)
 
 def _results(comparison: Comparison) -> Section:
     section = Section("Results", "", tables=[result_table(comparison)], notes=notes(comparison))
+    if not any(line.best for line in comparison.lines):
+        section.about = "Nothing is bold: no paired test over seeds tells a best mean from all others."
     published = published_for(comparison)
     if published:
         section.tables.append(published_table(published))
@@ -274,9 +276,10 @@ def _pictures(comparison: Comparison, given: Path | None) -> Section:
         for test, (ours, baseline) in comparison.against_baseline(entry).items():
             if test not in ("base", "new", "test"):
                 continue  # videos of another store
-            for kind, found in zip(("gained", "lost"), flips(ours, baseline, limit=N_PICTURES), strict=True):
+            kinds = (("gained", "not"), ("lost", "now taken for"))
+            for (kind, words), found in zip(kinds, flips(ours, baseline, limit=N_PICTURES), strict=True):
                 shown = [
-                    (picture, f"{flip.label}: {flip.before} → {flip.after}")
+                    (picture, f"{flip.label}, {words} {flip.before if kind == 'gained' else flip.after}")
                     for flip in found
                     if (picture := folder.picture(flip.id)) is not None
                 ]

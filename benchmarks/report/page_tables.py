@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.report.comparison import Comparison, Line
 from benchmarks.report.published import Published
+from benchmarks.report.statistics import in_per_cent
 from benchmarks.report.tables import heading, interval, mean_and_std, published_frame
 
 
@@ -63,7 +64,7 @@ def _row(comparison: Comparison, line: Line) -> list[Cell]:
     if comparison.baseline is not None:
         seeds, videos = line.over_seeds, line.over_videos
         cells += [
-            Cell(f"{100 * seeds.mean:+.1f}", seeds.mean, small=interval(seeds)) if seeds else Cell("-"),
+            Cell(in_per_cent(seeds.mean, signed=True), seeds.mean, small=interval(seeds)) if seeds else Cell("-"),
             Cell.number(seeds.p, "{:.2g}") if seeds and seeds.p is not None else Cell("-"),
             Cell(interval(videos), videos.low) if videos else Cell("-"),
         ]

@@ -38,7 +38,9 @@ def base_against_new(comparison: Comparison, *, name: str) -> str:
             figure.mark(
                 axes.plot(base, new, "o", ms=3.5, mew=0, alpha=0.45, color=palette[entry.label]), label=entry.label
             )
-            mean = axes.plot(base.mean(), new.mean(), "o", ms=9, mew=0, color=palette[entry.label], label=entry.label)
+            # The baseline as a ring: a method that moved nowhere lies inside it, not on top of it.
+            shape = {"ms": 12, "mew": 2, "mfc": "none"} if entry is comparison.baseline else {"ms": 9, "mew": 0}
+            mean = axes.plot(base.mean(), new.mean(), "o", color=palette[entry.label], label=entry.label, **shape)
             figure.mark(mean, label=entry.label, tip=tip)
         _equal_limits(figure)
         _iso_lines(figure)

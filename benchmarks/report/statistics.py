@@ -159,4 +159,5 @@ def in_per_cent(value: float | None, *, signed: bool = False) -> str:
     """A share in [-1, 1] as tables print it; "-" for none."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    rounded = round(100 * value, 1) + 0.0  # no "-0.0"
+    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"

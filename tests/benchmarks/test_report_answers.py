@@ -83,3 +83,16 @@ def test_missing_predictions_are_said_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "coop" / "seed2" / "predictions.npz").unlink()
     (group,) = read_groups(tmp_path)
     assert read_answers(group.entries[0]) is None
+
+
+def test_equal_shares_are_no_change_whatever_the_number_of_seeds(tmp_path: Path) -> None:
+    counts = ((7, 11, 13), (3, 6, 9))
+    write_entry(tmp_path / "zero", "zero-shot", [counts])
+    write_entry(tmp_path / "coop", "coop", [counts] * 3)
+    zero, coop = (read_answers(entry) for entry in read_groups(tmp_path)[0].entries)
+    assert zero is not None
+    assert coop is not None
+    for test in ("base", "new"):
+        changes = class_changes(coop[test], zero[test])
+        assert [change.change for change in changes] == [0.0] * 3
+        assert not any(change.is_unanimous for change in changes)

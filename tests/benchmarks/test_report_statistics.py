@@ -11,6 +11,7 @@ from benchmarks.report.statistics import (
     flips_p,
     harmonic_means,
     holm,
+    in_per_cent,
     paired_difference,
 )
 from prompttune.evaluate import harmonic_mean
@@ -108,3 +109,9 @@ def test_flips_are_the_exact_mcnemar_test() -> None:
     assert flips_p(0, 0) == 1.0
     assert flips_p(5, 0) == pytest.approx(2 / 32)
     assert flips_p(3, 9) == pytest.approx(2 * stats.binom.cdf(3, 12, 0.5))
+
+
+def test_per_cent_has_no_negative_zero() -> None:
+    assert in_per_cent(-0.0001, signed=True) == "+0.0"
+    assert in_per_cent(-0.012, signed=True) == "-1.2"
+    assert in_per_cent(None) == "-"

@@ -161,3 +161,12 @@ def test_command_prints_or_writes_the_same_text(results: Path, tmp_path: Path, f
     assert (printed.exit_code, written.exit_code) == (0, 0), printed.output
     assert sign in printed.output
     assert out.read_text() == printed.output
+
+
+def test_command_says_what_is_wrong_and_writes_nothing(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    said = CliRunner().invoke(main, ["report", str(results), "--baseline", "CoOpp", "--out", str(out)])
+    assert said.exit_code == 2
+    assert "error: no line is labelled 'CoOpp'" in said.output
+    assert "Traceback" not in said.output
+    assert not out.exists()
