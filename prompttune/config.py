@@ -145,6 +145,13 @@ class TargetsConfig(Section):
     mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
 
 
+class ClassesConfig(Section):
+    """Which training classes a step takes: all, or its batch's and some others (`prompttune.class_sampling`)."""
+
+    sample: Literal["all", "random", "hard"] = "all"
+    n_negatives: Positive = 64
+
+
 class AggregationConfig(Section):
     """PromptSRC's Gaussian-weighted mean of the prompts over epochs."""
 
@@ -206,6 +213,7 @@ class TrainConfig(Section):
     head: HeadConfig = HeadConfig()
     losses: dict[str, Weight] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     targets: TargetsConfig = TargetsConfig()
+    classes: ClassesConfig = ClassesConfig()
     aggregation: Annotated[AggregationConfig | None, BeforeValidator(_none)] = None
     optim: OptimConfig = OptimConfig()
     templates: TemplatesConfig = TemplatesConfig()
@@ -237,6 +245,18 @@ class TrainConfig(Section):
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
         yield from self._head_problems()
+        if self.classes.sample != "all":
+            yield from self._class_sampling_problems()
+
+    def _class_sampling_problems(self) -> Iterable[str]:
+        given = f"classes.sample = {self.classes.sample!r}"
+        if self.context.kind == "none":
+            yield f"{given} needs a learned context: {self.method} encodes no text in training (context.kind)"
+        if self.head.adapter in ("tip-adapter", "linear-probe"):
+            yield f"{given}: head.adapter = {self.head.adapter!r} has logits of all training classes or none"
+        anchors = self.anchors
+        if anchors is not None and anchors.loss == "additive" and anchors.negatives != "released":
+            yield f'{given}: anchors.loss = "additive" pairs negatives with all classes unless negatives = "released"'
 
     def _head_problems(self) -> Iterable[str]:
         head = self.head

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from prompttune.class_sampling import classes_per_step
 from prompttune.errors import ConfigError, explain
 from prompttune.model import PromptModel
 from prompttune.runs import Run
@@ -29,7 +30,9 @@ def step_bytes_per_run(model: PromptModel, classes: Sequence[str]) -> int:
     config = model.pack.config.text
     kept_layers = 1 if model.config.recompute else config.layers
     n_classes = len(classes)
-    chunk = min(model.config.class_chunk or n_classes, n_classes) if model.config.recompute else n_classes
+    batch_size = model.config.optim.batch_size
+    taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
+    chunk = min(model.config.class_chunk or taken, taken) if model.config.recompute else taken
     return int(rows * chunk / max(n_classes, 1) * kept_layers * config.width * KEPT_WIDTHS_PER_ROW * 4)
 
 

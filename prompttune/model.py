@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prompttune.class_prompts import ClassPrompts
+from prompttune.class_sampling import anchors_of_run, encode_sampled, places_of, with_negatives
 from prompttune.config import TrainConfig
 from prompttune.data import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
@@ -52,6 +53,10 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def frozen_of(self, classes: Tensor | None, *, n_runs: int) -> Tensor:
+        """`frozen` for every run [R C E], or of each run's `classes` [R K] alone [R K E]."""
+        return self.frozen.expand(n_runs, -1, -1) if classes is None else self.frozen[classes]
 
 
 class PromptModel(nn.Module):
@@ -176,16 +181,22 @@ class PromptModel(nn.Module):
             for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
         }
 
-    def class_features(self, vocabulary: Vocabulary, videos: Tensor | None = None) -> Tensor:
-        """Unit class features, float32 [R C E]; [R B C E] where they depend on the video.
+    def class_features(
+        self, vocabulary: Vocabulary, videos: Tensor | None = None, classes: Tensor | None = None
+    ) -> Tensor:
+        """Unit class features, float32 [R C E]; [R B C E] where they depend on the video; of K `classes`: K for C.
 
         Args:
             videos: unit video features [R B E], looked at where the context depends on the video.
+            classes: places in the vocabulary of the classes that each run encodes, int64 [R K]; None for all.
         """
         if vocabulary.prompts is None or self.context is None:
-            return vocabulary.frozen.expand(self.n_runs, -1, -1)
+            return vocabulary.frozen_of(classes, n_runs=self.n_runs)
         context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
-        return F.normalize(self._text.engine.encode(vocabulary.prompts, context).float(), dim=-1)
+        engine = self._text.engine
+        if classes is None:
+            return F.normalize(engine.encode(vocabulary.prompts, context).float(), dim=-1)
+        return F.normalize(encode_sampled(engine, vocabulary.prompts, context, classes).float(), dim=-1)
 
     @torch.no_grad()
     def text_rows(self, names: Sequence[str]) -> int:
@@ -254,41 +265,66 @@ class PromptModel(nn.Module):
         self, batch: Batch, vocabulary: Vocabulary, *, anchors: AnchorBatch | None = None, mix: Mix | None = None
     ) -> StepTensors:
         """Everything the loss terms may look at, of one batch."""
+        (step,) = self.steps(batch, vocabulary, anchors=anchors, mix=mix)
+        return step
+
+    def steps(
+        self,
+        batch: Batch,
+        vocabulary: Vocabulary,
+        *,
+        anchors: AnchorBatch | None = None,
+        mix: Mix | None = None,
+        classes: Tensor | None = None,
+    ) -> tuple[StepTensors, ...]:
+        """One `step` of all runs; or one per run, among its own `classes`: ascending places of classes, int64 [R K]."""
         features = batch.features if mix is None else mix.features(batch.features)
         video_features = self.video_features(features)
         frozen_videos = F.normalize(_mean_over_frames(features), dim=-1)
-        class_features, anchor_tensors = self._classes_and_anchors(vocabulary, anchors, video_features)
+        labels, runs, frozen_of_runs = batch.labels, [slice(None)], [vocabulary.frozen]
+        if classes is not None:
+            classes = classes.to(self.device)
+            labels, frozen_of_runs = places_of(labels, classes), list(vocabulary.frozen[classes])
+            runs = [slice(run, run + 1) for run in range(self.n_runs)]
+        class_features, found = self._classes_and_anchors(vocabulary, anchors, video_features, classes)
         # Losses are taken in float32 whatever the towers ran in.
         with torch.autocast(self.device.type, enabled=False):
-            return StepTensors(
-                logits=self.predicted_logits(features, class_features, vocabulary.names),
-                labels=batch.labels,
-                video_features=video_features,
-                class_features=class_features,
-                frozen_class_features=vocabulary.frozen,
-                frozen_logits=self.logits(frozen_videos, vocabulary.frozen.expand(self.n_runs, -1, -1)),
-                logit_scale=self.logit_scale,
-                frozen_video_features=frozen_videos,
-                targets=None if mix is None else mix.targets(batch.labels, len(vocabulary)),
-                anchors=anchor_tensors,
+            logits = self.predicted_logits(features, class_features, vocabulary.names)
+            frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
+            targets = None if mix is None else mix.targets(labels, logits.shape[-1])
+            return tuple(
+                StepTensors(
+                    logits=logits[run],
+                    labels=labels[run],
+                    video_features=video_features[run],
+                    class_features=class_features[run],
+                    frozen_class_features=frozen,
+                    frozen_logits=frozen_logits[run],
+                    logit_scale=self.logit_scale,
+                    frozen_video_features=frozen_videos[run],
+                    targets=None if targets is None else targets[run],
+                    anchors=anchors_of_run(found, run),
+                )
+                for run, frozen in zip(runs, frozen_of_runs, strict=True)
             )
 
     def _classes_and_anchors(
-        self, vocabulary: Vocabulary, anchors: AnchorBatch | None, videos: Tensor
+        self, vocabulary: Vocabulary, anchors: AnchorBatch | None, videos: Tensor, classes: Tensor | None
     ) -> tuple[Tensor, AnchorTensors | None]:
         if anchors is None:
-            return self.class_features(vocabulary, videos), None
+            return self.class_features(vocabulary, videos, classes), None
         # Negatives go through the tower as further classes of the same pass: one context, one dropout mask.
-        n_classes = len(vocabulary)
-        features = self.class_features(anchors.joint or vocabulary, videos)
+        joint, n_classes = anchors.joint, len(vocabulary) if classes is None else classes.shape[1]
+        together = classes if joint is None else with_negatives(classes, n_classes=len(vocabulary), n_all=len(joint))
+        features = self.class_features(joint or vocabulary, videos, together)
         anchor_features = self.video_features(anchors.features)
-        own_classes = self.class_features(vocabulary, anchor_features) if self.depends_on_video else None
-        classes = features if anchors.joint is None else features[:, :n_classes]
-        return classes, AnchorTensors(
+        own_classes = self.class_features(vocabulary, anchor_features, classes) if self.depends_on_video else None
+        task_features = features if joint is None else features[:, :n_classes]
+        return task_features, AnchorTensors(
             anchor_features=anchor_features,
             frozen_anchor_features=F.normalize(_mean_over_frames(anchors.features), dim=-1),
             frozen_negative_features=anchors.frozen_negatives,
-            negative_features=features[:, n_classes:] if anchors.joint is not None else None,
+            negative_features=features[:, n_classes:] if joint is not None else None,
             class_features=own_classes,
         )
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from prompttune.aggregation import PromptAggregation
 from prompttune.anchor_videos import AnchorVideos
+from prompttune.class_sampling import ClassSampler, step_accuracy, step_losses
 from prompttune.config import OptimConfig
 from prompttune.data import Batch, TrainingVideos
 from prompttune.errors import NonFiniteLossError, explain
 from prompttune.gradients import gradient_norms, prograd_backward
-from prompttune.losses import StepLosses, StepTensors, WeightedTerm, compute_losses
+from prompttune.losses import StepLosses, StepTensors, WeightedTerm
 from prompttune.mixup import FeatureMixup
 from prompttune.model import PromptModel, Vocabulary, autocast
 from prompttune.run_axis import RunGenerators, parameters_of_run
@@ -65,7 +66,7 @@ class StepRecord:
         terms: weighted value of each loss term.
         term_gradient_norms: gradient norm of each weighted term over the run's parameters; empty on most steps.
         gradient_norm: norm of the gradient the optimiser used.
-        accuracy: share of the batch predicted right, before the step.
+        accuracy: share of the batch predicted right among the step's classes, before the step.
         lr: learning rates.
     """
 
@@ -136,6 +137,9 @@ class Trainer:
         self.order = torch.zeros(len(seeds), len(inputs.videos), dtype=torch.int64)
         alpha = config.targets.mixup_alpha
         self.mixup = FeatureMixup(alpha=alpha, seeds=seeds) if alpha > 0 else None
+        self.class_sampler: ClassSampler | None = None
+        if config.classes.sample != "all":
+            self.class_sampler = ClassSampler(config.classes, frozen=inputs.vocabulary.frozen, seeds=seeds)
         self.aggregation = self._make_aggregation()
         self.selection = Selection(torch.full((len(seeds),), -1.0), torch.zeros(len(seeds), dtype=torch.int64))
         self.device = inputs.videos.values.device
@@ -173,14 +177,15 @@ class Trainer:
         rates = self._set_learning_rates()
         self.model.train()
         picks = self._next_picks()
+        classes = self._draw_classes(picks)
         with_norms = len(self.inputs.terms) > 1 and step % self.config.log.every == 0
         sums: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         accuracy = torch.zeros(len(self.optimisers))
         for micro in picks.chunk(self.config.optim.accumulate, dim=1):
             share = micro.shape[1] / picks.shape[1]
-            tensors = self._forward(self.inputs.videos.batch(micro))
-            losses = compute_losses(tensors, self.inputs.terms)
+            steps = self._forward(self.inputs.videos.batch(micro), classes)
+            losses = step_losses(steps, self.inputs.terms)
             self._check_losses(losses)
             if with_norms:
                 found = gradient_norms(losses.terms, self._parameter_lists())
@@ -188,8 +193,7 @@ class Trainer:
             self._backward(losses, share)
             for name, value in losses.terms.items():
                 sums[name] = sums.get(name, torch.zeros(())) + share * value.detach().float().cpu()
-            right = (tensors.logits.detach().argmax(dim=-1) == tensors.labels).float().mean(dim=1)
-            accuracy = accuracy + share * right.cpu()
+            accuracy = accuracy + share * step_accuracy(steps).cpu()
         gradient_norm = self._update()
         self.step_index += 1
         if self.step_index % self.steps_per_epoch == 0:
@@ -223,11 +227,18 @@ class Trainer:
         size = self.config.optim.batch_size
         return self.order[:, place * size : (place + 1) * size]
 
-    def _forward(self, batch: Batch) -> StepTensors:
+    def _draw_classes(self, picks: Tensor) -> Tensor | None:
+        """The classes [R K] that the step on these videos takes; None for all of them."""
+        if self.class_sampler is None:
+            return None
+        labels = self.inputs.videos.labels
+        return self.class_sampler.draw(labels.gather(1, picks.to(labels.device)))
+
+    def _forward(self, batch: Batch, classes: Tensor | None) -> tuple[StepTensors, ...]:
         mix = self.mixup.draw(batch.labels.shape[1]) if self.mixup is not None else None
         anchors = self.inputs.anchors.draw() if self.inputs.anchors is not None else None
         with autocast(self.device, self.config.precision):
-            return self.model.step(batch, self.inputs.vocabulary, anchors=anchors, mix=mix)
+            return self.model.steps(batch, self.inputs.vocabulary, anchors=anchors, mix=mix, classes=classes)
 
     def _backward(self, losses: StepLosses, share: float) -> None:
         if self.config.optim.gradient == "prograd":
@@ -306,6 +317,8 @@ class Trainer:
         state["generators.order"] = self.order_generators.state()
         if self.mixup is not None:
             state["generators.mixup"] = self.mixup.state()
+        if self.class_sampler is not None:
+            state["generators.classes"] = self.class_sampler.state()
         if self.inputs.anchors is not None:
             state["generators.anchors"] = self.inputs.anchors.generators.state()
         if self.aggregation is not None:
@@ -328,6 +341,8 @@ class Trainer:
         self.order_generators.load_state(state["generators.order"])
         if self.mixup is not None:
             self.mixup.load_state(state["generators.mixup"])
+        if self.class_sampler is not None:
+            self.class_sampler.load_state(state["generators.classes"])
         if self.inputs.anchors is not None:
             self.inputs.anchors.generators.load_state(state["generators.anchors"])
         if self.aggregation is not None:
