@@ -104,7 +104,7 @@ def test_it_knows_things_actions_and_scenes() -> None:
     with torch.inference_mode():
         features = load_clip().encode_image(normalise_frames(torch.from_numpy(frames)))
     things, actions, scenes = list(THINGS), list(ACTIONS), list(SCENES)
-    # Chance is 4, 4 and 10 %; the committed weights reach 26, 91 and 97 % (a shape is hard to tell alone, see the README),
+    # Chance is 4, 4 and 10 %; the committed weights reach 26, 91 and 97 % (things are its weak side),
     # and the standard error of 300 frames is under 3 points.
     said = [f"a video of a {t}." for t in things]
     assert _top1(said, [things.index(c.thing) for c in clips], features) > 0.17
