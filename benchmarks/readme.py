@@ -21,7 +21,7 @@ BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name)
 
 def markdown_table(columns: list[str], rows: list[list[object]]) -> str:
     """A GitHub table: first column to the left, the others to the right."""
-    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+    lines: list[list[object]] = [[*columns], [":--", *["--:"] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 

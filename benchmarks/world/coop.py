@@ -21,9 +21,9 @@ class CoopOptions:
 
     n_ctx: int = 16
     shots: int = 16
-    epochs: int = 80
+    epochs: int = 200
     batch_size: int = 32
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-3
 
 
 class ContextTextEncoder:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Activation
+from .layers import LayerNorm, Linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         self.head_width = width // heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """[N S D] -> [N H S D/H]."""
@@ -80,8 +81,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden_width: int, activation: Activation) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, hidden_width)
-        self.c_proj = nn.Linear(hidden_width, width)
+        self.c_fc = Linear(width, hidden_width)
+        self.c_proj = Linear(hidden_width, width)
         self.activation = activation_function(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,9 +95,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, *, width: int, heads: int, mlp_width: int, activation: Activation) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width, mlp_width, activation)
 
     @property

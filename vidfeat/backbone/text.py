@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .blocks import Transformer
 from .config import TextConfig
+from .layers import Embedding, LayerNorm
 
 
 class TextTower(nn.Module):
@@ -21,7 +22,7 @@ class TextTower(nn.Module):
     def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding = Embedding(config.vocab_size, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
         self.transformer = Transformer(
@@ -31,7 +32,7 @@ class TextTower(nn.Module):
             mlp_width=config.mlp_width,
             activation=config.activation,
         )
-        self.ln_final = nn.LayerNorm(config.width)
+        self.ln_final = LayerNorm(config.width)
 
     @property
     def blocks(self) -> nn.ModuleList:

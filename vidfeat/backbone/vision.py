@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .blocks import Transformer
 from .config import VisionConfig
+from .layers import Conv2d, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class VisionTower(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.n_tokens, width))
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
-        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
-        self.ln_pre = nn.LayerNorm(width)
+        self.conv1 = Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(
             layers=config.layers,
             width=width,
@@ -47,7 +48,7 @@ class VisionTower(nn.Module):
             mlp_width=config.mlp_width,
             activation=config.activation,
         )
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = LayerNorm(width)
 
     @property
     def blocks(self) -> nn.ModuleList:
