@@ -7,7 +7,8 @@ anywhere, the same call goes on from the last checkpoint; a finished folder is r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from prompttune.checkpoint import read_checkpoint, training_hash, write_checkpoint
-from prompttune.errors import InertTermError, NonFiniteLossError
+from prompttune.errors import InertTermError, NonFiniteLossError, PrompttuneError
 from prompttune.evaluate import Predictions
 from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
@@ -26,6 +27,9 @@ from prompttune.run_group import RunGroup, make_trainer, plan_groups, prediction
 from prompttune.run_log import RunLog
 from prompttune.runs import Run, trains_by_gradient
 from prompttune.train import StepRecord, Trainer
+from vidfeat.errors import VidfeatError
+
+CLAIM = "runs.json"  # written by `run_folder.claim`
 
 OnStep = Callable[[Trainer, StepRecord], None]
 
@@ -78,9 +82,37 @@ def fit(
     """
     started = time.perf_counter()
     folder = Path(out)
-    finished = claim(folder, runs, overwrite=options.overwrite)
-    if finished is not None:
-        return FitResult(finished, folder)
+    with _released_on_error(folder):
+        finished = claim(folder, runs, overwrite=options.overwrite)
+        if finished is not None:
+            return FitResult(finished, folder)
+        found, group = _run_groups(runs, folder, options)
+    result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
+    result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
+    result.write(folder)
+    remove_checkpoints(folder)
+    return FitResult(result, folder, {name: predictions for name, (_, predictions) in found.items()})
+
+
+@contextmanager
+def _released_on_error(folder: Path) -> Iterator[None]:
+    """A command that fails before it trains leaves no claim on a folder: the corrected command may have it."""
+    before = set(folder.iterdir()) if folder.exists() else None
+    try:
+        yield
+    except (PrompttuneError, VidfeatError):
+        claimed = folder / CLAIM
+        if folder.exists() and set(folder.iterdir()) - (before or set()) == {claimed}:
+            claimed.unlink()
+            if before is None:
+                folder.rmdir()
+        raise
+
+
+def _run_groups(
+    runs: Sequence[Run], folder: Path, options: FitOptions
+) -> tuple[dict[str, tuple[RunResult, Mapping[str, Predictions]]], RunGroup]:
+    """Each run's record and predictions by its name, and the last group."""
     sources = open_sources(runs[0].config)
     found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
     group = None
@@ -88,11 +120,7 @@ def fit(
         group = prepare(members, sources)
         found |= _run_group(group, folder, options)
     assert group is not None
-    result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
-    result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
-    result.write(folder)
-    remove_checkpoints(folder)
-    return FitResult(result, folder, {name: predictions for name, (_, predictions) in found.items()})
+    return found, group
 
 
 def _run_group(

@@ -13,6 +13,7 @@ from torch import Tensor
 from prompttune.anchor_videos import AnchorVideos
 from prompttune.config import TrainConfig
 from prompttune.data import FeatureTable, TrainingVideos, read_features
+from prompttune.errors import SplitError, explain
 from prompttune.evaluate import Predictions, TestVideos, predict
 from prompttune.fitted_adapters import attach_adapter
 from prompttune.heads import frame_reduction
@@ -21,7 +22,7 @@ from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_hard_prompt
 from prompttune.protocols import Sources, make_split, other_test_sets, split_table
 from prompttune.runs import Run, group_runs, trains, trains_by_gradient
-from prompttune.splits import Split, TestSet
+from prompttune.splits import Split, TestSet, VideoTable
 from prompttune.terms import loss_terms
 from prompttune.train import Trainer, TrainingInputs
 
@@ -43,9 +44,29 @@ def _runs_at_once(runs: Sequence[Run], sources: Sources) -> int:
     config = runs[0].config
     if not trains_by_gradient(config) or len(runs) == 1:
         return len(runs)
-    split = make_split(config.protocol, split_table(config.protocol, sources.train.table), seed=runs[0].seed)
+    split = make_split(config.protocol, _split_table(config, sources), seed=runs[0].seed)
     model = _make_model(runs[:1], sources, split.classes, _hard_prompts(config, sources))
     return runs_that_fit(runs, model, split.classes)
+
+
+def _split_table(config: TrainConfig, sources: Sources) -> VideoTable:
+    """The training store's videos with a train and a test side.
+
+    Raises:
+        SplitError: a store without splits, a protocol that needs them, and no fraction to draw them by.
+    """
+    table = split_table(config.protocol, sources.train.table)
+    if config.protocol.name != "zero-shot" and not any(table.splits):
+        raise SplitError(
+            explain(
+                f"the store has no splits, which the protocol {config.protocol.name} needs",
+                where=sources.train.path,
+                expected="videos whose split is 'train', and videos whose split is 'test'",
+                got=f"{len(table.ids)} videos without a split",
+                fix="--set protocol.test_fraction=0.5 draws splits; or extract from a manifest with a split column",
+            )
+        )
+    return table
 
 
 def _hard_prompts(config: TrainConfig, sources: Sources) -> list[PromptFile]:
@@ -110,7 +131,7 @@ def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
         PrompttuneError: a split, prompt file, class name or part of the model that cannot be.
     """
     config = runs[0].config
-    table = split_table(config.protocol, sources.train.table)
+    table = _split_table(config, sources)
     splits = [make_split(config.protocol, table, seed=run.seed, trains=trains(config)) for run in runs]
     others = other_test_sets(sources.tests)
     hard = _hard_prompts(config, sources)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_store import CLASSES
+from tiny_store import CLASSES, Recipe, write_tiny_store
 from torch import Tensor
 from torch.nn import functional as F
 from training import short_runs, train_runs, trainer_of
 
 from prompttune.class_sampling import ClassSampler, classes_per_step, places_of, step_losses
 from prompttune.config import ClassesConfig, resolve
-from prompttune.errors import ConfigError
+from prompttune.errors import ConfigError, SplitError
 from prompttune.losses import StepTensors
 from prompttune.memory_plan import step_bytes_per_run
 from prompttune.run_axis import RunGenerators, parameters_of_run
@@ -309,3 +309,23 @@ def test_each_run_keeps_its_own_weights(target: str) -> None:
     weighted = record.terms["knowledge-guided"]
     torch.testing.assert_close(weighted[1], 8.0 * weighted[0])
     assert float(weighted[0]) > 0
+
+
+def test_a_store_without_splits_names_the_override_and_leaves_the_folder_free(tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "plain.zarr", Recipe(with_splits=False))
+    for _ in range(2):  # the second time, no claim of the first is in the way
+        with pytest.raises(SplitError, match=r"--set protocol\.test_fraction=0\.5"):
+            train_runs(tmp_path / "out", method="coop", store=str(store), seeds=[1])
+        assert not (tmp_path / "out").exists()
+    tables = {"protocol": {"test_fraction": 0.5, "shots": 2}}
+    fitted = train_runs(tmp_path / "out", tables, method="coop", store=str(store), seeds=[1])
+    assert fitted.result.runs[0].n_train == 8  # 2 shots of 4 base classes
+
+
+def test_a_refused_command_takes_away_its_claim_alone(tmp_path: Path, target: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError):
+        train_runs(out, {"context": {"init": "three words here"}}, method="coop", store=target, seeds=[1])
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
