@@ -57,6 +57,7 @@ class Suite(Table):
     """A whole comparison."""
 
     title: str
+    command: str
     shows: str
     cost: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]

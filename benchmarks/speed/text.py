@@ -20,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,20 +236,17 @@ class Row:
         return found
 
 
-def measure(setting: Setting) -> list[Row]:
-    """A row per class list and depth."""
+def measure(setting: Setting) -> Iterator[Row]:
+    """A row per class list and depth, each as soon as it is measured."""
     import torch
 
     torch.set_num_threads(setting.n_threads)
     towers, names = random_towers(), json.loads(CLASS_NAMES.read_text("utf-8"))
-    rows = []
     for class_list in setting.class_lists:
         for depth in DEPTHS:
             steps, flops = text_steps(towers, names[class_list], depth)
             seconds = timed({"sgemm": sgemm_step(), **steps}, setting)
-            rows.append(Row.of(class_list, len(names[class_list]), depth, flops=flops, seconds=seconds))
-            click.echo(f"{class_list}, {depth} prompted block(s): {rows[-1].ratio_to_open_clip:.1f}x", err=True)
-    return rows
+            yield Row.of(class_list, len(names[class_list]), depth, flops=flops, seconds=seconds)
 
 
 def summary(setting: Setting, rows: list[Row]) -> dict[str, Any]:
@@ -309,7 +306,8 @@ def _readme(setting: Setting, rows: list[Row]) -> dict[str, Any]:
         ],
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
         f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all "
-        "classes x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. Pairs: one run, four.",
+        "classes x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. "
+        "Pairs: one run, four.",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
         f"--clock {setting.clock}",
     }
@@ -326,9 +324,13 @@ def text(class_lists: tuple[str, ...], rounds: int, threads: int, clock: str, ou
     from benchmarks.readme import markdown_table
 
     setting = Setting(class_lists or tuple(GOALS), rounds, threads, clock)
-    result = summary(setting, measure(setting))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    rows: list[Row] = []
+    for row in measure(setting):
+        rows.append(row)
+        result = summary(setting, rows)  # written row by row: a long measurement that is stopped is not lost
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        click.echo(f"{row.class_list}, {row.depth} prompted block(s): {row.ratio_to_open_clip:.1f}x", err=True)
     click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
     click.echo(f"\n{result['readme']['note']}\nWritten to {out}")
 

@@ -23,7 +23,7 @@ class CoopOptions:
     shots: int = 16
     epochs: int = 200
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
 
 
 class ContextTextEncoder:
