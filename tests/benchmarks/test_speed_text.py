@@ -53,6 +53,7 @@ def test_class_lists_are_those_of_the_goals() -> None:
     assert set(names) == set(text.GOALS)
 
 
+@pytest.mark.long
 def test_the_timed_paths_compute_the_same_features() -> None:
     pytest.importorskip("open_clip")
     towers = text.random_towers()
