@@ -57,7 +57,7 @@ class Suite(Table):
     """A whole comparison."""
 
     title: str
-    command: str
+    command: str = "python -m benchmarks run SUITE.toml"
     shows: str
     cost: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
