@@ -198,16 +198,26 @@ class _Dispatcher:
         while self._running:
             done, _ = ray.wait(list(self._running), num_returns=1, timeout=WAIT_SECONDS)
             for reference in done:
-                actor, task = self._running.pop(reference)
-                try:
-                    receipt: Receipt = ray.get(reference)
-                except ray.exceptions.RayActorError as error:
-                    self._lost(task, error)
-                    actor = self._hire()
-                else:
-                    self._meter.encoded(receipt.n_frames)
-                    self._meter.committed(0, videos=receipt.n_videos, failures=receipt.n_failures)
-                self._start(actor)
+                self._take(reference)
+
+    def _take(self, reference: Any) -> None:
+        """Books a finished or lost task and gives its actor, or a new one, the next.
+
+        A method of its own, so that no variable outlives it: an actor without a task must lose its last handle here, or
+        it keeps the CPU that an actor hired for a lost one is waiting for, and both wait for ever.
+        """
+        import ray
+
+        actor, task = self._running.pop(reference)
+        try:
+            receipt: Receipt = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            self._lost(task, error)
+            actor = self._hire()
+        else:
+            self._meter.encoded(receipt.n_frames)
+            self._meter.committed(0, videos=receipt.n_videos, failures=receipt.n_failures)
+        self._start(actor)
 
     def _start(self, actor: Any) -> None:
         if self._waiting:

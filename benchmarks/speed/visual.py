@@ -65,9 +65,12 @@ def random_tower(model: str) -> Any:
     )
     tower = VisionTower(config, embed_dim=embed_dim).requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(0)
+    # A tower is built without values: every one of them is set here.
     for name, value in tower.named_parameters():
         if ".ln_" not in name and not name.startswith("ln_"):
             value.normal_(std=width**-0.5, generator=generator)
+        else:
+            value.fill_(1.0 if name.endswith("weight") else 0.0)
     return tower
 
 

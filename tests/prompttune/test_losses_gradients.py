@@ -86,12 +86,14 @@ def test_prograd_is_the_paper_equation_per_tensor_and_run(strength: float) -> No
             g = weights[2 * tensor + run].numpy()
             k = sign * held.runs[run].detach().numpy()
             conflicts[tensor, run] = np.vdot(g, k) < 0
-            np.testing.assert_allclose(held.runs[run].grad.numpy(), prograd_numpy(g, k, strength), rtol=1e-12)
+            np.testing.assert_allclose(
+                held.runs[run].grad.numpy(), prograd_numpy(g, k, strength), rtol=1e-12, atol=1e-15
+            )
     assert 0 < conflicts.sum() < 4  # both branches are exercised
     np.testing.assert_allclose(projected.numpy(), conflicts.mean(axis=0))
     prograd_backward(main=losses()[0], knowledge=losses()[1], parameters=by_run(a, b), strength=strength)
     g, k = weights[0].numpy(), 2.0 * a.runs[0].detach().numpy()
-    np.testing.assert_allclose(a.runs[0].grad.numpy(), 2 * prograd_numpy(g, k, strength), rtol=1e-12)
+    np.testing.assert_allclose(a.runs[0].grad.numpy(), 2 * prograd_numpy(g, k, strength), rtol=1e-12, atol=1e-15)
 
 
 def test_projected_gradient_no_longer_opposes_the_knowledge() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -111,7 +112,7 @@ TextEngine(tower).encode(prompts, TextContext(ctx=ctx)).sum().backward()
 assert ctx.grad.abs().sum() > 0
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(sys.path[0])!r})\n{script}"]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{script}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     kilobytes = int(done.stdout.split()[-1]) / (1024 if sys.platform == "darwin" else 1)
     assert kilobytes < 3e6

@@ -48,6 +48,8 @@ class VidfeatProcess:
 
 def _child(request: dict[str, Any]) -> None:
     os.setsid()
+    # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -83,7 +83,9 @@ def test_a_lost_node_costs_nothing_and_the_bytes_are_the_local_ones(tmp_path, vi
     assert lost
     assert lost[0] < n_units, "the node was lost too late to matter"
     assert (summary.n_videos, summary.n_failed, summary.n_units_left) == (24, 0, 0)
-    assert digests(remote) == digests(local)
+    # An actor whose raylet died may write on for a moment: what it has not renamed is no part of the store.
+    written = {name: digest for name, digest in digests(remote).items() if not name.endswith(".partial")}
+    assert written == digests(local)
 
 
 def test_units_that_are_done_already_are_not_handed_out(tmp_path, videos, model, nodes):

@@ -190,7 +190,8 @@ class LocalFiles:
         return found
 
     def sweep(self) -> list[str]:
-        """Removes what killed writers left behind, and names it. Only for the one coordinator, before workers start."""
+        """Removes what killed writers left behind, and names it. Only for the one coordinator, before workers
+        start or when no unit is left to write."""
         swept = []
         for directory, _, names in os.walk(self.root):
             for name in filter(_is_partial, names):

@@ -339,5 +339,7 @@ class StoreWriter:
                     fix="run the same extract command again",
                 )
             )
+        # What a lost node left behind is nobody's now: every unit is committed.
+        self._files.sweep()
         commits = {self._units[index].commit_path: FileRecord.of(one.to_bytes()) for index, one in records.items()}
         return write_manifest(self._files, self.plan, list(records.values()), commits)
