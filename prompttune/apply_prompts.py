@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prompttune import evaluate
-from prompttune.config import TrainConfig, merge, resolve
+from prompttune.config import NONE, TrainConfig, merge, resolve
 from prompttune.data import FeatureSource, open_source, read_features
 from prompttune.evaluate import Predictions, TestVideos, predict
 from prompttune.heads import frame_reduction
@@ -19,6 +19,7 @@ from prompttune.prompt_file import PromptFile, read_prompt_file
 from prompttune.protocols import split_table
 from prompttune.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
 from prompttune.run_folder import store_facts, test_result
+from prompttune.split_of_file import FileSplits
 from prompttune.splits import TestSet, base_and_new, zero_shot
 
 
@@ -27,8 +28,8 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
 
     Args:
         paths: prompt files, one run each.
-        given: tables as a TOML file has them; `store`, `device` and `templates` act, a prompt file's own configuration
-            decides the rest.
+        given: tables as a TOML file has them; `store`, `device`, `templates` and `protocol.split_file` act, a prompt
+            file's own configuration decides the rest.
         base_to_new: tests base and new classes each among their own, as the training protocol does; else one test set
             among all of the store's classes.
 
@@ -56,7 +57,7 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
     return Result(
         schema_version=SCHEMA_VERSION,
         method="zero-shot" if not prompts else " ".join(dict.fromkeys(prompt.method for prompt in prompts)),
-        protocol="base-to-new" if base_to_new else "zero-shot",
+        protocol="base-to-new" if base_to_new or "new" in classes else "zero-shot",
         config=model.config.model_dump(mode="json"),
         axes={},
         store=store_facts(source),
@@ -74,7 +75,12 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
 def _config(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
     if prompt is None:
         return resolve(merge({"method": "zero-shot"}, given))
-    kept = {key: given[key] for key in ("store", "device", "precision") if key in given}
+    kept: dict[str, Any] = {key: given[key] for key in ("store", "device", "precision") if key in given}
+    # The split it was trained on is of the store it was trained on.
+    protocol = {"split_file": NONE, "test_split_files": [], "test_stores": []} | given.get("protocol", {})
+    if protocol["split_file"] != NONE:
+        protocol |= {"base_classes": NONE, "test_fraction": NONE}
+    kept["protocol"] = protocol
     # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
     return resolve(merge(_tables(prompt.config), kept))
 
@@ -91,11 +97,15 @@ def _prepare(
     config: TrainConfig, source: FeatureSource, prompt: PromptFile | None, base_to_new: bool
 ) -> tuple[PromptModel, dict[str, TestVideos]]:
     trained = prompt.classes if prompt is not None else ()
+    split_file = config.protocol.split_file
     # The prompt's own test_fraction is for the store it was trained on; a store with splits keeps them.
-    table = source.table if any(source.table.splits) else split_table(config.protocol, source.table)
-    if base_to_new:
+    own = split_file is None and any(source.table.splits)
+    table = source.table if own else split_table(config.protocol, source.table)
+    if split_file is not None:
+        tests: Sequence[TestSet] = FileSplits(split_file, source.table).tests()
+    elif base_to_new:
         known = [name for name in trained if name in set(table.classes)]
-        tests: Sequence[TestSet] = base_and_new(table, known or config.protocol.base_classes)
+        tests = base_and_new(table, known or config.protocol.base_classes)
     else:
         tests = zero_shot(table).tests
     hard = _hard_prompts(prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -230,3 +231,18 @@ def _repeated_names(class_names: Sequence[str], full_ids: Sequence[tuple[int, ..
             problems.append(f"{first_with[ids]!r} and {given!r} are the same tokens: no prompt could tell them apart")
         first_with.setdefault(ids, given)
     return problems
+
+
+def clean_class_name(name: str, *, split_camel_case: bool = False, replace_underscores: bool = True) -> str:
+    """The words of a class name: underscores as blanks unless they are to stay; CamelCase split where asked for.
+
+    `HorseRiding` is `Horse Riding`, `TVShow` is `TV Show`; the case of letters is left alone.
+
+    Source: KaiyangZhou/CoOp trainers/coop.py (`name.replace("_", " ")`). UCF-101's names are CamelCase, which GA2-CLIP
+    and ViFi-CLIP leave joined.
+    """
+    if split_camel_case:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    if replace_underscores:
+        name = name.replace("_", " ")
+    return " ".join(name.split())

@@ -1,4 +1,4 @@
-"""The command line: `prompttune train`, `eval`, `methods`; `prompts` is in `cli_prompts`. No other module knows click.
+"""The command line: `prompttune train`, `eval`, `methods`; `prompts` and `splits` are in `cli_prompts`, `cli_splits`.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -13,6 +13,7 @@ import click
 
 from prompttune import __version__
 from prompttune.cli_prompts import prompts as prompts_group
+from prompttune.cli_splits import splits as splits_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,6 +31,7 @@ def cli() -> None:
 @click.option("--store", help="The feature store to train and test on.")
 @click.option("--seeds", help="Seeds, separated by commas: one run each, trained together.")
 @click.option("--shots", help="Training videos per class, or `none` for all.")
+@click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests.")
 @click.option("--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis.")
 @click.option("--out", help="The run folder [default: runs/METHOD-STORE].")
@@ -77,6 +79,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 @click.option(
     "--prompts", multiple=True, type=click.Path(path_type=Path), help="Prompt file; none for zero-shot. Repeatable."
 )
+@click.option("--split", "split_file", help="A split file of `prompttune splits`; its test sets are taken.")
 @click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
@@ -84,7 +87,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 @click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
 def evaluate(
-    store: str, prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], device: str | None, out: Any
+    prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
 ) -> None:
     """Test learned prompts, or zero-shot CLIP, on a store.
 
@@ -99,7 +102,7 @@ def evaluate(
     from prompttune.runs import parse_overrides
     from prompttune.tables import result_table
 
-    given, axes = parse_overrides([*_as_overrides({"store": store, "device": device}), *overrides])
+    given, axes = parse_overrides([*_as_overrides(named), *overrides])
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
     result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
@@ -128,6 +131,7 @@ def methods(name: str | None) -> None:
 
 
 cli.add_command(prompts_group)
+cli.add_command(splits_group)
 
 
 def run_folder_name(config: Any) -> Path:
@@ -137,7 +141,7 @@ def run_folder_name(config: Any) -> Path:
 
 def _as_overrides(named: dict[str, Any]) -> list[str]:
     """Named options as `KEY=VALUE`, those not given left out."""
-    keys = {"shots": "protocol.shots", "val_shots": "protocol.val_shots"}
+    keys = {name: f"protocol.{name}" for name in ("shots", "val_shots", "split_file")}
     texts = [f"{keys.get(name, name)}={value}" for name, value in named.items() if value is not None]
     if named.get("val_shots"):
         texts.append("selection=val")

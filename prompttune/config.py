@@ -56,6 +56,8 @@ class ProtocolConfig(Section):
     test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(_none)] = None
     split_seed: NonNegative = 0
     test_stores: tuple[str, ...] = ()
+    split_file: Annotated[str | None, BeforeValidator(_none)] = None
+    test_split_files: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
@@ -63,6 +65,10 @@ class ProtocolConfig(Section):
             raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
         if self.base_classes is not None and self.name != "base-to-new":
             raise ValueError(f"base_classes belongs to the protocol base-to-new, not to {self.name}")
+        if self.split_file is not None and (self.base_classes, self.test_fraction) != (None, None):
+            raise ValueError("base_classes and test_fraction do not act beside split_file, which says who is where")
+        if self.test_split_files and len(self.test_split_files) != len(self.test_stores):
+            raise ValueError('test_split_files takes one file for each of test_stores, "none" for a store without')
         return self
 
 
@@ -183,6 +189,7 @@ class TemplatesConfig(Section):
     zero_shot: Template = "a video of a person {}."
     ensemble: tuple[Template, ...] = ()
     split_camel_case: bool = False
+    replace_underscores: bool = True
 
 
 class LogConfig(Section):
@@ -292,8 +299,7 @@ def _toml_value(value: Any) -> str:
         return json.dumps(NONE)
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
-    # JSON's numbers, booleans and escaped strings are TOML's.
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)  # JSON's numbers, booleans and escaped strings are TOML's
 
 
 def _toml_table(table: Mapping[str, Any], prefix: str = "") -> str:

@@ -15,6 +15,8 @@ PrompttuneError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vidfeat.errors import explain
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "SplitError",
     "TrainingError",
     "explain",
+    "some",
 ]
 
 
@@ -87,3 +90,9 @@ class NonFiniteLossError(TrainingError):
 
 class InertTermError(TrainingError):
     """A loss term whose gradient was zero in the whole training: it cost time and did nothing."""
+
+
+def some(names: Iterable[object], limit: int = 8) -> str:
+    """The first few of many names, for a message."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:limit]) + (f", ... ({len(listed)} in all)" if len(listed) > limit else "")

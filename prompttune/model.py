@@ -9,7 +9,6 @@ modules.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prompttune.class_prompts import ClassPrompts
+from prompttune.class_prompts import ClassPrompts, clean_class_name
 from prompttune.class_sampling import anchors_of_run, encode_sampled, places_of, with_negatives
 from prompttune.config import TrainConfig
 from prompttune.data import AnchorBatch, Batch
@@ -146,8 +145,8 @@ class PromptModel(nn.Module):
 
     def class_texts(self, names: Sequence[str]) -> tuple[str, ...]:
         """The words that stand for class names in prompts."""
-        split = self.config.templates.split_camel_case
-        return tuple(clean_class_name(name, split_camel_case=split) for name in names)
+        cleaning = self.config.templates.model_dump(include={"split_camel_case", "replace_underscores"})
+        return tuple(clean_class_name(name, **cleaning) for name in names)
 
     def frozen_text(self, texts: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         """Unit features of words in the hand-written templates, float32 [len(texts) E]; of several templates the mean
@@ -382,17 +381,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
-def clean_class_name(name: str, *, split_camel_case: bool = False) -> str:
-    """The words of a class name: underscores as blanks; CamelCase split where asked for.
-
-    Source: KaiyangZhou/CoOp trainers/coop.py (`name.replace("_", " ")`). UCF-101's names are CamelCase, which GA2-CLIP
-    and ViFi-CLIP leave joined.
-    """
-    if split_camel_case:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return " ".join(name.replace("_", " ").split())
 
 
 def _mean_over_frames(features: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prompttune.config import ProtocolConfig, TrainConfig
+from prompttune.config import NONE, ProtocolConfig, TrainConfig
 from prompttune.data import FeatureSource, open_source
 from prompttune.errors import ConfigError, explain
+from prompttune.split_of_file import FileSplits
 from prompttune.splits import (
     Split,
     TestSet,
@@ -30,7 +31,8 @@ class Sources:
 
     Attributes:
         train: the store of the configuration; its own test videos test, too.
-        tests: further test stores by name; their test videos test among all of their classes.
+        tests: further test sets by name; their test videos test among all of their classes. A store with a split file
+            of several test sets is there once for each, as `store/test set`.
         anchors: irrelevant videos, or None.
     """
 
@@ -58,13 +60,31 @@ def open_sources(config: TrainConfig) -> Sources:
         raise ConfigError(
             explain("test stores need names of their own", where="protocol.test_stores", got=", ".join(names))
         )
-    tests = {name: open_source(path, **pack) for name, path in zip(names, config.protocol.test_stores, strict=True)}
+    opened = {name: open_source(path, **pack) for name, path in zip(names, config.protocol.test_stores, strict=True)}
+    files = config.protocol.test_split_files or (NONE,) * len(names)
+    tests: dict[str, FeatureSource] = {}
+    for (name, source), file in zip(opened.items(), files, strict=True):
+        tests |= {name: source} if file == NONE else sources_of_tests(source, file, name=name)
     anchors = open_source(config.anchors.store, **pack) if config.anchors is not None else None
     return Sources(train, tests, anchors)
 
 
+def sources_of_tests(source: FeatureSource, split_file: str, *, name: str) -> dict[str, FeatureSource]:
+    """The store once per test set of its split file, cut down to that test set's videos and classes."""
+    splits = FileSplits(split_file, source.table)
+    found = {}
+    for test in splits.tests(name):
+        usable = np.zeros(len(source.table.ids), dtype=bool)
+        usable[test.videos] = True
+        table = replace(splits.table(), usable=usable, classes=test.classes)
+        found[test.name] = replace(source, table=table)
+    return found
+
+
 def split_table(protocol: ProtocolConfig, table: VideoTable) -> VideoTable:
-    """The store's columns with a train and test side: its own, or drawn where `test_fraction` is given."""
+    """The store's columns with a train and test side: the split file's, its own, or drawn by `test_fraction`."""
+    if protocol.split_file is not None:
+        return FileSplits(protocol.split_file, table).table()
     if protocol.test_fraction is None:
         return table
     return draw_splits(table, test_fraction=protocol.test_fraction, seed=protocol.split_seed)
@@ -75,6 +95,9 @@ def make_split(protocol: ProtocolConfig, table: VideoTable, *, seed: int, trains
     if not trains:
         return without_training(protocol, table)
     options = {"seed": seed, "val_shots": protocol.val_shots}
+    if protocol.split_file is not None:
+        shots = None if protocol.name == "fully-supervised" else protocol.shots
+        return FileSplits(protocol.split_file, table).split(protocol.name, shots=shots, **options)
     if protocol.name == "base-to-new":
         return base_to_new(table, shots=protocol.shots, base_classes=protocol.base_classes, **options)
     if protocol.name == "few-shot":
@@ -86,6 +109,8 @@ def make_split(protocol: ProtocolConfig, table: VideoTable, *, seed: int, trains
 
 def without_training(protocol: ProtocolConfig, table: VideoTable) -> Split:
     """The protocol's test sets, with no training videos drawn."""
+    if protocol.split_file is not None:
+        return FileSplits(protocol.split_file, table).without_training(protocol.name)
     if protocol.name != "base-to-new":
         return replace(zero_shot(table), protocol=protocol.name)
     none = np.zeros(0, dtype=np.int64)

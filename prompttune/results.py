@@ -34,8 +34,14 @@ class TestResult(_Record):
     n_classes: int = Field(description="classes they were told apart among")
     top1: float = Field(description="share with the label on top")
     top5: float = Field(description="share with the label among the five highest logits")
-    calibration_error: float = Field(description="expected calibration error, 15 bins")
+    calibration_error: float = Field(
+        description="expected calibration error: mean over videos of |accuracy - mean confidence| in their bin, "
+        "of 15 equal bins of the largest softmaxed logit"
+    )
     per_class: dict[str, float] = Field(description="top-1 of each class")
+    videos_sha256: str = Field(
+        default="", description="hash over the set's name, classes, and videos with their labels"
+    )
 
 
 class RunResult(_Record):
@@ -47,7 +53,7 @@ class RunResult(_Record):
     split_sha256: str = Field(description="hash over ids, labels and classes of all of its videos")
     n_train: int = Field(description="training videos")
     n_val: int = Field(description="validation videos, carved from the training shots")
-    metrics: dict[str, float] = Field(description="top-1 by test set, and `harmonic_mean` of base and new")
+    metrics: dict[str, float] = Field(description="top-1 by test set, its mean over `NAME/...`, `harmonic_mean`")
     tests: dict[str, TestResult] = Field(description="by test set")
     n_parameters: int = Field(description="trained numbers")
     n_steps: int = Field(description="optimiser steps")
@@ -158,6 +164,32 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
         }
         for run in result.runs
     ]
+
+
+def confusion(folder: str | Path, test: str) -> pandas.DataFrame:
+    """How often each label (rows) was taken for each class (columns), of one run on one test set.
+
+    Args:
+        folder: a run's own folder, with its `predictions.npz`.
+        test: "base", "new", "test" or another test set of the run.
+
+    Raises:
+        RunFolderError: no predictions there, or no such test set.
+    """
+    import pandas
+
+    from prompttune.evaluate import load_predictions
+
+    path = Path(folder) / "predictions.npz"
+    if not path.is_file():
+        raise RunFolderError(explain("there are no predictions of a run here", where=path, fix="RUN_FOLDER/seed1, say"))
+    found = load_predictions(str(path))
+    if test not in found:
+        raise RunFolderError(explain(f"no test set {test!r}", where=path, expected=f"one of {', '.join(found)}"))
+    classes = list(found[test].classes)
+    counts = found[test].confusion().numpy()
+    frame = pandas.DataFrame(counts, index=pandas.Index(classes, name="label"), columns=classes)
+    return frame.rename_axis(columns="prediction")
 
 
 def package_versions() -> dict[str, str]:

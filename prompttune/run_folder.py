@@ -105,6 +105,7 @@ def test_result(predictions: Predictions) -> TestResult:
         top5=predictions.top(5),
         calibration_error=predictions.calibration_error(),
         per_class=predictions.per_class(),
+        videos_sha256=predictions.videos_sha256,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prompttune.errors import SplitError, explain
+from prompttune.errors import SplitError, explain, some
 
 TRAIN_SPLIT = "train"
 TEST_SPLIT = "test"
@@ -31,7 +31,7 @@ class VideoTable:
         splits: N of "train", "test" or "" (no split given).
         groups: N group names, "" for none; videos of one group are never on both sides of a drawn split.
         classes: the store's class names in their order.
-        usable: bool [N], False for a video whose extraction failed; such videos enter no part of any split.
+        usable: bool [N], False for a video whose extraction failed or that the split file does not name: in no part.
     """
 
     ids: tuple[str, ...]
@@ -48,14 +48,15 @@ class VideoTable:
             raise SplitError(explain("columns of unequal length", expected=len(self.ids), got="; ".join(problems)))
         twice = [key for key, count in Counter(self.ids).items() if count > 1]
         if twice:
-            raise SplitError(explain("a video id is in the table twice", got=_some(twice)))
-        unknown = sorted(set(self.labels) - set(self.classes))
+            raise SplitError(explain("a video id is in the table twice", got=some(twice)))
+        # A video that is in no part of any split may carry any label: a split file's classes need not be the store's.
+        unknown = sorted({self.labels[row] for row in np.flatnonzero(self.usable)} - set(self.classes))
         if unknown:
             raise SplitError(
                 explain(
                     "labels that are not in the class list",
-                    expected=f"one of {len(self.classes)} classes: {_some(self.classes)}",
-                    got=_some(unknown),
+                    expected=f"one of {len(self.classes)} classes: {some(self.classes)}",
+                    got=some(unknown),
                     fix="correct the manifest's labels or its class list, then extract again",
                 )
             )
@@ -108,11 +109,11 @@ class Split:
         for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
             shared = parts[one] & parts[other]
             if shared:
-                names = _some([self.table.ids[row] for row in sorted(shared)])
+                names = some([self.table.ids[row] for row in sorted(shared)])
                 raise SplitError(explain(f"videos are both in {one} and in {other}", got=names))
         foreign = {self.table.labels[row] for row in parts["train"] | parts["val"]} - set(self.classes)
         if foreign:
-            raise SplitError(explain("classes that must not train are in the training videos", got=_some(foreign)))
+            raise SplitError(explain("classes that must not train are in the training videos", got=some(foreign)))
 
     @property
     def sha256(self) -> str:
@@ -173,7 +174,7 @@ def draw_splits(table: VideoTable, *, test_fraction: float, seed: int) -> VideoT
     if empty:
         raise SplitError(
             explain(
-                "classes with no video on one side of the drawn split", got=_some(empty), fix="more videos or groups"
+                "classes with no video on one side of the drawn split", got=some(empty), fix="more videos or groups"
             )
         )
     return drawn
@@ -201,7 +202,7 @@ def base_to_new(
     """
     tests = base_and_new(table, base_classes)
     base = tests[0].classes
-    train, val = _draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
+    train, val = draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
     return Split("base-to-new", base, train, val, tests, table)
 
 
@@ -214,9 +215,7 @@ def base_and_new(table: VideoTable, base_classes: Sequence[str] | None = None) -
     base = tuple(base_classes) if base_classes is not None else table.classes[: (len(table.classes) + 1) // 2]
     unknown = sorted(set(base) - set(table.classes))
     if unknown:
-        raise SplitError(
-            explain("base_classes are not in the store", expected=_some(table.classes), got=_some(unknown))
-        )
+        raise SplitError(explain("base_classes are not in the store", expected=some(table.classes), got=some(unknown)))
     base = tuple(name for name in table.classes if name in set(base))
     new = tuple(name for name in table.classes if name not in set(base))
     if not base or not new:
@@ -232,13 +231,13 @@ def few_shot(table: VideoTable, *, shots: int | None, seed: int, val_shots: int 
     Raises:
         SplitError: a class with fewer training videos than asked for, or no test video.
     """
-    train, val = _draw_shots(table, table.classes, shots=shots, val_shots=val_shots, seed=seed)
+    train, val = draw_shots(table, table.classes, shots=shots, val_shots=val_shots, seed=seed)
     return Split("few-shot", table.classes, train, val, (_test_set(table, "test", table.classes),), table)
 
 
 def fully_supervised(table: VideoTable, *, seed: int, val_shots: int = 0) -> Split:
     """All training videos train (`val_shots` per class held out), all test videos test."""
-    train, val = _draw_shots(table, table.classes, shots=None, val_shots=val_shots, seed=seed)
+    train, val = draw_shots(table, table.classes, shots=None, val_shots=val_shots, seed=seed)
     return Split("fully-supervised", table.classes, train, val, (_test_set(table, "test", table.classes),), table)
 
 
@@ -251,9 +250,14 @@ def zero_shot(table: VideoTable) -> Split:
     return Split("zero-shot", (), none, none, (test,), table)
 
 
-def _draw_shots(
+def draw_shots(
     table: VideoTable, classes: Sequence[str], *, shots: int | None, val_shots: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that train and rows that validate: `shots` of each class (None for all), `val_shots` of them to validate.
+
+    Raises:
+        SplitError: classes with fewer training videos than asked for.
+    """
     pool = _rows(table, TRAIN_SPLIT)
     counts = _counts(table, pool)
     needed = shots if shots is not None else val_shots + 1
@@ -264,7 +268,7 @@ def _draw_shots(
             explain(
                 "classes with fewer training videos than asked for",
                 expected=f"{needed} per class",
-                got=_some(short),
+                got=some(short),
                 fix=f"fewer shots, or more videos{without}",
             )
         )
@@ -309,8 +313,3 @@ def _gain(missing: float, count: int) -> float:
 
 def _stable(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
-
-
-def _some(names: Iterable[str], limit: int = 8) -> str:
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:limit]) + (f", ... ({len(listed)} in all)" if len(listed) > limit else "")

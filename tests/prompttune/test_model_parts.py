@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from training import short_runs, trainer_of
 
+from prompttune.class_prompts import clean_class_name
 from prompttune.data import Batch
 from prompttune.errors import ConfigError
-from prompttune.model import PromptModel, clean_class_name
+from prompttune.model import PromptModel
 from prompttune.run_axis import RunParameter
 from vidfeat.backbone import TextTower
 
