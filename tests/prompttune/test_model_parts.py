@@ -152,3 +152,14 @@ def test_hard_prompts_of_another_length_are_refused_before_training(target: str,
 )
 def test_class_names_become_words(name: str, split: bool, words: str) -> None:
     assert clean_class_name(name, split_camel_case=split) == words
+
+
+def test_underscores_stay_where_they_are_to_stay_and_acronyms_are_one_word() -> None:
+    assert clean_class_name("wave_hand", replace_underscores=False) == "wave_hand"
+    assert clean_class_name("WatchingTVShow", split_camel_case=True) == "Watching TV Show"
+
+
+def test_the_cleaned_name_is_what_the_prompt_says(target: str) -> None:
+    for options, words in (({}, "wave hand"), ({"replace_underscores": False}, "wave_hand")):
+        model = model_of({"method": "coop", "context": {"n_ctx": 4}, "templates": options}, target)
+        assert model.prompt_texts(["wave_hand"]) == {"wave_hand": f"[4] {words}."}
