@@ -20,7 +20,7 @@ from prompttune.protocols import split_table
 from prompttune.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
 from prompttune.run_folder import store_facts, test_result
 from prompttune.split_of_file import FileSplits
-from prompttune.splits import TestSet, base_and_new, zero_shot
+from prompttune.splits import TestSet, VideoTable, base_and_new, zero_shot
 
 
 def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base_to_new: bool = False) -> Result:
@@ -44,7 +44,7 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
     model = None
     pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
     for path, prompt in pairs or [(None, None)]:
-        config = _config(prompt, given)
+        config = config_of_prompt(prompt, given)
         model, tests = _prepare(config, source, prompt, base_to_new)
         found = {name: predict(model, videos)[0] for name, videos in tests.items()}
         run = _run_result(prompt, path, tests, found, model)
@@ -72,7 +72,8 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
     )
 
 
-def _config(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
+def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that evaluates a prompt (None: zero-shot), with the store and device of `given`."""
     if prompt is None:
         return resolve(merge({"method": "zero-shot"}, given))
     kept: dict[str, Any] = {key: given[key] for key in ("store", "device", "precision") if key in given}
@@ -108,6 +109,23 @@ def _prepare(
         tests = base_and_new(table, known or config.protocol.base_classes)
     else:
         tests = zero_shot(table).tests
+    return prompted_model(config, source, prompt, table=table, tests=tests)
+
+
+def prompted_model(
+    config: TrainConfig,
+    source: FeatureSource,
+    prompt: PromptFile | None,
+    *,
+    table: VideoTable,
+    tests: Sequence[TestSet],
+) -> tuple[PromptModel, dict[str, TestVideos]]:
+    """A model with what a prompt file learned (None: zero-shot), and the test sets with their features.
+
+    Raises:
+        PromptFileError: learned tensors that do not fit the configuration.
+    """
+    trained = prompt.classes if prompt is not None else ()
     hard = _hard_prompts(prompt)
     model = PromptModel(
         config,

@@ -1,4 +1,4 @@
-"""The command line: `prompttune train`, `eval`, `methods`; `prompts` and `splits` are in `cli_prompts`, `cli_splits`.
+"""The command line: `prompttune train`, `eval`, `classify`, `methods`; `prompts` and `splits` are modules of their own.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -111,6 +111,38 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         console.print(f"results: {result.write(out)}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--prompts", type=click.Path(path_type=Path), help="A trained prompt file; none for zero-shot CLIP.")
+@click.option("--classes", help="Names separated by commas, or a file of them.  [default: those trained on]")
+@click.option("--like", help="For video files: the store whose backbone, frames and crop are taken, or a pack.")
+@click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
+@click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
+def classify(source: str, classes: str | None, out: Path | None, **options: Any) -> None:
+    """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
+
+    A store needs no video library and no open_clip. Video files are decoded and encoded like the videos of --like.
+
+    \b
+    prompttune classify new.zarr --prompts runs/coop-target/seed1/prompt.safetensors
+    prompttune classify clip.mp4 --like target.zarr --classes "clapping,sitting down,walking"
+    """
+    from rich.console import Console
+
+    from prompttune.classify import ClassifyOptions
+    from prompttune.classify import classify as classify_videos
+    from prompttune.cli_prompts import named_classes
+    from prompttune.tables import classified_table, write_classified
+
+    found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
+    if out is not None:
+        write_classified(out, found)
+    Console().print(classified_table(found))
 
 
 @cli.command()

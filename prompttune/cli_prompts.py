@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import click
@@ -111,8 +110,16 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Class names of a CSV with a `name` column, or of a file with one name per line; blank lines do not count."""
-    text = path.read_text(encoding="utf-8-sig").splitlines()
-    if text and "name" in [cell.strip() for cell in next(csv.reader([text[0]]))]:
-        return [row["name"].strip() for row in csv.DictReader(text) if (row.get("name") or "").strip()]
-    return [line.strip() for line in text if line.strip()]
+    """Class names of a CSV `id,name`, or of a file with one name per line; blank lines do not count."""
+    from prompttune.split_lists import read_class_file
+
+    return list(read_class_file(path).classes)
+
+
+def named_classes(text: str | None) -> tuple[str, ...]:
+    """Class names given as a file of them, or separated by commas; () for None."""
+    if text is None:
+        return ()
+    if Path(text).is_file():
+        return tuple(read_class_names(Path(text)))
+    return tuple(name.strip() for name in text.split(",") if name.strip())

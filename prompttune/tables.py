@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,6 +19,7 @@ from prompttune.results import CellResult, Result, describe
 from prompttune.runs import nested
 
 if TYPE_CHECKING:
+    from prompttune.classify import Classified
     from prompttune.train import StepRecord, Trainer
 
 _TITLES = {"harmonic_mean": "HM"}
@@ -95,6 +98,25 @@ def describe_method(name: str) -> str:
     config = resolve({"method": name, **required})
     about = textwrap.wrap(f"{METHODS[name].summary}. Defaults: {METHODS[name].source}", 100)
     return "\n".join([*(f"# {line}" for line in about), config.to_toml()])
+
+
+def classified_table(found: Sequence[Classified]) -> Table:
+    """Every video with its most likely classes and their probabilities, one class per line."""
+    table = Table("video", "class", "score", box=box.SIMPLE_HEAD)
+    for video in found:
+        for place, (name, score) in enumerate(zip(video.classes, video.scores, strict=True)):
+            table.add_row(video.id if place == 0 else "", name, f"{100 * score:.1f} %")
+    return table
+
+
+def write_classified(path: Path, found: Sequence[Classified]) -> None:
+    """Writes the same as a CSV `video,rank,class,score`."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("video", "rank", "class", "score"))
+        for video in found:
+            for rank, (name, score) in enumerate(zip(video.classes, video.scores, strict=True), 1):
+                writer.writerow((video.id, rank, name, f"{score:.6f}"))
 
 
 class TrainingLine:

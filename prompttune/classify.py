@@ -1,0 +1,127 @@
+"""A trained prompt, or zero-shot CLIP, on videos without labels: which classes they are, with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prompttune.apply_prompts import config_of_prompt, prompted_model
+from prompttune.data import FeatureSource, open_source
+from prompttune.errors import ConfigError, PromptFileError, explain
+from prompttune.evaluate import predict
+from prompttune.prompt_file import PromptFile, read_prompt_file
+from prompttune.splits import TestSet
+from prompttune.video_files import is_store, open_videos
+
+
+@dataclass(frozen=True)
+class Classified:
+    """One video's most likely classes.
+
+    Attributes:
+        id: its id in the store, or its path below the folder given.
+        classes: the k most likely, most likely first.
+        scores: their probabilities among all classes asked for, in [0, 1].
+    """
+
+    id: str
+    classes: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.id}: {', '.join(f'{c} {100 * s:.1f} %' for c, s in zip(self.classes, self.scores, strict=True))}"
+
+
+@dataclass(frozen=True)
+class ClassifyOptions:
+    """How videos are classified.
+
+    Attributes:
+        prompts: a prompt file; None for zero-shot CLIP.
+        classes: the classes to tell apart; () for those the prompt was trained on, else the store's.
+        like: for video files: a store to read them like, or a backbone pack.
+        n_frames: frames per video, beside a pack.
+        top: how many classes each video gets.
+        template: of the zero-shot prompts, "" for the default.
+    """
+
+    prompts: str | Path | None = None
+    classes: Sequence[str] = ()
+    like: str | Path | None = None
+    n_frames: int | None = None
+    top: int = 5
+    device: str = "cpu"
+    template: str = ""
+
+
+def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -> list[Classified]:
+    """The most likely classes of every video of a store, of a video file, or of the videos below a folder.
+
+    Raises:
+        ConfigError: video files without a store to read them like, or no classes.
+        PromptFileError: prompts of another backbone than the videos'.
+        vidfeat.errors.VidfeatError: a store, pack or video that cannot be used.
+    """
+    prompt = read_prompt_file(options.prompts) if options.prompts is not None else None
+    opened = _open(source, options)
+    if prompt is not None and prompt.pack_hash != opened.pack.hash:
+        raise PromptFileError(
+            explain(
+                "the prompt was learned with another backbone than these features",
+                where=options.prompts,
+                expected=f"pack {opened.pack.hash}",
+                got=f"pack {prompt.pack_hash}",
+                fix="a store (or --like a store) of the model the prompt was trained on",
+            )
+        )
+    return _most_likely(opened, prompt, _classes(opened, prompt, options), options)
+
+
+def _open(source: str | Path, options: ClassifyOptions) -> FeatureSource:
+    if is_store(source):
+        return open_source(source)
+    if options.like is None:
+        raise ConfigError(
+            explain(
+                "a video file is read like the videos of a store",
+                where=source,
+                fix="--like STORE.zarr takes that store's backbone, frames and crop (or --like PACK --frames N)",
+            )
+        )
+    return open_videos(source, like=options.like, n_frames=options.n_frames, device=options.device)
+
+
+def _classes(source: FeatureSource, prompt: PromptFile | None, options: ClassifyOptions) -> tuple[str, ...]:
+    classes = tuple(options.classes) or (prompt.classes if prompt is not None else ())
+    if not classes and is_store(source.path):
+        classes = source.table.classes
+    elif not classes and options.like is not None and is_store(options.like):
+        classes = open_source(options.like).table.classes
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice or not classes:
+        got = f"twice: {', '.join(twice)}" if twice else "none"
+        raise ConfigError(explain("which classes are to be told apart?", got=got, fix="--classes run,jump or a file"))
+    return classes
+
+
+def _most_likely(
+    source: FeatureSource, prompt: PromptFile | None, classes: tuple[str, ...], options: ClassifyOptions
+) -> list[Classified]:
+    given = {"store": source.path, "device": options.device}
+    if options.template and prompt is None:
+        given |= {"templates": {"zero_shot": options.template}}  # type: ignore[dict-item]
+    rows = np.flatnonzero(source.table.usable).astype(np.int64)
+    # Labels play no part in what is predicted.
+    table = replace(source.table, labels=(classes[0],) * len(source.table.ids), classes=classes)
+    test = TestSet("videos", rows, classes)
+    model, videos = prompted_model(config_of_prompt(prompt, given), source, prompt, table=table, tests=(test,))
+    (found,) = predict(model, videos[test.name])
+    best = torch.topk(found.logits.softmax(dim=1), k=min(options.top, len(classes)), dim=1)
+    return [
+        Classified(key, tuple(classes[i] for i in places), tuple(scores))
+        for key, places, scores in zip(found.ids, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
