@@ -50,6 +50,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 
     from prompttune.config import merge, read_toml
     from prompttune.fit import FitOptions, fit
+    from prompttune.run_folder import run_folder_name
     from prompttune.runs import expand_runs, parse_overrides
     from prompttune.tables import TrainingLine, result_table
 
@@ -164,11 +165,6 @@ def methods(name: str | None) -> None:
 
 cli.add_command(prompts_group)
 cli.add_command(splits_group)
-
-
-def run_folder_name(config: Any) -> Path:
-    """The run folder of a configuration: `out` with the method's and the store's name filled in."""
-    return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
 
 def _as_overrides(named: dict[str, Any]) -> list[str]:

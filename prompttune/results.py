@@ -111,6 +111,20 @@ class Result(_Record):
     versions: dict[str, str] = Field(description="packages that made it")
     seconds: float = Field(description="wall clock of the whole command")
 
+    def __repr__(self) -> str:
+        cells = [
+            ", ".join([*(f"{key}={value}" for key, value in cell.overrides.items()), *_in_words(cell.metrics)])
+            for cell in self.cells
+        ]
+        return f"Result({self.method}, {self.protocol}, {len(self.runs)} runs: {'; '.join(cells)})"
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """One row per run, as `load` gives it."""
+        import pandas
+
+        return pandas.DataFrame(rows(self))
+
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
         path = Path(folder) / RESULT
@@ -205,6 +219,10 @@ def package_versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "zarr": zarr.__version__,
     }
+
+
+def _in_words(metrics: Mapping[str, Summary]) -> list[str]:
+    return [f"{name} {describe(metrics, name)}" for name in metrics]
 
 
 def describe(metrics: Mapping[str, Summary], name: str) -> str:

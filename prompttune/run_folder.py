@@ -11,6 +11,7 @@ from typing import Any
 
 from prompttune import evaluate
 from prompttune.checkpoint import NOT_TRAINING
+from prompttune.config import TrainConfig
 from prompttune.data import FeatureSource
 from prompttune.errors import RunFolderError, explain
 from prompttune.evaluate import Predictions
@@ -31,6 +32,11 @@ from prompttune.run_group import RunGroup, subset_accuracy
 from prompttune.runs import Run
 from prompttune.tensor_files import write_bytes
 from prompttune.train import Trainer
+
+
+def run_folder_name(config: TrainConfig) -> Path:
+    """The run folder of a configuration: `out` with the method's and the store's name filled in."""
+    return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
 
 def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
@@ -110,29 +116,32 @@ def test_result(predictions: Predictions) -> TestResult:
 
 
 def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[str, Predictions]) -> None:
-    run, split, model = group.runs[place], group.splits[place], group.model
+    run, model = group.runs[place], group.model
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(run.config.to_toml(), encoding="utf-8")
     evaluate.save_predictions(str(folder / "predictions.npz"), predictions)
     if model.n_parameters == 0:
         return
+    write_prompt_file(folder / "prompt.safetensors", prompt_file_of(group, place))
+
+
+def prompt_file_of(group: RunGroup, place: int) -> PromptFile:
+    """What run number `place` of a group learned, with where it comes from."""
+    run, split, model = group.runs[place], group.splits[place], group.model
     ctx = model.context.exported(place) if model.context is not None else None
-    write_prompt_file(
-        folder / "prompt.safetensors",
-        PromptFile(
-            method=run.config.method,
-            seed=run.seed,
-            config=run.config.model_dump(mode="json"),
-            classes=split.classes,
-            split_sha256=split.sha256,
-            store_fingerprint=group.sources.train.fingerprint,
-            pack_hash=group.sources.train.pack.hash,
-            n_ctx=0 if ctx is None else ctx.shape[0],
-            width=0 if ctx is None else ctx.shape[1],
-            ctx=ctx,
-            learned=model.run_tensors(place),
-            versions=package_versions(),
-        ),
+    return PromptFile(
+        method=run.config.method,
+        seed=run.seed,
+        config=run.config.model_dump(mode="json"),
+        classes=split.classes,
+        split_sha256=split.sha256,
+        store_fingerprint=group.sources.train.fingerprint,
+        pack_hash=group.sources.train.pack.hash,
+        n_ctx=0 if ctx is None else ctx.shape[0],
+        width=0 if ctx is None else ctx.shape[1],
+        ctx=ctx,
+        learned=model.run_tensors(place),
+        versions=package_versions(),
     )
 
 

@@ -124,15 +124,19 @@ class RunGroup:
         }
 
 
-def prepare(runs: Sequence[Run], sources: Sources) -> RunGroup:
+def prepare(runs: Sequence[Run], sources: Sources, *, splits: Sequence[Split] | None = None) -> RunGroup:
     """The group of these runs: splits made, features read, model built.
+
+    Args:
+        splits: one per run, made elsewhere; None for those of the configuration's protocol.
 
     Raises:
         PrompttuneError: a split, prompt file, class name or part of the model that cannot be.
     """
     config = runs[0].config
-    table = _split_table(config, sources)
-    splits = [make_split(config.protocol, table, seed=run.seed, trains=trains(config)) for run in runs]
+    if splits is None:
+        table = _split_table(config, sources)
+        splits = [make_split(config.protocol, table, seed=run.seed, trains=trains(config)) for run in runs]
     others = other_test_sets(sources.tests)
     hard = _hard_prompts(config, sources)
     model = _make_model(runs, sources, splits[0].classes, hard)

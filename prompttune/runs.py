@@ -109,7 +109,7 @@ def parse_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, lis
             problems.append(f"\n    {problem}")
         else:
             values = _values(value)
-            if _holds_list(key):
+            if holds_list(key):
                 values = [values[0] if len(values) == 1 and isinstance(values[0], list) else values]
             if len(values) == 1:
                 tables = merge(tables, nested(key, values[0]))
@@ -148,7 +148,8 @@ def _key_problem(key: str) -> str | None:
     return f"{key}: unknown key; {nearest(key, [*keys, *sections(keys)]) or 'valid keys: ' + ', '.join(keys)}"
 
 
-def _holds_list(key: str) -> bool:
+def holds_list(key: str) -> bool:
+    """Whether the value of a dotted key is a list, so that several values of it are one."""
     annotation: Any = TrainConfig
     for name in key.split("."):
         section = section_of(annotation)

@@ -82,6 +82,9 @@ class TestSet:
     videos: np.ndarray
     classes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"TestSet({self.name}: {len(self.videos)} videos of {len(self.classes)} classes)"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -114,6 +117,10 @@ class Split:
         foreign = {self.table.labels[row] for row in parts["train"] | parts["val"]} - set(self.classes)
         if foreign:
             raise SplitError(explain("classes that must not train are in the training videos", got=some(foreign)))
+
+    def __repr__(self) -> str:
+        parts = [f"{name} {n}" for name, n in self.n_videos().items() if n]
+        return f"Split({self.protocol}: {', '.join(parts)} videos; {len(self.classes)} classes train)"
 
     @property
     def sha256(self) -> str:
