@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidfeat.cli_anchors import anchors
-from vidfeat.errors import VidfeatError
+from vidfeat.errors import VidfeatError, explain
 
 if TYPE_CHECKING:
     from vidfeat.extract_options import ExtractOptions
@@ -35,6 +35,13 @@ class ErrorsAsMessages(click.Group):
             if error.name is None or error.name.split(".")[0] == "vidfeat":
                 raise
             click.echo(f"error: {error.name} is not installed\n  fix:      {_how_to_install(error.name)}", err=True)
+            ctx.exit(USER_ERROR)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # no file of ours, but the machine's: rights, a full disk, a mount that went away
+            fix = "check that the path exists, that this user may use it, and that its disk has room"
+            message = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
+            click.echo(f"error: {message}", err=True)
             ctx.exit(USER_ERROR)
 
 
@@ -134,14 +141,14 @@ def extract(**flags: Any) -> None:
 
     The same command resumes what was interrupted, adds what is missing, and does nothing when nothing is.
     """
-    from vidfeat.extract import extract_or_resume
-    from vidfeat.tables import print_summary
-
     quiet = flags.pop("quiet")
     engine = flags.pop("engine")
     cluster = [flags.pop(name) for name in ("address", "actors", "cpus_per_actor", "gpus_per_actor")]
-    options = _options(flags)
     try:
+        from vidfeat.extract import extract_or_resume
+        from vidfeat.tables import print_summary
+
+        options = _options(flags)
         if engine == "ray":
             from vidfeat.scale import RayOptions, extract_on_ray
 

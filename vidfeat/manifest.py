@@ -20,6 +20,10 @@ VIDEO_EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
 SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "test", "eval"))
 CSV_COLUMNS = ("path", "label", "split", "group")
 _SHOWN = 10
+_FIX = (
+    "Correct the folder, or leave it as it is and name its videos in a CSV with the header path,label (--root FOLDER "
+    "says where the paths start); nothing is skipped or guessed."
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class _Problems:
                 f"This source cannot be used as it is ({len(lines)} kind{'s' if len(lines) > 1 else ''} of problem).",
                 where=source,
                 got="".join(f"\n  - {line}" for line in lines),
-                fix="Correct the source; nothing is skipped or guessed.",
+                fix=_FIX if source.is_dir() else "Correct the source; nothing is skipped or guessed.",
             )
         )
 

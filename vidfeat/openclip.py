@@ -147,7 +147,8 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
             explain(
                 "open_clip is not installed; it brings CLIP's vocabulary",
                 fix='install the video side: pip install "prompttune[extract]"',
-            )
+            ),
+            name="open_clip",
         )
     compressed = Path(installed.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(compressed.read_bytes()).decode("utf-8").split("\n")

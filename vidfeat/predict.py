@@ -205,7 +205,7 @@ def _size(plan: Plan, units: Sequence[Unit], n_rows: int, clip: LoadedClip, *, n
         n_bytes += RECORD_BYTES + len(unit.video_indices) * VIDEO_BYTES + round(share * FRAME_BYTES)
         n_files += 1
     if new:
-        n_bytes += _model_bytes(clip) + TOKENIZER_BYTES + FIXED_BYTES
+        n_bytes += _pack_bytes(clip) + FIXED_BYTES
         n_files += FIXED_FILES + PACK_FILES
     return n_bytes, n_files
 
@@ -217,6 +217,13 @@ def _row_bytes(tap: TapSpec) -> int:
 def _model_bytes(clip: LoadedClip) -> int:
     states = (*clip.text_state.values(), *clip.visual_state.values())
     return sum(tensor.numel() * tensor.element_size() for tensor in states)
+
+
+def _pack_bytes(clip: LoadedClip) -> int:
+    """Of the backbone pack in the store: exact values in float16, zero rows of the token embedding left out."""
+    from vidfeat.backbone.weights import encoded_bytes
+
+    return encoded_bytes(clip.text_state) + encoded_bytes(clip.visual_state) + TOKENIZER_BYTES
 
 
 def _memory(options: ExtractOptions, plan: Plan, clip: LoadedClip, recipe: Recipe) -> int:

@@ -192,6 +192,7 @@ class _Dispatcher:
         """Returns when every task has a receipt."""
         import ray
 
+        self._require_a_node()
         n_actors = min(self._n_actors(), len(self._waiting))
         for _ in range(n_actors):
             self._start(self._hire())
@@ -214,6 +215,9 @@ class _Dispatcher:
         except ray.exceptions.RayActorError as error:
             self._lost(task, error)
             actor = self._hire()
+        except ray.exceptions.RayTaskError as error:
+            # What the actor itself says (a full disk, a store of another plan), without Ray's traceback.
+            raise error.cause if isinstance(error.cause, VidfeatError) else error from None
         else:
             self._meter.encoded(receipt.n_frames)
             self._meter.committed(0, videos=receipt.n_videos, failures=receipt.n_failures)
@@ -236,6 +240,23 @@ class _Dispatcher:
                 )
             ) from error
         self._waiting.appendleft(task)
+
+    def _require_a_node(self) -> None:
+        """Returns when some node can hold an actor; Ray itself would wait for one, in silence and for ever."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = self._options.cpus_per_actor, self._gpus()
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            got = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            raise VidfeatError(
+                explain(
+                    "no node of the Ray cluster has room for an actor",
+                    expected=f"a node with {cpus:g} CPUs and {gpus:g} GPUs",
+                    got=got or "no node alive",
+                    fix="lower --cpus-per-actor or --gpus-per-actor, or start larger nodes",
+                )
+            )
 
     def _gpus(self) -> float:
         import ray

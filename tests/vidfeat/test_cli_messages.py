@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from small_extraction import write_mp4, write_tiny_clip, write_videos
 
+from vidfeat import openclip
 from vidfeat.cli import main
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -206,3 +207,45 @@ def test_export_and_import_bring_the_store_back(tmp_path, videos, clip):
     assert "the file exists" in refusal(vidfeat("export", out, hdf5))
     hdf5.write_bytes(b"no HDF5")
     assert str(hdf5) in refusal(vidfeat("import", hdf5, tmp_path / "Z.zarr"))
+
+
+def test_a_full_or_forbidden_disk_is_one_message(tmp_path, videos, clip, monkeypatch):
+    import errno
+    import os
+
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if "text.safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        said = refusal(extract(videos, tmp_path / "X.zarr", *clip))
+    assert "the backbone pack cannot be written" in said
+    assert "No space left on device" in said
+    assert extract(videos, tmp_path / "X.zarr", *clip).exit_code == 0
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "manifest.json")
+
+    monkeypatch.setattr("vidfeat.store.files.LocalFiles.read", refuse)
+    said = refusal(vidfeat("info", tmp_path / "X.zarr"))
+    assert "manifest.json" in said
+    assert "Permission denied" in said
+
+
+def test_without_the_video_side_the_extra_is_named(tmp_path, videos, clip, monkeypatch):
+    openclip.clip_merges.cache_clear()
+    monkeypatch.setattr(openclip, "find_spec", lambda name: None)
+    said = refusal(extract(videos, tmp_path / "X.zarr", *clip))
+    assert "pip install 'prompttune[extract]'" in said
+
+
+def test_a_folder_that_is_no_source_points_to_a_list(tmp_path, videos, clip):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.mp4").write_bytes(b"x")
+    said = refusal(extract(tmp_path / "flat", tmp_path / "X.zarr", *clip))
+    assert "video outside any class folder" in said
+    assert "a CSV with the header path,label" in said

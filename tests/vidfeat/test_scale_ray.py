@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 from small_extraction import digests, small_options, write_tiny_clip, write_videos
 
+from vidfeat import scale
+from vidfeat.errors import StoreError, VidfeatError
 from vidfeat.extract import extract_or_resume
 from vidfeat.extract_options import ModelChoice
+from vidfeat.job import open_job
+from vidfeat.meter import Meter
 from vidfeat.scale import RayOptions, extract_on_ray
 from vidfeat.store import StoreWriter
 
@@ -95,3 +99,24 @@ def test_units_that_are_done_already_are_not_handed_out(tmp_path, videos, model,
     assert summary.n_units_done == len(StoreWriter.attach(out).plan_units()) - len(done)
     assert {name: (out / "commits" / name).stat().st_mtime_ns for name in done} == done
     assert extract_or_resume(small_options(videos, out, model), quiet=True).nothing_to_do
+
+
+def test_an_actor_that_fits_no_node_is_refused_and_not_waited_for(tmp_path, videos, model, nodes):
+    with pytest.raises(VidfeatError, match=r"no node[\s\S]*64 CPUs[\s\S]*--cpus-per-actor"):
+        extract_on_ray(
+            small_options(videos, tmp_path / "X.zarr", model),
+            RayOptions(cpus_per_actor=64, gpus_per_actor=0),
+            quiet=True,
+        )
+
+
+def test_what_an_actor_says_arrives_as_it_said_it(tmp_path, videos, model, nodes):
+    out = tmp_path / "X.zarr"
+    job = open_job(small_options(videos, out, model))
+    (out / "tokens" / "01").rename(out / "elsewhere")
+    (out / "tokens" / "01").write_bytes(b"in the way")
+    with pytest.raises(StoreError, match=r"^the file system refused to write") as caught:
+        scale._run(
+            job, job.share(None), small_options(videos, out, model).machine, RayOptions(gpus_per_actor=0), Meter()
+        )
+    assert "Traceback" not in str(caught.value)

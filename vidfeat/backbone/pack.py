@@ -120,7 +120,8 @@ class BackbonePack:
             tokenizer: must match the text tower's vocabulary and context length.
 
         Raises:
-            PackError: tensors missing, left over, of another shape or not finite, or another thing at `path`.
+            PackError: tensors missing, left over, of another shape or not finite; another thing at `path`; no room, or
+                no right, to write there.
         """
         directory = Path(path)
         config = _checked(config, text_state=text_state, visual_state=visual_state, tokenizer=tokenizer)
@@ -130,8 +131,19 @@ class BackbonePack:
             TOKENIZER: tokenizer.to_bytes(),
         }
         contents = payloads | {CONFIG: _config_bytes(config, payloads)}
-        if directory.exists() or not write_directory(directory, contents):
-            return _kept_if_equal(directory, contents)
+        try:
+            if directory.exists() or not write_directory(directory, contents):
+                return _kept_if_equal(directory, contents)
+        except OSError as error:
+            raise PackError(
+                explain(
+                    "the backbone pack cannot be written",
+                    where=directory,
+                    expected=f"{sum(map(len, contents.values()))} free bytes, and the right to write there",
+                    got=error.strerror or error,
+                    fix="free some space, or give another place to write to, and run the same command again",
+                )
+            ) from error
         return cls.load(directory)
 
     def text_tower(self) -> TextTower:

@@ -46,6 +46,16 @@ def encode_state(state: Mapping[str, Tensor]) -> bytes:
     """A safetensors file of the state: float16 where exact, float32 otherwise, zero embedding rows left out."""
     from safetensors.torch import save
 
+    return save({name: _smallest_exact(value) for name, value in sorted(_compact(state).items())})
+
+
+def encoded_bytes(state: Mapping[str, Tensor]) -> int:
+    """Bytes of the tensors in `encode_state`'s file, without making it; its header (100 bytes a tensor) is left out."""
+    tensors = map(_smallest_exact, _compact(state).values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {name: value.detach().to(device="cpu", dtype=torch.float32) for name, value in state.items()}
     if EMBEDDING in tensors:
         weight = tensors[EMBEDDING]
@@ -53,7 +63,7 @@ def encode_state(state: Mapping[str, Tensor]) -> bytes:
         if len(used) * 2 < len(weight):
             del tensors[EMBEDDING]
             tensors |= {EMBEDDING_IDS: used, EMBEDDING_ROWS: weight[used]}
-    return save({name: _smallest_exact(value) for name, value in sorted(tensors.items())})
+    return tensors
 
 
 def decode_state(data: bytes, *, vocab_size: int) -> dict[str, Tensor]:

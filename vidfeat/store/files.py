@@ -22,6 +22,9 @@ PARTIAL_SUFFIX = ".partial"
 LOCK_PATH = "commits/.lock"
 _PIECE_BYTES = 8 * 2**20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# How often a file is written anew whose temporary file another process has swept.
+WRITE_ATTEMPTS = 3
 
 
 def ignore_step(step: str) -> None:
@@ -36,6 +39,10 @@ class Staged:
     step: str
     partial: Path | None = None
     content: bytes | bytearray = b""
+
+
+class StagedFileLost(StoreError):
+    """The temporary file of a staged one is gone: a second coordinator has swept it. Staging it again is right."""
 
 
 class Files(Protocol):
@@ -110,32 +117,54 @@ class LocalFiles:
         is removed; after a kill `sweep` removes it.
 
         Raises:
-            StoreError: no space (or quota, or file size limit) left; nothing was changed.
+            StoreError: no space (or quota, or file size limit) left, or no right to write there; nothing was changed.
         """
-        self.publish([self.stage(path, content, step=step)])
+        for attempt in range(WRITE_ATTEMPTS):
+            staged = self.stage(path, content, step=step)
+            try:
+                return self.publish([staged])
+            except StagedFileLost:
+                if attempt == WRITE_ATTEMPTS - 1:
+                    raise
+            finally:
+                self.discard(staged)
 
     def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged:
         """The slow half of `write`: the temporary file, written and fsynced. Raises as `write` does."""
         target = self.root / path
-        self._make_directory(target.parent)
         partial = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
         try:
+            self._make_directory(target.parent)
             self._write_synced(partial, content, step)
         except BaseException as error:
-            partial.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _NO_SPACE:
-                raise _no_space(target, len(content), error) from error
+            with suppress(OSError):
+                partial.unlink()
+            if isinstance(error, OSError):
+                raise _cannot_write(target, len(content), error) from error
             raise
         return Staged(path, step, partial)
 
     def publish(self, staged: Sequence[Staged]) -> None:
-        """The quick half of `write`, for several files at once: renames, then an fsync of each of their directories."""
+        """The quick half of `write`, for several files at once: renames, then an fsync of each of their directories.
+
+        Raises:
+            StagedFileLost: a temporary file is no longer there.
+            StoreError: as `write`.
+        """
         for one in staged:
             assert one.partial is not None
-            os.replace(one.partial, self.root / one.path)
+            try:
+                os.replace(one.partial, self.root / one.path)
+            except FileNotFoundError as error:
+                raise _swept(one.partial) from error
+            except OSError as error:
+                raise _cannot_write(self.root / one.path, 0, error) from error
             self._on_step(f"{one.step}:renamed")
         for directory in dict.fromkeys((self.root / one.path).parent for one in staged):
-            _sync_directory(directory)
+            try:
+                _sync_directory(directory)
+            except OSError as error:
+                raise _cannot_write(directory, 0, error) from error
         for step in dict.fromkeys(one.step for one in staged):
             self._on_step(f"{step}:durable")
 
@@ -169,13 +198,15 @@ class LocalFiles:
             _sync_directory(path.parent)
 
     def remove(self, path: str) -> None:
-        """Takes a file away durably; absent is fine."""
+        """Takes a file away durably; absent is fine. Raises: StoreError."""
         target = self.root / path
         try:
             target.unlink()
+            _sync_directory(target.parent)
         except FileNotFoundError:
             return
-        _sync_directory(target.parent)
+        except OSError as error:
+            raise _cannot_write(target, 0, error) from error
         self._on_step(f"remove:{path}")
 
     def listing(self, prefix: str = "") -> dict[str, int]:
@@ -209,8 +240,12 @@ class LocalFiles:
         import fcntl
 
         path = self.root / LOCK_PATH
-        self._make_directory(path.parent)
-        with open(path, "ab") as handle:
+        try:
+            self._make_directory(path.parent)
+            handle = open(path, "ab")  # noqa: SIM115
+        except OSError as error:
+            raise _cannot_write(path, 0, error) from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             except OSError as error:
@@ -231,13 +266,29 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _no_space(target: Path, n_bytes: int, error: OSError) -> StoreError:
-    return StoreError(
-        explain(
+def _cannot_write(target: Path, n_bytes: int, error: OSError) -> StoreError:
+    """What the operating system said, as the one message that says what to do about it."""
+    if error.errno in _NO_SPACE:
+        what, expected = (
             "no room to write a file of the store",
-            where=target,
-            expected=f"{n_bytes} free bytes",
-            got=error.strerror,
-            fix="free some space and run the same command again: what was committed is kept",
+            f"{n_bytes} free bytes" if n_bytes else "some free bytes",
+        )
+        fix = "free some space and run the same command again: what was committed is kept"
+    elif error.errno in _NOT_ALLOWED:
+        what, expected = "this process may not write there", "a directory that it can write to"
+        fix = "give another --out, or the rights to this one (a store that is only read needs none)"
+    else:
+        what, expected = "the file system refused to write a file of the store", "a write that succeeds"
+        fix = "look at the disk or the mount, then run the same command again: what was committed is kept"
+    return StoreError(explain(what, where=target, expected=expected, got=error.strerror or error, fix=fix))
+
+
+def _swept(partial: Path) -> StagedFileLost:
+    return StagedFileLost(
+        explain(
+            "a temporary file of this process vanished",
+            where=partial,
+            got="no such file: another process opened the store as its coordinator meanwhile, and swept",
+            fix="run one extract per store, or a job array with --units I/N; the same command resumes",
         )
     )

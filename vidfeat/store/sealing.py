@@ -13,7 +13,7 @@ from typing import Any
 
 from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord
-from vidfeat.store.files import Files
+from vidfeat.store.files import WRITE_ATTEMPTS, Files, StagedFileLost
 from vidfeat.store.index import build_index, index_files
 from vidfeat.store.plan import SPEC_PATH, Plan, Unit
 from vidfeat.store.records import seal, unseal
@@ -171,6 +171,15 @@ def _require_sizes(files: Files, records: list[CommitRecord]) -> None:
 
 def _write_different(files: Files, contents: Mapping[str, bytes]) -> None:
     """Writes those of the files that do not have their content yet."""
+    for attempt in range(WRITE_ATTEMPTS):
+        try:
+            return _write_once(files, contents)
+        except StagedFileLost:
+            if attempt == WRITE_ATTEMPTS - 1:
+                raise
+
+
+def _write_once(files: Files, contents: Mapping[str, bytes]) -> None:
     sizes = files.listing()
     standing = files.read_many([path for path, content in contents.items() if sizes.get(path) == len(content)])
     staged = []

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vidfeat.errors import StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord, TapRows, encode_commit, require_commit_of
-from vidfeat.store.files import Files, OnStep, files_at
+from vidfeat.store.files import WRITE_ATTEMPTS, Files, OnStep, Staged, StagedFileLost, files_at
 from vidfeat.store.plan import (
     Pass,
     Plan,
@@ -286,7 +286,16 @@ class StoreWriter:
         contents, record = encode_commit(
             unit, spec=self.plan.spec, taps=self._taps, planned=planned, arrays=arrays, videos=videos
         )
-        staged = []
+        for attempt in range(WRITE_ATTEMPTS):
+            try:
+                return self._put(unit, contents, record)
+            except StagedFileLost:
+                if attempt == WRITE_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _put(self, unit: Unit, contents: Mapping[str, bytearray], record: CommitRecord) -> CommitRecord:
+        staged: list[Staged] = []
         try:
             # The slow part first, outside the lock: only renames and the small record are serialised between workers.
             for path, content in contents.items():
@@ -324,6 +333,8 @@ class StoreWriter:
     def finalize(self) -> Manifest:
         """Writes the index and the manifest, after which readers accept the store; harmless to repeat.
 
+        What killed workers left behind is swept first: with every unit committed nobody has anything left to publish.
+
         Raises:
             StoreIncompleteError: units are missing.
             StoreCorruptError: a commit record is damaged, or a committed file is missing or truncated.
@@ -339,7 +350,6 @@ class StoreWriter:
                     fix="run the same extract command again",
                 )
             )
-        # What a lost node left behind is nobody's now: every unit is committed.
         self._files.sweep()
         commits = {self._units[index].commit_path: FileRecord.of(one.to_bytes()) for index, one in records.items()}
         return write_manifest(self._files, self.plan, list(records.values()), commits)
