@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from prompttune.anchors import ANCHOR_LOSSES, NEGATIVE_PROMPT_LISTS, NegativePro
 from prompttune.config import AnchorsConfig
 from prompttune.data import AnchorBatch, FeatureSource, FrameReduction, read_features
 from prompttune.errors import FeatureError, explain
+from prompttune.frames import TokenReader, VideoReader, make_sampler
 from prompttune.run_axis import RunGenerators
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class AnchorVideos:
 
     Args:
         source: the anchors' store; all its usable videos are anchors.
-        reduce: as for the training videos.
+        reduce: as for the training videos; so are views, frames and tokens.
         model: encodes the negatives as written, once.
         vocabulary: the training classes.
         seeds: one per run.
@@ -55,7 +56,16 @@ class AnchorVideos:
         rows = np.flatnonzero(source.table.usable).astype(np.int64)
         _check(source, rows, n_anchors=config.n_anchors, task_hashes=task_hashes)
         self.n_anchors = config.n_anchors
-        self.values: Tensor = read_features(source, rows, reduce=reduce).values.to(model.device)
+        still = read_features(source, rows, reduce=reduce).to(model.device)
+        self.values: Tensor = still.values
+        visual = model.config.visual
+        self.reader = VideoReader(
+            source,
+            still,
+            reduce=reduce,
+            sampler=make_sampler(model.config.frames, source, seeds=seeds, purpose="anchors"),
+            tokens=None if visual is None else TokenReader(source, visual.first_block),
+        )
         negatives = negative_prompts(config)
         self.frozen_negatives = model.frozen_text(negatives.words, (negatives.template,))
         # The learned context goes in front of negatives only where it is one for all classes and videos.
@@ -70,8 +80,17 @@ class AnchorVideos:
 
     def draw(self) -> AnchorBatch:
         """The anchors of the next step of every run; those of one step differ."""
-        picks = self.generators.permutation(len(self))[:, : self.n_anchors].to(self.values.device)
-        return AnchorBatch(self.values[picks], self.frozen_negatives, self.joint)
+        inputs = self.reader.take(self.generators.permutation(len(self))[:, : self.n_anchors])
+        return AnchorBatch(inputs.features, self.frozen_negatives, self.joint, inputs.tokens)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor a later draw depends on: what a checkpoint keeps."""
+        return {"order": self.generators.state(), **self.reader.state()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continues where `state` was taken."""
+        self.generators.load_state(state["order"])
+        self.reader.load_state(state)
 
 
 def _check(source: FeatureSource, rows: np.ndarray, *, n_anchors: int, task_hashes: frozenset[str]) -> None:

@@ -13,6 +13,7 @@ from prompttune import evaluate
 from prompttune.config import NONE, TrainConfig, merge, resolve
 from prompttune.data import FeatureSource, open_source, read_features
 from prompttune.evaluate import Predictions, TestVideos, predict
+from prompttune.frames import TokenReader
 from prompttune.heads import frame_reduction
 from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_prompt_file
@@ -21,6 +22,8 @@ from prompttune.results import SCHEMA_VERSION, CellResult, Result, RunResult, Su
 from prompttune.run_folder import store_facts, test_result
 from prompttune.split_of_file import FileSplits
 from prompttune.splits import TestSet, VideoTable, base_and_new, zero_shot
+from prompttune.store_needs import require_served
+from prompttune.visual_prompts import placement
 
 
 def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base_to_new: bool = False) -> Result:
@@ -45,6 +48,7 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
     pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
     for path, prompt in pairs or [(None, None)]:
         config = config_of_prompt(prompt, given)
+        require_served(config, [source], trains=False)
         model, tests = _prepare(config, source, prompt, base_to_new)
         found = {name: predict(model, videos)[0] for name, videos in tests.items()}
         run = _run_result(prompt, path, tests, found, model)
@@ -58,6 +62,7 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
         schema_version=SCHEMA_VERSION,
         method="zero-shot" if not prompts else " ".join(dict.fromkeys(prompt.method for prompt in prompts)),
         protocol="base-to-new" if base_to_new or "new" in classes else "zero-shot",
+        visual_prompts=None if model.config.visual is None else placement(model.config.visual.first_block),
         config=model.config.model_dump(mode="json"),
         axes={},
         store=store_facts(source),
@@ -139,7 +144,8 @@ def prompted_model(
         model.load_run_tensors(0, prompt.learned)
     rows = np.concatenate([test.videos for test in tests])
     features = read_features(source, rows, reduce=frame_reduction(config.head)).to(model.device)
-    return model, {test.name: TestVideos(test, table, features) for test in tests}
+    tokens = None if config.visual is None else TokenReader(source, config.visual.first_block)
+    return model, {test.name: TestVideos(test, table, features, tokens) for test in tests}
 
 
 def _hard_prompts(prompt: PromptFile | None) -> list[Any]:

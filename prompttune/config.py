@@ -15,189 +15,30 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from prompttune.config_sections import (
+    NONE,
+    AggregationConfig,
+    AnchorsConfig,
+    ClassesConfig,
+    ContextConfig,
+    CouplingConfig,
+    FramesConfig,
+    HeadConfig,
+    LogConfig,
+    NonNegative,
+    OptimConfig,
+    ProtocolConfig,
+    Section,
+    TargetsConfig,
+    TemplatesConfig,
+    VisualConfig,
+    Weight,
+    none_word,
+)
 from prompttune.errors import ConfigError, explain
 from prompttune.methods import LOSS_TERMS, METHODS
-
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-NONE = "none"
-
-
-def _none(value: Any) -> Any:
-    """TOML has no null: the word "none" stands for it, so that a resolved configuration can be read back."""
-    return None if value == NONE else value
-
-
-def _template(text: str) -> str:
-    if text.count("{}") != 1:
-        raise ValueError(f"a template holds {{}} once, where the class name goes; got {text!r}")
-    return text
-
-
-Template = Annotated[str, AfterValidator(_template)]
-
-
-class Section(BaseModel):
-    """A frozen table of the configuration that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ProtocolConfig(Section):
-    """Which videos train, which test, and among which classes."""
-
-    name: Literal["base-to-new", "few-shot", "fully-supervised", "zero-shot"] = "base-to-new"
-    shots: Annotated[Positive | None, BeforeValidator(_none)] = 16
-    val_shots: NonNegative = 0
-    base_classes: Annotated[tuple[str, ...] | None, BeforeValidator(_none)] = None
-    test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(_none)] = None
-    split_seed: NonNegative = 0
-    test_stores: tuple[str, ...] = ()
-    split_file: Annotated[str | None, BeforeValidator(_none)] = None
-    test_split_files: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> ProtocolConfig:
-        if self.shots is not None and self.val_shots >= self.shots:
-            raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
-        if self.base_classes is not None and self.name != "base-to-new":
-            raise ValueError(f"base_classes belongs to the protocol base-to-new, not to {self.name}")
-        if self.split_file is not None and (self.base_classes, self.test_fraction) != (None, None):
-            raise ValueError("base_classes and test_fraction do not act beside split_file, which says who is where")
-        if self.test_split_files and len(self.test_split_files) != len(self.test_stores):
-            raise ValueError('test_split_files takes one file for each of test_stores, "none" for a store without')
-        return self
-
-
-class ContextConfig(Section):
-    """The learned tokens in the text tower: `kind = "none"` trains none."""
-
-    kind: Literal["none", "shared", "class", "image"] = "none"
-    n_ctx: Positive = 16
-    init: str = "random"
-    init_std: Annotated[float, Field(gt=0)] = 0.02
-    position: Literal["end", "middle", "front"] = "end"
-    prompt_depth: Positive = 1
-    image_hidden: Annotated[Positive | None, BeforeValidator(_none)] = None
-    class_tokens_block: Annotated[Positive | None, BeforeValidator(_none)] = None
-    class_tokens_hidden: Positive = 128
-
-    @model_validator(mode="after")
-    def _check(self) -> ContextConfig:
-        if self.kind == "none" and (self.prompt_depth > 1 or self.class_tokens_block is not None):
-            raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
-        return self
-
-
-class CouplingConfig(Section):
-    """Frozen hard prompts from other data sets, mixed with the soft context.
-
-    What is "none" below `hard_prompts` is as the variant has it (`prompttune.coupling.COUPLING_VARIANTS`).
-    """
-
-    variant: Literal["released", "linear", "two-layer", "residual", "token"] = "released"
-    hard_prompts: tuple[str, ...] = ()
-    residual: Annotated[bool | None, BeforeValidator(_none)] = None
-    dropout: Annotated[float | None, Field(ge=0, lt=1), BeforeValidator(_none)] = None
-    dropout_mask: Annotated[Literal["shared", "per-class"] | None, BeforeValidator(_none)] = None
-    depth: Annotated[Positive | None, BeforeValidator(_none)] = None
-    shared_mapping: Annotated[bool | None, BeforeValidator(_none)] = None
-    init: Annotated[Literal["torch", "soft"] | None, BeforeValidator(_none)] = None
-
-    def changes(self) -> dict[str, Any]:
-        """The options that differ from the variant's, as `coupling_options` takes them."""
-        return self.model_dump(exclude={"variant", "hard_prompts"}, exclude_none=True)
-
-
-class AnchorsConfig(Section):
-    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
-
-    store: str
-    loss: Literal["additive", "margin-softplus", "margin-hinge", "extra-class", "distill", "feature", "text-anchor"] = (
-        "margin-softplus"
-    )
-    weight: Weight = 1.0
-    options: dict[str, float | bool | str] = Field(default_factory=dict)
-    n_anchors: Positive = 8
-    negatives: Literal["generic", "released"] | tuple[str, ...] = "generic"
-    template: Template = "a video of {}."
-    prompted_negatives: bool = True
-    allow_inert: bool = False
-
-
-class HeadConfig(Section):
-    """How frame features become one video feature, and what comes after it."""
-
-    temporal: Literal["mean", "mean-of-normalised", "transformer", "attention", "concept-spotting"] = "mean"
-    temporal_layers: Positive = 1
-    temporal_residual: bool = False
-    max_frames: Positive = 32
-    spotting_temperature: Annotated[float, Field(gt=0)] = 0.01
-    adapter: Literal["none", "clip-adapter", "tip-adapter", "linear-probe"] = "none"
-    adapter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
-    tip_alpha: Annotated[float, Field(ge=0)] = 1.17
-    tip_beta: Annotated[float, Field(ge=0)] = 1.0
-    train_keys: bool = False
-    logit_scale: Annotated[float | None, Field(gt=0), BeforeValidator(_none)] = None
-
-
-class TargetsConfig(Section):
-    """What the cross-entropy is taken against."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
-
-
-class ClassesConfig(Section):
-    """Which training classes a step takes: all, or its batch's and some others (`prompttune.class_sampling`)."""
-
-    sample: Literal["all", "random", "hard"] = "all"
-    n_negatives: Positive = 64
-
-
-class AggregationConfig(Section):
-    """PromptSRC's Gaussian-weighted mean of the prompts over epochs."""
-
-    mean: Annotated[float, Field(gt=0)] = 15.0
-    std: Annotated[float, Field(gt=0)] = 1.0
-
-
-class OptimConfig(Section):
-    """The optimiser; the learning rate is warmed up linearly and follows a cosine, stepped per iteration."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
-    epochs: NonNegative = 50
-    batch_size: Positive = 32
-    accumulate: Positive = 1
-    weight_decay: Weight = 5e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
-    gradient: Literal["sum", "prograd"] = "sum"
-
-
-class TemplatesConfig(Section):
-    """Hand-written prompts, and how class names are cleaned before they enter any prompt."""
-
-    zero_shot: Template = "a video of a person {}."
-    ensemble: tuple[Template, ...] = ()
-    split_camel_case: bool = False
-    replace_underscores: bool = True
-
-
-class LogConfig(Section):
-    """How often what is written."""
-
-    every: Positive = 10
-    checkpoint_seconds: Weight = 30.0
-    tensorboard: bool = False
 
 
 class TrainConfig(Section):
@@ -215,13 +56,15 @@ class TrainConfig(Section):
     recompute: bool = False
     protocol: ProtocolConfig = ProtocolConfig()
     context: ContextConfig = ContextConfig()
-    coupling: Annotated[CouplingConfig | None, BeforeValidator(_none)] = None
-    anchors: Annotated[AnchorsConfig | None, BeforeValidator(_none)] = None
+    visual: Annotated[VisualConfig | None, BeforeValidator(none_word)] = None
+    frames: FramesConfig = FramesConfig()
+    coupling: Annotated[CouplingConfig | None, BeforeValidator(none_word)] = None
+    anchors: Annotated[AnchorsConfig | None, BeforeValidator(none_word)] = None
     head: HeadConfig = HeadConfig()
     losses: dict[str, Weight] = Field(default_factory=lambda: {"cross-entropy": 1.0})
     targets: TargetsConfig = TargetsConfig()
     classes: ClassesConfig = ClassesConfig()
-    aggregation: Annotated[AggregationConfig | None, BeforeValidator(_none)] = None
+    aggregation: Annotated[AggregationConfig | None, BeforeValidator(none_word)] = None
     optim: OptimConfig = OptimConfig()
     templates: TemplatesConfig = TemplatesConfig()
     log: LogConfig = LogConfig()
@@ -252,6 +95,8 @@ class TrainConfig(Section):
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
         yield from self._head_problems()
+        if self.visual is not None:
+            yield from self._visual_problems(self.visual)
         if self.classes.sample != "all":
             yield from self._class_sampling_problems()
 
@@ -275,6 +120,25 @@ class TrainConfig(Section):
             yield "a linear probe chooses its strength on validation videos: protocol.val_shots (--val 4)"
         if head.train_keys and head.adapter != "tip-adapter":
             yield f"head.train_keys belongs to head.adapter = 'tip-adapter', not to {head.adapter!r}"
+
+    def _visual_problems(self, visual: VisualConfig) -> Iterable[str]:
+        given = f"visual.source = {visual.source!r}"
+        context = self.context
+        if METHODS[self.method].fit != "gradient":
+            yield f"visual prompts are trained, and {self.method} trains nothing by gradient (visual = none)"
+        if self.head.adapter in ("tip-adapter", "linear-probe"):
+            yield f"head.adapter = {self.head.adapter!r} is made of frozen features, which visual prompts change"
+        if visual.source == "own":
+            return
+        if context.kind != "shared":
+            yield f'{given} maps text prompts shared by all classes: context.kind = "shared", not {context.kind!r}'
+        if context.n_ctx != visual.n_prompts:
+            yield f"{given} pairs prompts: visual.n_prompts = {visual.n_prompts}, context.n_ctx = {context.n_ctx}"
+        deep_enough = visual.depth <= context.prompt_depth if visual.source == "from-text" else False
+        if not deep_enough and visual.depth != context.prompt_depth:
+            yield f"{given}: visual.depth = {visual.depth}, but context.prompt_depth = {context.prompt_depth}"
+        if visual.source == "to-text" and context.init != "random":
+            yield f"{given} makes the context of visual prompts: context.init = {context.init!r} cannot start it"
 
     def _coupling_problems(self, coupling: CouplingConfig) -> Iterable[str]:
         depth, prompt_depth = coupling.depth or 1, self.context.prompt_depth

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from prompttune.errors import FeatureError, explain
-from prompttune.splits import Split, VideoTable
-from vidfeat.backbone import BackbonePack
+from prompttune.extract_command import extract_command
+from prompttune.splits import VideoTable
+from vidfeat.backbone import BackboneConfig, BackbonePack
 from vidfeat.store import StoreReader, open_store
 
 POOLED = "pooled"
@@ -48,12 +49,15 @@ class FeatureSource:
         return self.reader.fingerprint.sha256
 
 
-def open_source(path: str | Path, *, pack_hash: str | None = None, needed_by: str = "") -> FeatureSource:
+def open_source(
+    path: str | Path, *, pack_hash: str | None = None, needed_by: str = "", model: BackboneConfig | None = None
+) -> FeatureSource:
     """The store at `path` with its pack, checked to be one another's.
 
     Args:
         pack_hash: the pack that its features must come from; None for any.
         needed_by: what asks for that pack, for the message.
+        model: the backbone in that pack, for the message.
 
     Raises:
         FeatureError: no pooled features, or features of another pack.
@@ -67,7 +71,7 @@ def open_source(path: str | Path, *, pack_hash: str | None = None, needed_by: st
                 where=path,
                 expected=f"the tap {POOLED!r}",
                 got=", ".join(reader.taps),
-                fix="vidfeat extract SOURCE --out STORE --taps pooled",
+                fix=extract_command(path, reader, taps=[*reader.taps, POOLED]),
             )
         )
     if pack_hash is not None and reader.pack_hash != pack_hash:
@@ -77,7 +81,9 @@ def open_source(path: str | Path, *, pack_hash: str | None = None, needed_by: st
                 where=path,
                 expected=f"pack {pack_hash}",
                 got=f"pack {reader.pack_hash}",
-                fix="extract these videos again with the same --model and --pretrained",
+                fix="extract these videos again with that model"
+                if model is None
+                else extract_command("ANOTHER.zarr", reader, taps=list(reader.taps), model=model),
             )
         )
     pack = BackbonePack.load(reader.pack_path, expected_hash=reader.pack_hash)
@@ -128,12 +134,15 @@ class FeatureTable:
         return FeatureTable(self.rows, self.values.to(device))
 
 
-def read_features(source: FeatureSource, rows: Sequence[int] | np.ndarray, *, reduce: FrameReduction) -> FeatureTable:
+def read_features(
+    source: FeatureSource, rows: Sequence[int] | np.ndarray, *, reduce: FrameReduction, view: int = 0
+) -> FeatureTable:
     """The pooled features of `rows` (any order, repeats allowed), read once.
 
     Args:
         reduce: "mean" averages frames as they are, "mean-of-normalised" after giving each unit length, "none" keeps
             them, which needs videos of equally many frames.
+        view: of the store's views.
 
     Raises:
         FeatureError: features that are not finite, or unequal frame counts where frames are kept.
@@ -142,7 +151,7 @@ def read_features(source: FeatureSource, rows: Sequence[int] | np.ndarray, *, re
     parts = []
     for start in range(0, len(unique), _READ_CHUNK):
         chunk = unique[start : start + _READ_CHUNK]
-        read = source.reader.rows(POOLED, chunk)
+        read = source.reader.rows(POOLED, chunk, view=view)
         values, offsets = np.asarray(read.values, dtype=np.float32), np.asarray(read.offsets)
         _check_finite(source, chunk, values, offsets)
         parts.append(_reduced(source, chunk, values, offsets, reduce=reduce))
@@ -150,7 +159,7 @@ def read_features(source: FeatureSource, rows: Sequence[int] | np.ndarray, *, re
         return FeatureTable(unique, torch.zeros(0, source.pack.config.embed_dim))
     widths = {part.shape[1:] for part in parts}
     if len(widths) > 1:
-        raise _unequal_frames(source, sorted({shape[0] for shape in widths}))
+        raise unequal_frames(source, sorted({shape[0] for shape in widths}))
     return FeatureTable(unique, torch.from_numpy(np.concatenate(parts)))
 
 
@@ -174,20 +183,22 @@ def _reduced(
     counts = np.diff(offsets)
     if reduce == "none":
         if len(set(counts.tolist())) > 1:
-            raise _unequal_frames(source, sorted(set(counts.tolist())))
+            raise unequal_frames(source, sorted(set(counts.tolist())))
         return values.reshape(len(rows), int(counts[0]), -1)
     if reduce == "mean-of-normalised":
         values = values / np.linalg.norm(values, axis=1, keepdims=True)
     return np.add.reduceat(values, offsets[:-1], axis=0) / counts[:, None].astype(np.float32)
 
 
-def _unequal_frames(source: FeatureSource, counts: Sequence[int]) -> FeatureError:
+def unequal_frames(source: FeatureSource, counts: Sequence[int]) -> FeatureError:
+    """The error where frames are looked at one by one and videos have unequally many."""
     return FeatureError(
         explain(
-            "a head over frames needs videos of equally many frames",
+            "frames are looked at one by one, which needs videos of equally many",
             where=source.path,
             got=f"videos of {', '.join(map(str, counts[:6]))} frames",
-            fix='head.temporal = "mean", or extract with a fixed --frames',
+            fix="extract with a fixed --frames; pooled features averaged over frames (head.temporal = mean, no visual "
+            "prompts, all frames used) need no equal number",
         )
     )
 
@@ -199,10 +210,12 @@ class Batch:
     Attributes:
         features: float32 [R B E] or [R B F E], not normalised.
         labels: positions in the training classes, int64 [R B].
+        tokens: [R B F S D] of the same frames, entering the first prompted block; None without visual prompts.
     """
 
     features: Tensor
     labels: Tensor
+    tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.features.shape[:2] != self.labels.shape:
@@ -218,38 +231,13 @@ class AnchorBatch:
         frozen_negatives: unit features of the negative prompts as written, [Q E].
         joint: the training classes followed by the negatives' words, where the learned context goes in front of these
             too; else None.
+        tokens: [R A F S D] of the same frames, entering the first prompted block; None without visual prompts.
     """
 
     features: Tensor
     frozen_negatives: Tensor
     joint: Any = None
-
-
-class TrainingVideos:
-    """The training videos of R runs: one copy of the features, R lists of which of them each run trains on.
-
-    Args:
-        table: features of the union of the runs' videos.
-        splits: one split per run, of equally many training videos and the same classes.
-    """
-
-    def __init__(self, table: FeatureTable, splits: Sequence[Split]) -> None:
-        lengths = {len(split.train) for split in splits}
-        if len(lengths) != 1:
-            raise ValueError(f"runs of {sorted(lengths)} training videos cannot be trained together")
-        device = table.values.device
-        self.values = table.values
-        self.positions = torch.stack([table.positions(split.train) for split in splits]).to(device)
-        self.labels = torch.stack([labels_of(split.table, split.train, split.classes) for split in splits]).to(device)
-
-    def __len__(self) -> int:
-        """Training videos per run."""
-        return self.positions.shape[1]
-
-    def batch(self, picks: Tensor) -> Batch:
-        """The videos at `picks`, int64 [R B], each in [0, len(self))."""
-        picks = picks.to(self.positions.device)
-        return Batch(self.values[self.positions.gather(1, picks)], self.labels.gather(1, picks))
+    tokens: Tensor | None = None
 
 
 def labels_of(table: VideoTable, rows: np.ndarray, classes: Sequence[str]) -> Tensor:

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from prompttune.data import FeatureTable, labels_of
 from prompttune.errors import explain
+from prompttune.frames import TokenReader
 from prompttune.model import PromptModel, autocast
 from prompttune.splits import TestSet, VideoTable
 
 _EVALUATION_BATCH = 512  # videos per pass through the head
+_EVALUATION_TOKENS = 32_768  # tokens x frames x runs per pass through the vision tower: bounds its memory
 _CALIBRATION_BINS = 15
 
 
@@ -28,7 +30,8 @@ class TestVideos:
     Attributes:
         test: which videos, among which classes.
         table: the store's columns that `test.videos` are rows of.
-        features: at least those videos' features.
+        features: at least those videos' features, of the first view and all frames.
+        tokens: reads their tokens; None without visual prompts.
     """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
@@ -36,6 +39,7 @@ class TestVideos:
     test: TestSet
     table: VideoTable
     features: FeatureTable
+    tokens: TokenReader | None = None
 
 
 @dataclass(frozen=True)
@@ -114,33 +118,65 @@ class Predictions:
         return sum(gaps) / len(self.labels)
 
 
-@torch.no_grad()
 def predict(model: PromptModel, videos: TestVideos) -> list[Predictions]:
-    """Every run's predictions on one test set."""
-    was_training = model.training
-    model.eval()
-    try:
-        logits = _all_logits(model, videos)
-    finally:
-        model.train(was_training)
+    """Every run's predictions on one test set that all share."""
+    return [_predictions(videos, run) for run in _logits(model, videos, videos.test.videos[None])]
+
+
+def predict_own(model: PromptModel, videos: Sequence[TestVideos]) -> list[Predictions]:
+    """Each run's predictions on a test set of its own, run r's on `videos[r]`, in one pass for all.
+
+    Args:
+        model: of as many runs.
+        videos: of one store and among the same classes; they may be unequally many.
+    """
+    longest = max(len(own.test.videos) for own in videos)
+    # Shorter sets are filled up with their last video, whose further logits are not looked at.
+    rows = np.stack([np.pad(own.test.videos, (0, longest - len(own.test.videos)), mode="edge") for own in videos])
+    logits = _logits(model, videos[0], rows)
+    return [_predictions(own, run[: len(own.test.videos)]) for own, run in zip(videos, logits, strict=True)]
+
+
+def _predictions(videos: TestVideos, logits: Tensor) -> Predictions:
     test = videos.test
     labels = labels_of(videos.table, test.videos, test.classes)
     ids = tuple(videos.table.ids[row] for row in test.videos)
-    return [Predictions(test.name, ids, test.classes, labels, run.cpu()) for run in logits]
+    return Predictions(test.name, ids, test.classes, labels, logits.cpu())
 
 
-def _all_logits(model: PromptModel, videos: TestVideos) -> Tensor:
-    """Float32 [R n C]."""
-    positions = videos.features.positions(videos.test.videos)
+@torch.no_grad()
+def _logits(model: PromptModel, videos: TestVideos, rows: np.ndarray) -> Tensor:
+    """Float32 [R n C] of the store's `rows`: [R n], or [1 n] where all runs see the same."""
+    was_training = model.training
+    model.eval()
+    try:
+        return _all_logits(model, videos, rows)
+    finally:
+        model.train(was_training)
+
+
+def _all_logits(model: PromptModel, videos: TestVideos, rows: np.ndarray) -> Tensor:
     values = videos.features.values
     device = torch.device(values.device)
+    positions = torch.stack([videos.features.positions(own) for own in rows]).to(device)
+    size = _videos_per_pass(model, videos)
     with autocast(device, model.config.precision):
         classes = model.classifier(videos.test.classes)
         parts = []
-        for chunk in positions.split(_EVALUATION_BATCH):
-            features = values[chunk.to(device)]
-            parts.append(classes(features.expand(model.n_runs, *features.shape)).float())
+        for start in range(0, rows.shape[1], size):
+            features, tokens = values[positions[:, start : start + size]], None
+            if videos.tokens is not None:
+                tokens = videos.tokens.read(rows[:, start : start + size]).to(device)
+            shown = model.frame_features(features, tokens)
+            parts.append(classes(shown.expand(model.n_runs, *shown.shape[1:])).float())
     return torch.cat(parts, dim=1)
+
+
+def _videos_per_pass(model: PromptModel, videos: TestVideos) -> int:
+    if videos.tokens is None:
+        return _EVALUATION_BATCH
+    n_frames = int(videos.tokens.source.reader.n_frames_per_video.max())
+    return max(1, _EVALUATION_TOKENS // (n_frames * model.pack.config.vision.n_tokens * model.n_runs))
 
 
 def accuracy(predictions: Sequence[Predictions]) -> Tensor:

@@ -22,8 +22,8 @@ from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
 from prompttune.protocols import open_sources
 from prompttune.results import Result, RunResult
-from prompttune.run_folder import claim, command_result, remove_checkpoints, run_result, write_run
-from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare
+from prompttune.run_folder import Trained, claim, command_result, remove_checkpoints, run_result, write_run
+from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare, subset_accuracy
 from prompttune.run_log import RunLog
 from prompttune.runs import Run, trains_by_gradient
 from prompttune.train import StepRecord, Trainer
@@ -132,9 +132,12 @@ def _run_group(
         trainer = make_trainer(group)
         inert = _train(group, trainer, folder, options)
     tune_adapter(group.model, splits=group.splits, features=group.features[""])
+    predicted = predictions_of(group)
+    accuracy = subset_accuracy(group, "train") if len(group.splits[0].train) else None
+    trained = Trained(trainer, inert, accuracy)
     found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
-    for place, (run, predictions) in enumerate(zip(group.runs, predictions_of(group), strict=True)):
-        record = run_result(group, place, predictions, trainer, inert[place])
+    for place, (run, predictions) in enumerate(zip(group.runs, predicted, strict=True)):
+        record = run_result(group, place, predictions, trained)
         write_run(folder / run.name, group, place, predictions)
         found[run.name] = (record, predictions)
     return found

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from prompttune.adapters import LinearProbe, ProbeVideos, TipAdapter, fit_linear_probe
-from prompttune.data import FeatureTable, TrainingVideos, labels_of
+from prompttune.data import FeatureTable, labels_of
 from prompttune.errors import ConfigError, explain
+from prompttune.frames import TrainingVideos
 from prompttune.run_axis import RunParameter
 from prompttune.splits import Split
 

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from prompttune.adapters import CLIPAdapter
 from prompttune.config import HeadConfig
 from prompttune.data import FrameReduction
-from prompttune.temporal import AttentionPool, TemporalTransformer, concept_scores, mean_of_frames
+from prompttune.temporal import (
+    AttentionPool,
+    TemporalTransformer,
+    concept_scores,
+    mean_of_frames,
+    mean_of_normalised_frames,
+)
 
 
 def frame_reduction(config: HeadConfig) -> FrameReduction:
@@ -54,8 +60,15 @@ class Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Video features `[R B E]`, not normalised, of frames `[R B F E]`, or of `[R B E]` averaged while read."""
         if features.dim() == 4:
-            features = self.temporal(features) if self.temporal is not None else mean_of_frames(features)
+            features = self.temporal(features) if self.temporal is not None else self.mean(features)
         return self.adapter(features) if self.adapter is not None else features
+
+    def mean(self, features: Tensor) -> Tensor:
+        """Video features `[R B E]` with nothing learned: the mean of frames `[R B F E]`, or `[R B E]` as they are."""
+        if features.dim() == 3:
+            return features
+        normalised = self.config.temporal == "mean-of-normalised"
+        return mean_of_normalised_frames(features) if normalised else mean_of_frames(features)
 
     def scores(self, frames: Tensor, class_features: Tensor) -> Tensor:
         """Cosine-like scores `[R B C]` of frames `[R B F E]` and unit class features, where the head spots concepts."""

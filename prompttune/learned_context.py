@@ -2,6 +2,7 @@
 
 ctx [R M W] --(+ image_net(video), CoCoOp)--> --(coupled with hard prompts)--> enters block 0
 deep [R M W]                                 --(coupled too, if asked)-------> replaces it at blocks 1, 2, ...
+from_visual(visual rows [R M D])             --(instead of both)-------------> one linear map per prompted block
 class_net(hand-written class feature) [R C M W] (TCP) -----------------------> replaces it at one block, per class
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prompttune.config import ContextConfig, TrainConfig
-from prompttune.coupling import Coupling, coupling_options
+from prompttune.coupling import Coupling, ModalityCoupling, coupling_options
 from prompttune.errors import ConfigError, explain
 from prompttune.run_axis import RunGenerators, RunParameter
 from prompttune.run_layers import RunLinear
@@ -49,11 +50,17 @@ class LearnedContext(nn.Module):
         _check_depth(context, pack)
         self.config = context
         width, embed_dim = pack.config.text.width, pack.config.embed_dim
-        self.ctx = RunParameter(_start(context, pack, seeds=seeds, n_classes=n_classes))
+        self.ctx: RunParameter | None = None
         self.deep = nn.ModuleList()
-        for block in range(1, context.prompt_depth):
-            generators = RunGenerators(seeds, f"context.{block}")
-            self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
+        self.from_visual: ModalityCoupling | None = None
+        if config.visual is not None and config.visual.source == "to-text":
+            sizes = {"n_in": pack.config.vision.width, "n_out": width}
+            self.from_visual = ModalityCoupling(depth=context.prompt_depth, seeds=seeds, **sizes)
+        else:
+            self.ctx = RunParameter(_start(context, pack, seeds=seeds, n_classes=n_classes))
+            for block in range(1, context.prompt_depth):
+                generators = RunGenerators(seeds, f"context.{block}")
+                self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
         self.image_net: ImageNet | None = None
         if context.kind == "image":
             hidden = context.image_hidden or max(embed_dim // 16, 1)
@@ -61,8 +68,8 @@ class LearnedContext(nn.Module):
         self.class_net: ClassNet | None = None
         if context.class_tokens_block is not None:
             generators = RunGenerators(seeds, "class-net")
-            sizes = (embed_dim, context.class_tokens_hidden, context.n_ctx, width)
-            self.class_net = ClassNet(sizes, generators=generators)
+            class_sizes = (embed_dim, context.class_tokens_hidden, context.n_ctx, width)
+            self.class_net = ClassNet(class_sizes, generators=generators)
         self.coupling: Coupling | None = None
         if config.coupling is not None:
             self.coupling = _make_coupling(config, hard_prompts, seeds=seeds, width=width)
@@ -72,20 +79,33 @@ class LearnedContext(nn.Module):
         """Context tokens in front of the tower's first block, hard ones beside soft ones included."""
         return self.coupling.n_ctx(self.config.n_ctx) if self.coupling is not None else self.config.n_ctx
 
-    def forward(self, *, frozen_classes: Tensor, videos: Tensor | None = None) -> TextContext:
+    def soft_rows(self, visual_rows: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Soft context of every prompted block in order, before any coupling: [R M W], the first also [R C M W].
+
+        Args:
+            visual_rows: visual prompts [R M D] of the blocks; looked at where the context is made of them.
+        """
+        if self.from_visual is not None:
+            return list(self.from_visual(visual_rows))
+        assert self.ctx is not None
+        return [self.ctx(), *(parameter() for parameter in self.deep)]
+
+    def forward(
+        self, *, frozen_classes: Tensor, videos: Tensor | None = None, visual_rows: Sequence[Tensor] = ()
+    ) -> TextContext:
         """What enters the text tower.
 
         Args:
             frozen_classes: unit features of the hand-written prompts, [C E].
             videos: unit video features [R B E]; needed where the context depends on the video.
+            visual_rows: visual prompts [R M D] of the blocks; needed where the context is made of them.
         """
         n_classes = len(frozen_classes)
-        soft, kind = self.ctx(), self.config.kind
+        (soft, *deep), kind = self.soft_rows(visual_rows), self.config.kind
         if self.image_net is not None:
             if videos is None:
                 raise ValueError("a context that depends on the video needs the videos")
             soft = soft.unsqueeze(1) + self.image_net(videos).unsqueeze(2)
-        deep = [parameter() for parameter in self.deep]
         if self.coupling is not None:
             soft = self.coupling(soft, n_classes=n_classes)
             deep = [self.coupling(value, block=i, n_classes=n_classes) for i, value in enumerate(deep, start=1)]
@@ -101,7 +121,7 @@ class LearnedContext(nn.Module):
         return TextContext(soft, kind=kind, deep=shared, class_tokens=class_tokens)
 
     @torch.no_grad()
-    def exported(self, run: int) -> Tensor | None:
+    def exported(self, run: int, visual_rows: Sequence[Tensor] = ()) -> Tensor | None:
         """Run `run`'s context [M W] as it enters the text tower in evaluation, coupled if it is; of a context that
         depends on the video the part that does not. None where every class has its own.
         """
@@ -110,7 +130,8 @@ class LearnedContext(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            context = self.ctx() if self.coupling is None else self.coupling(self.ctx())
+            soft = self.soft_rows(visual_rows)[0]
+            context = soft if self.coupling is None else self.coupling(soft)
         finally:
             self.train(was_training)
         return context[run].detach().float().cpu().clone()

@@ -58,6 +58,17 @@ _COOP_OPTIM = {
     "warmup_lr": 1e-5,
 }
 
+_IVLP_OPTIM = {**_COOP_OPTIM, "lr": 2.5e-3, "epochs": 20, "batch_size": 4}
+_GA2_OPTIM = {
+    "name": "adamw",
+    "lr": 4e-3,
+    "epochs": 12,
+    "batch_size": 64,
+    "weight_decay": 1e-3,
+    "warmup_epochs": 2.0,
+    "warmup_lr": 0.0,
+}
+
 _ROWS = (
     Method(
         name="zero-shot",
@@ -233,15 +244,112 @@ _ROWS = (
         defaults={
             "context": {"kind": "shared", "n_ctx": 16},
             "coupling": {"variant": "released", "dropout": 0.5},
+            "optim": _GA2_OPTIM,
+        },
+        requires=("coupling.hard_prompts",),
+        text="shared prefix; with a dropout mask per class: packed",
+    ),
+    Method(
+        name="vpt",
+        summary="visual prompts at the first block alone, classes as hand-written prompts",
+        source="Jia et al. 2022 (VPT shallow); muzairkhattak/multimodal-prompt-learning trainers/vpt.py and its "
+        "config: 8 tokens, SGD 2.5e-3, batch 4, 5 epochs, 1 warm-up epoch at 1e-5",
+        defaults={
+            "context": {"kind": "none"},
+            "visual": {"n_prompts": 8, "depth": 1},
+            "optim": {**_IVLP_OPTIM, "epochs": 5},
+        },
+        text="frozen: encoded once",
+    ),
+    Method(
+        name="vpt-deep",
+        summary="visual prompts of their own at every block, classes as hand-written prompts",
+        source="Jia et al. 2022 (VPT deep); muzairkhattak/multimodal-prompt-learning trainers/vpt.py, "
+        "configs/trainers/VPT: 8 tokens, 12 blocks, SGD 2.5e-3, batch 4, 5 epochs. A tower of fewer blocks "
+        "needs a visual.depth of its own",
+        defaults={
+            "context": {"kind": "none"},
+            "visual": {"n_prompts": 8, "depth": 12},
+            "optim": {**_IVLP_OPTIM, "epochs": 5},
+        },
+        text="frozen: encoded once",
+    ),
+    Method(
+        name="ivlp",
+        summary="deep text prompts and deep visual prompts, independent of each other",
+        source="Rasheed et al. 2023; muzairkhattak/PromptSRC@8be7dcf trainers/independentVL.py, "
+        "configs/trainers/IVLP: 4 + 4 tokens, 9 blocks, context from words, SGD 2.5e-3, 20 epochs, batch 4 "
+        "(the MaPLe repository's IVLP: 2 + 2 tokens, 12 blocks, 3.5e-3, 5 epochs)",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 4, "init": "a video of a", "prompt_depth": 9},
+            "visual": {"n_prompts": 4, "depth": 9},
+            "optim": _IVLP_OPTIM,
+        },
+    ),
+    Method(
+        name="maple",
+        summary="deep text prompts, and visual prompts that are a linear map of them at every block",
+        source="Khattak et al. 2023 (MaPLe), muzairkhattak/multimodal-prompt-learning trainers/maple.py, "
+        "configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml: 2 tokens, 9 blocks, SGD 3.5e-3, 5 epochs, "
+        "batch 4; cross-dataset 3 blocks, 2.6e-3, 2 epochs. Theirs starts from the first 2 words of 'a "
+        "photo of a' and keeps 'of a' behind them as frozen words; here the 2 learned tokens stand alone",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 2, "init": "a video", "prompt_depth": 9},
+            "visual": {"n_prompts": 2, "depth": 9, "source": "from-text"},
+            "optim": {**_IVLP_OPTIM, "lr": 3.5e-3, "epochs": 5},
+        },
+    ),
+    Method(
+        name="promptsrc",
+        summary="IVLP held near frozen CLIP's classes, videos and predictions, averaged over epochs",
+        source="Khattak et al. 2023 (PromptSRC), muzairkhattak/PromptSRC@8be7dcf trainers/promptsrc.py: 4 + 4 "
+        "tokens, 9 blocks, text L1 25, image L1 10, logit KL 1, SGD 2.5e-3, 20 epochs, batch 4, aggregation"
+        " N(15, 1); few-shot 50 epochs, N(30, 30); cross-dataset 3 blocks, N(6, 10). Its text teacher is a "
+        "mean over 60 templates (templates.ensemble); its image teacher is here the pooled tap of the same "
+        "view and frames",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 4, "init": "a video of a", "prompt_depth": 9},
+            "visual": {"n_prompts": 4, "depth": 9},
+            "losses": {"cross-entropy": 1.0, "text-l1": 25.0, "image-l1": 10.0, "logit-kl": 1.0},
+            "aggregation": {"mean": 15.0, "std": 1.0},
+            "optim": _IVLP_OPTIM,
+        },
+    ),
+    Method(
+        name="vifi-vl",
+        summary="IVLP on the frames of videos: 16 + 16 tokens, frames averaged before they are normalised",
+        source="Rasheed et al. 2023 (ViFi-CLIP), muzairkhattak/ViFi-CLIP@e2d1948 "
+        "configs/base2novel/prompting_base2novel: 16 + 16 tokens, 9 blocks, AdamW 4e-2, 11 epochs of which "
+        "5 warm-up, betas (0.9, 0.98), weight decay 1e-3, total batch 64, label smoothing 0.1; few-shot 10 "
+        "+ 10, 12 blocks, 8e-3, 50 epochs. Theirs starts from a CLIP tuned on Kinetics-400 and mixes pixels"
+        " (mixup 0.8, cutmix 1), which no cache can; targets.mixup_alpha mixes features",
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 16, "prompt_depth": 9},
+            "visual": {"n_prompts": 16, "depth": 9},
+            "targets": {"label_smoothing": 0.1},
             "optim": {
-                "name": "adamw",
-                "lr": 4e-3,
-                "epochs": 12,
-                "batch_size": 64,
-                "weight_decay": 1e-3,
-                "warmup_epochs": 2.0,
-                "warmup_lr": 0.0,
+                **_GA2_OPTIM,
+                "lr": 4e-2,
+                "epochs": 11,
+                "betas": (0.9, 0.98),
+                "warmup_epochs": 5.0,
             },
+        },
+    ),
+    Method(
+        name="ga2",
+        summary="GA2-CLIP whole: IVLP whose text input is coupled with frozen hard prompts of another data set",
+        source="GA2-CLIP (arXiv 2511.22125), BBYL9413/GA2-CLIP@ef49d5a modules/video_clip.py, clip/model.py: 16 + "
+        "16 tokens, 9 blocks, text input [hard; soft] on the channel axis -> Linear -> ReLU -> Dropout 0.5,"
+        " deep prompts plain; AdamW, 12 epochs of which 2 warm-up, weight decay 1e-3, batch 64; lr 4e-3 "
+        "(HMDB-51, SSv2) here, 4e-2 (K400, UCF-101) there. Theirs draws a dropout mask per class "
+        '(coupling.dropout_mask) and adds an anchor without effect ([anchors] with loss = "additive", '
+        'negatives = "released", n_anchors = 1, allow_inert = true)',
+        defaults={
+            "context": {"kind": "shared", "n_ctx": 16, "prompt_depth": 9},
+            "visual": {"n_prompts": 16, "depth": 9},
+            "coupling": {"variant": "released", "dropout": 0.5},
+            "optim": _GA2_OPTIM,
         },
         requires=("coupling.hard_prompts",),
         text="shared prefix; with a dropout mask per class: packed",

@@ -1,6 +1,7 @@
-"""The model of R runs: learned context (coupled or not) -> class features, frame features -> video features, logits.
+"""The model of R runs: learned context (coupled or not) -> class features, frames -> video features, logits.
 
-    class names -> Vocabulary -> text_context() -> TextEngine -> class_features [R C E]
+    class names -> Vocabulary -> LearnedContext -> TextEngine -> class_features [R C E]
+    tokens [R B F S D] -> LearnedVisual -> frame features [R B F E] or, without visual prompts, those of the store
     frame features [R B (F) E] -> head -> video_features [R B E]          logits = s video_features . class_features
 
 The prompts own what trains: everything trainable below a PromptModel is a RunParameter, and the towers are none of its
@@ -25,37 +26,15 @@ from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.fitted_adapters import ClassProbe, FittedAdapter
 from prompttune.heads import Head, build_head
 from prompttune.learned_context import LearnedContext
+from prompttune.learned_visual import LearnedVisual
 from prompttune.losses import AnchorTensors, StepTensors
 from prompttune.mixup import Mix
 from prompttune.run_axis import n_parameters_per_run, named_run_parameters
-from prompttune.text_engine import TextEngine
+from prompttune.text_engine import TextContext, TextEngine
+from prompttune.vocabulary import Vocabulary
 from vidfeat.backbone import BackbonePack, TextTower
 
 _VIDEOS_PER_TEXT_PASS = 16  # where every video has its own class features: bounds the rows in the text tower
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The classes of one training or test set, as the model meets them.
-
-    Attributes:
-        names: class names as the store has them.
-        texts: the words that stand for them in prompts.
-        prompts: their token ids behind, before or around the learned context; None where no context is learned.
-        frozen: unit features of the hand-written prompts, float32 [C E].
-    """
-
-    names: tuple[str, ...]
-    texts: tuple[str, ...]
-    prompts: ClassPrompts | None
-    frozen: Tensor
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def frozen_of(self, classes: Tensor | None, *, n_runs: int) -> Tensor:
-        """`frozen` for every run [R C E], or of each run's `classes` [R K] alone [R K E]."""
-        return self.frozen.expand(n_runs, -1, -1) if classes is None else self.frozen[classes]
 
 
 class PromptModel(nn.Module):
@@ -98,6 +77,9 @@ class PromptModel(nn.Module):
             self.context = LearnedContext(
                 config, pack, seeds=self.seeds, n_classes=len(self._trained_classes), hard_prompts=hard_prompts
             )
+        self.visual: LearnedVisual | None = None
+        if config.visual is not None:
+            self.visual = LearnedVisual(config.visual, pack, seeds=self.seeds, device=self.device)
         self.head: Head = build_head(config.head, embed_dim=pack.config.embed_dim, seeds=self.seeds)
         self.fitted: FittedAdapter | None = None
         if config.head.adapter == "linear-probe":
@@ -191,11 +173,20 @@ class PromptModel(nn.Module):
         """
         if vocabulary.prompts is None or self.context is None:
             return vocabulary.frozen_of(classes, n_runs=self.n_runs)
-        context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
+        context = self._text_context(vocabulary, videos)
         engine = self._text.engine
         if classes is None:
             return F.normalize(engine.encode(vocabulary.prompts, context).float(), dim=-1)
         return F.normalize(encode_sampled(engine, vocabulary.prompts, context, classes).float(), dim=-1)
+
+    def _text_context(self, vocabulary: Vocabulary, videos: Tensor | None) -> TextContext:
+        assert self.context is not None
+        return self.context(frozen_classes=vocabulary.frozen, videos=videos, visual_rows=self._visual_rows())
+
+    def _visual_rows(self) -> tuple[Tensor, ...]:
+        """Visual prompts that the text prompts are made of; none where they are not."""
+        own = self.context is not None and self.context.from_visual is not None and self.visual is not None
+        return self.visual.prompts().rows if own and self.visual is not None else ()
 
     @torch.no_grad()
     def text_rows(self, names: Sequence[str]) -> int:
@@ -205,13 +196,23 @@ class PromptModel(nn.Module):
             return 0
         n_videos = self.config.optim.batch_size if self.depends_on_video else 1
         videos = torch.zeros(self.n_runs, 1, self.pack.config.embed_dim, device=self.device)
-        context = self.context(frozen_classes=vocabulary.frozen, videos=videos)
+        context = self._text_context(vocabulary, videos)
         return n_videos * self._text.engine.tokens_per_step(vocabulary.prompts, context)
 
     @property
     def depends_on_video(self) -> bool:
         """Whether every video has class features of its own."""
         return self.config.context.kind == "image"
+
+    def frame_features(self, features: Tensor, tokens: Tensor | None) -> Tensor:
+        """What the head is given: the frozen `features` as they are, or frames [R B F E] of `tokens` [R B F S D]
+        through the visual prompts ([1 B F S D] where all runs see the same)."""
+        if self.visual is None:
+            return features
+        if tokens is None:
+            raise ValueError("visual prompts need the tokens that enter the first prompted block")
+        rows = self.context.soft_rows() if self.visual.from_text is not None and self.context is not None else ()
+        return self.visual(tokens, rows)
 
     def video_features(self, features: Tensor) -> Tensor:
         """Unit video features float32 [R B E] of frame features [R B E] or [R B F E]."""
@@ -277,9 +278,12 @@ class PromptModel(nn.Module):
         classes: Tensor | None = None,
     ) -> tuple[StepTensors, ...]:
         """One `step` of all runs; or one per run, among its own `classes`: ascending places of classes, int64 [R K]."""
-        features = batch.features if mix is None else mix.features(batch.features)
-        video_features = self.video_features(features)
-        frozen_videos = F.normalize(_mean_over_frames(features), dim=-1)
+        shown, frozen_frames = self.frame_features(batch.features, batch.tokens), batch.features
+        if mix is not None:
+            frozen_frames = mix.features(frozen_frames)
+            shown = frozen_frames if self.visual is None else mix.features(shown)
+        video_features = self.video_features(shown)
+        frozen_videos = F.normalize(self.head.mean(frozen_frames), dim=-1)
         labels, runs, frozen_of_runs = batch.labels, [slice(None)], [vocabulary.frozen]
         if classes is not None:
             classes = classes.to(self.device)
@@ -288,7 +292,7 @@ class PromptModel(nn.Module):
         class_features, found = self._classes_and_anchors(vocabulary, anchors, video_features, classes)
         # Losses are taken in float32 whatever the towers ran in.
         with torch.autocast(self.device.type, enabled=False):
-            logits = self.predicted_logits(features, class_features, vocabulary.names)
+            logits = self.predicted_logits(shown, class_features, vocabulary.names)
             frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
             targets = None if mix is None else mix.targets(labels, logits.shape[-1])
             return tuple(
@@ -316,16 +320,20 @@ class PromptModel(nn.Module):
         joint, n_classes = anchors.joint, len(vocabulary) if classes is None else classes.shape[1]
         together = classes if joint is None else with_negatives(classes, n_classes=len(vocabulary), n_all=len(joint))
         features = self.class_features(joint or vocabulary, videos, together)
-        anchor_features = self.video_features(anchors.features)
+        anchor_features = self.video_features(self.frame_features(anchors.features, anchors.tokens))
         own_classes = self.class_features(vocabulary, anchor_features, classes) if self.depends_on_video else None
         task_features = features if joint is None else features[:, :n_classes]
         return task_features, AnchorTensors(
             anchor_features=anchor_features,
-            frozen_anchor_features=F.normalize(_mean_over_frames(anchors.features), dim=-1),
+            frozen_anchor_features=F.normalize(self.head.mean(anchors.features), dim=-1),
             frozen_negative_features=anchors.frozen_negatives,
             negative_features=features[:, n_classes:] if joint is not None else None,
             class_features=own_classes,
         )
+
+    def exported_context(self, run: int) -> Tensor | None:
+        """Run `run`'s context [M W] as it enters the text tower in evaluation, see `LearnedContext.exported`."""
+        return None if self.context is None else self.context.exported(run, self._visual_rows())
 
     def trained_state(self) -> dict[str, Tensor]:
         """Parameters, buffers and generator states by name; the towers are not in it."""
@@ -381,7 +389,3 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
-def _mean_over_frames(features: Tensor) -> Tensor:
-    return features.mean(dim=2) if features.dim() == 4 else features

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from prompttune.splits import (
     fully_supervised,
     zero_shot,
 )
+from prompttune.store_needs import require_served
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ def open_sources(config: TrainConfig) -> Sources:
 
     Raises:
         ConfigError: two test stores of one name.
-        FeatureError: a store of another backbone than the training store's.
+        FeatureError: a store of another backbone than the training store's, or without what the method reads.
     """
     train = open_source(config.store)
-    pack = {"pack_hash": train.pack.hash, "needed_by": f"the training store {config.store}"}
+    pack: dict[str, Any] = {
+        "pack_hash": train.pack.hash,
+        "needed_by": f"the training store {config.store}",
+        "model": train.pack.config,
+    }
     names = [Path(path).stem for path in config.protocol.test_stores]
     if len(set(names)) != len(names) or set(names) & {"base", "new", "test", "val"}:
         raise ConfigError(
@@ -66,6 +72,7 @@ def open_sources(config: TrainConfig) -> Sources:
     for (name, source), file in zip(opened.items(), files, strict=True):
         tests |= {name: source} if file == NONE else sources_of_tests(source, file, name=name)
     anchors = open_source(config.anchors.store, **pack) if config.anchors is not None else None
+    require_served(config, [train, *tests.values(), *([anchors] if anchors is not None else [])])
     return Sources(train, tests, anchors)
 
 

@@ -99,6 +99,11 @@ class Result(_Record):
     schema_version: int = Field(description="1; changes when a key changes its meaning")
     method: str = Field(description="a row of `prompttune methods`")
     protocol: str = Field(description="how videos were split")
+    visual_prompts: str | None = Field(
+        default=None,
+        description="`published` where the first visual prompt joins at block 0, `late(k)` where it joins at block k, "
+        "which is another method; null without visual prompts",
+    )
     config: dict[str, Any] = Field(description="resolved configuration of the first run, with all seeds")
     axes: dict[str, list[Any]] = Field(description="dotted key -> values of the run axes")
     store: StoreFacts = Field(description="the training store")
@@ -116,7 +121,7 @@ class Result(_Record):
             ", ".join([*(f"{key}={value}" for key, value in cell.overrides.items()), *_in_words(cell.metrics)])
             for cell in self.cells
         ]
-        return f"Result({self.method}, {self.protocol}, {len(self.runs)} runs: {'; '.join(cells)})"
+        return f"Result({self.method_name}, {self.protocol}, {len(self.runs)} runs: {'; '.join(cells)})"
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -124,6 +129,12 @@ class Result(_Record):
         import pandas
 
         return pandas.DataFrame(rows(self))
+
+    @property
+    def method_name(self) -> str:
+        """The method as tables print it: `ivlp`, or `ivlp late(2)` where visual prompts join late."""
+        late = self.visual_prompts is not None and self.visual_prompts != "published"
+        return f"{self.method} {self.visual_prompts}" if late else self.method
 
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
@@ -164,7 +175,12 @@ def load(folders: Iterable[str | Path] | str | Path) -> pandas.DataFrame:
 
 def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
     """One flat row per run of a result."""
-    shared = {"method": result.method, "protocol": result.protocol, "store": result.store.path, "folder": str(folder)}
+    shared = {
+        "method": result.method_name,
+        "protocol": result.protocol,
+        "store": result.store.path,
+        "folder": str(folder),
+    }
     return [
         shared
         | {"run": run.name, "seed": run.seed}

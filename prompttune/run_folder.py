@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from prompttune import evaluate
 from prompttune.checkpoint import NOT_TRAINING
@@ -28,10 +30,11 @@ from prompttune.results import (
     TestResult,
     package_versions,
 )
-from prompttune.run_group import RunGroup, subset_accuracy
+from prompttune.run_group import RunGroup
 from prompttune.runs import Run
 from prompttune.tensor_files import write_bytes
 from prompttune.train import Trainer
+from prompttune.visual_prompts import placement
 
 
 def run_folder_name(config: TrainConfig) -> Path:
@@ -77,10 +80,24 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def run_result(
-    group: RunGroup, place: int, predictions: Mapping[str, Predictions], trainer: Trainer | None, inert: list[str]
-) -> RunResult:
-    run, split = group.runs[place], group.splits[place]
+@dataclass(frozen=True)
+class Trained:
+    """What the training of a group left besides its prompts.
+
+    Attributes:
+        trainer: None where nothing was trained by gradient.
+        inert: each run's terms whose gradient stayed at zero.
+        accuracy: of each run on its own training videos [R]; None where there are none.
+    """
+
+    trainer: Trainer | None
+    inert: Sequence[list[str]]
+    accuracy: Tensor | None
+
+
+def run_result(group: RunGroup, place: int, predictions: Mapping[str, Predictions], trained: Trained) -> RunResult:
+    """One run's record."""
+    run, split, trainer = group.runs[place], group.splits[place], trained.trainer
     selected = trainer is not None and trainer.inputs.validate is not None
     return RunResult(
         name=run.name,
@@ -95,10 +112,10 @@ def run_result(
         n_steps=trainer.step_index if trainer is not None else 0,
         selected_epoch=int(trainer.selection.epoch[place]) if trainer is not None and selected else None,
         val_accuracy=float(trainer.selection.accuracy[place]) if trainer is not None and selected else None,
-        train_accuracy=float(subset_accuracy(group, "train")[place]) if len(split.train) else None,
+        train_accuracy=float(trained.accuracy[place]) if trained.accuracy is not None else None,
         train_seconds=round(trainer.seconds, 3) if trainer is not None else 0.0,
         runs_together=len(group.runs),
-        inert_terms=inert,
+        inert_terms=trained.inert[place],
     )
 
 
@@ -128,7 +145,7 @@ def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[st
 def prompt_file_of(group: RunGroup, place: int) -> PromptFile:
     """What run number `place` of a group learned, with where it comes from."""
     run, split, model = group.runs[place], group.splits[place], group.model
-    ctx = model.context.exported(place) if model.context is not None else None
+    ctx = model.exported_context(place)
     return PromptFile(
         method=run.config.method,
         seed=run.seed,
@@ -160,6 +177,7 @@ def command_result(
         schema_version=SCHEMA_VERSION,
         method=config.method,
         protocol=config.protocol.name,
+        visual_prompts=None if config.visual is None else placement(config.visual.first_block),
         config=config.model_copy(update={"seeds": seeds}).model_dump(mode="json"),
         axes={key: list(values) for key, values in axes.items()},
         store=store_facts(group.sources.train),

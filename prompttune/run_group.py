@@ -12,10 +12,11 @@ from torch import Tensor
 
 from prompttune.anchor_videos import AnchorVideos
 from prompttune.config import TrainConfig
-from prompttune.data import FeatureTable, TrainingVideos, read_features
+from prompttune.data import FeatureSource, FeatureTable, read_features
 from prompttune.errors import SplitError, explain
-from prompttune.evaluate import Predictions, TestVideos, predict
+from prompttune.evaluate import Predictions, TestVideos, predict, predict_own
 from prompttune.fitted_adapters import attach_adapter
+from prompttune.frames import TokenReader, TrainingVideos, VideoReader, make_sampler
 from prompttune.heads import frame_reduction
 from prompttune.memory_plan import runs_that_fit
 from prompttune.model import PromptModel
@@ -117,11 +118,22 @@ class RunGroup:
     def test_videos(self, run: int) -> dict[str, TestVideos]:
         """The run's test sets with their features."""
         split = self.splits[run]
-        own = {test.name: TestVideos(test, split.table, self.features[""]) for test in split.tests}
+        own = {test.name: self.videos(test, split.table) for test in split.tests}
         return own | {
-            name: TestVideos(test, self.sources.tests[name].table, self.features[name])
+            name: TestVideos(
+                test, self.sources.tests[name].table, self.features[name], self.tokens(self.sources.tests[name])
+            )
             for name, test in self.others.items()
         }
+
+    def videos(self, test: TestSet, table: VideoTable) -> TestVideos:
+        """Videos of the training store with what evaluation needs of them."""
+        return TestVideos(test, table, self.features[""], self.tokens(self.sources.train))
+
+    def tokens(self, source: FeatureSource) -> TokenReader | None:
+        """Reads what enters the first prompted block; None without visual prompts."""
+        visual = self.config.visual
+        return None if visual is None else TokenReader(source, visual.first_block)
 
 
 def prepare(runs: Sequence[Run], sources: Sources, *, splits: Sequence[Split] | None = None) -> RunGroup:
@@ -164,9 +176,24 @@ def make_trainer(group: RunGroup) -> Trainer:
             seeds=seeds,
             task_hashes=_content_hashes(group),
         )
-    videos = TrainingVideos(group.features[""], group.splits)
+    videos = TrainingVideos(group.features[""], group.splits, _training_reader(group))
     validate = partial(subset_accuracy, group, "val") if config.selection == "val" else None
     return Trainer(model, TrainingInputs(group.runs, vocabulary, videos, loss_terms(group.runs), anchors, validate))
+
+
+def _training_reader(group: RunGroup) -> VideoReader | None:
+    """What a step sees of the training store, where that is more than features of all frames of the first view."""
+    source, config = group.sources.train, group.config
+    tokens = group.tokens(source)
+    sampler = make_sampler(config.frames, source, seeds=[run.seed for run in group.runs], purpose="frames")
+    if tokens is None and sampler is None:
+        return None
+    still = group.features[""]
+    if sampler is not None:
+        # Every view and frame is kept in memory, so of the training videos alone.
+        rows = np.unique(np.concatenate([split.train for split in group.splits]))
+        still = FeatureTable(rows, still.values[still.positions(rows).to(still.values.device)])
+    return VideoReader(source, still, reduce=frame_reduction(config.head), sampler=sampler, tokens=tokens)
 
 
 def _content_hashes(group: RunGroup) -> frozenset[str]:
@@ -178,25 +205,25 @@ def _content_hashes(group: RunGroup) -> frozenset[str]:
 
 
 def predictions_of(group: RunGroup) -> list[dict[str, Predictions]]:
-    """Each run's predictions by test set; runs that share a test set go through it together."""
+    """Each run's predictions by test set; runs that share a test set see its videos once."""
     found: list[dict[str, Predictions]] = [{} for _ in group.runs]
-    for name, videos in group.test_videos(0).items():
-        same = all(
-            np.array_equal(group.test_videos(run)[name].test.videos, videos.test.videos)
-            for run in range(len(group.runs))
-        )
-        for run in range(len(group.runs)):
-            if run == 0 or not same:
-                predictions: list[Predictions] = predict(group.model, group.test_videos(run)[name])
-            found[run][name] = predictions[run]
+    by_run = [group.test_videos(run) for run in range(len(group.runs))]
+    for name in by_run[0]:
+        for run, predictions in enumerate(_predict_each(group, [videos[name] for videos in by_run])):
+            found[run][name] = predictions
     return found
+
+
+def _predict_each(group: RunGroup, videos: Sequence[TestVideos]) -> list[Predictions]:
+    """Run r's predictions on `videos[r]`."""
+    first = videos[0].test
+    if all(np.array_equal(own.test.videos, first.videos) for own in videos):
+        return predict(group.model, videos[0])
+    return predict_own(group.model, videos)
 
 
 def subset_accuracy(group: RunGroup, part: str) -> Tensor:
     """Accuracy of each run on its own training or validation videos, among the training classes [R]."""
-    accuracies = []
-    for run, split in enumerate(group.splits):
-        test = TestSet(part, getattr(split, part), split.classes)
-        found = predict(group.model, TestVideos(test, split.table, group.features[""]))
-        accuracies.append(found[run].top(1))
-    return torch.tensor(accuracies)
+    tests = [TestSet(part, getattr(split, part), split.classes) for split in group.splits]
+    videos = [group.videos(test, split.table) for test, split in zip(tests, group.splits, strict=True)]
+    return torch.tensor([found.top(1) for found in _predict_each(group, videos)])

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from prompttune.config import merge, resolve
-from prompttune.methods import METHODS
+from prompttune.methods import METHODS, Method
 from prompttune.results import CellResult, Result, describe
 from prompttune.runs import nested
 
@@ -33,7 +33,7 @@ def result_table(results: Sequence[Result], labels: Sequence[str] | None = None)
     """
     cells = [
         (label, result, cell)
-        for result, label in zip(results, labels or [result.method for result in results], strict=True)
+        for result, label in zip(results, labels or [result.method_name for result in results], strict=True)
         for cell in result.cells
     ]
     names = list(dict.fromkeys(name for _, _, cell in cells for name in cell.metrics))
@@ -81,9 +81,14 @@ def methods_table() -> Table:
     for title in ("name", "what it is", "needs", "text path"):
         table.add_column(title, overflow="fold", no_wrap=title == "name")
     for method in METHODS.values():
-        needs = ["pooled features", *method.requires]
+        needs = ["pooled features", *_tokens_needed(method), *method.requires]
         table.add_row(method.name, method.summary, "\n".join(needs), method.text)
     return table
+
+
+def _tokens_needed(method: Method) -> list[str]:
+    visual = method.defaults.get("visual")
+    return [] if visual is None else [f"tokens@{visual.get('first_block', 0)}, or @k for late(k)"]
 
 
 def describe_method(name: str) -> str:

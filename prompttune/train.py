@@ -18,43 +18,18 @@ from torch import Tensor, nn
 from prompttune.aggregation import PromptAggregation
 from prompttune.anchor_videos import AnchorVideos
 from prompttune.class_sampling import ClassSampler, step_accuracy, step_losses
-from prompttune.config import OptimConfig
-from prompttune.data import Batch, TrainingVideos
+from prompttune.data import Batch
 from prompttune.errors import NonFiniteLossError, explain
+from prompttune.frames import TrainingVideos
 from prompttune.gradients import gradient_norms, prograd_backward
 from prompttune.losses import StepLosses, StepTensors, WeightedTerm
 from prompttune.mixup import FeatureMixup
 from prompttune.model import PromptModel, Vocabulary, autocast
+from prompttune.optimisers import below, learning_rate, load_optimiser_state, make_optimiser, optimiser_state
 from prompttune.run_axis import RunGenerators, parameters_of_run
 from prompttune.runs import Run
 
 KNOWLEDGE_TERM = "zero-shot-consistency"
-
-
-def learning_rate(optim: OptimConfig, step: int, *, n_steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of step `step` in [0, n_steps).
-
-    `warmup_epochs` rise linearly from `warmup_lr` to `lr`, then half a cosine falls towards 0, reached after the last
-    step; both move with every step.
-
-    Source: Loshchilov & Hutter 2017 for the cosine. The CoOp line holds `warmup_lr` constant through the warm-up and
-    moves per epoch (Dassl's ConstantWarmupScheduler); GA2-CLIP moves every tenth step, which leaves epoch 0 at lr 0.
-    """
-    n_warmup = min(round(optim.warmup_epochs * steps_per_epoch), n_steps)
-    if step < n_warmup:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / n_warmup
-    if optim.schedule == "constant":
-        return optim.lr
-    progress = (step - n_warmup) / max(n_steps - n_warmup, 1)
-    return optim.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def make_optimiser(optim: OptimConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of one run."""
-    if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -320,14 +295,15 @@ class Trainer:
         if self.class_sampler is not None:
             state["generators.classes"] = self.class_sampler.state()
         if self.inputs.anchors is not None:
-            state["generators.anchors"] = self.inputs.anchors.generators.state()
+            state |= {f"anchors.{name}": value for name, value in self.inputs.anchors.state().items()}
+        state |= {f"videos.{name}": value for name, value in self.inputs.videos.state().items()}
         if self.aggregation is not None:
             state |= {f"aggregation.{name}": value for name, value in self.aggregation.state().items()}
         if self.scaler.is_enabled():
             state |= {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
         state |= {f"model.{name}": value for name, value in self.model.trained_state().items()}
         for run, optimiser in enumerate(self.optimisers):
-            state |= _optimiser_state(optimiser, self.parameters[run], f"optimiser.{run}.")
+            state |= optimiser_state(optimiser, self.parameters[run], f"optimiser.{run}.")
         state |= {"selection.accuracy": self.selection.accuracy, "selection.epoch": self.selection.epoch}
         for run, best in enumerate(self.selection.parameters):
             state |= {f"selection.parameters.{run}.{name}": value for name, value in best.items()}
@@ -344,16 +320,17 @@ class Trainer:
         if self.class_sampler is not None:
             self.class_sampler.load_state(state["generators.classes"])
         if self.inputs.anchors is not None:
-            self.inputs.anchors.generators.load_state(state["generators.anchors"])
+            self.inputs.anchors.load_state(below(state, "anchors."))
+        self.inputs.videos.load_state(below(state, "videos."))
         if self.aggregation is not None:
-            self.aggregation.load_state(_below(state, "aggregation."))
+            self.aggregation.load_state(below(state, "aggregation."))
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict({name: value.item() for name, value in _below(state, "scaler.").items()})
-        self.model.load_trained_state(_below(state, "model."))
+            self.scaler.load_state_dict({name: value.item() for name, value in below(state, "scaler.").items()})
+        self.model.load_trained_state(below(state, "model."))
         for run, optimiser in enumerate(self.optimisers):
-            _load_optimiser_state(optimiser, self.parameters[run], _below(state, f"optimiser.{run}."))
+            load_optimiser_state(optimiser, self.parameters[run], below(state, f"optimiser.{run}."))
         self.selection = Selection(state["selection.accuracy"].clone(), state["selection.epoch"].clone())
-        best = [_below(state, f"selection.parameters.{run}.") for run in range(len(self.optimisers))]
+        best = [below(state, f"selection.parameters.{run}.") for run in range(len(self.optimisers))]
         if any(best):
             self.selection.parameters = [{name: v.to(self.device) for name, v in run.items()} for run in best]
 
@@ -366,30 +343,3 @@ def _copy(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 def _load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(values[name])
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _optimiser_state(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], prefix: str
-) -> dict[str, Tensor]:
-    return {
-        f"{prefix}{name}#{key}": torch.as_tensor(value)
-        for name, parameter in parameters.items()
-        for key, value in optimiser.state.get(parameter, {}).items()
-        if value is not None
-    }
-
-
-def _load_optimiser_state(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]
-) -> None:
-    optimiser.state.clear()
-    for name, parameter in parameters.items():
-        found = _below(state, f"{name}#")
-        # Adam counts its steps on the CPU whatever the device of its moments.
-        moved = {key: v.clone() if key == "step" else v.to(parameter.device).clone() for key, v in found.items()}
-        if moved:
-            optimiser.state[parameter].update(moved)

@@ -158,7 +158,7 @@ def prompted_forward(
     """
     _check_blocks(tower, first_block=prompts.first_block, depth=len(prompts.rows))
     frames = _with_run_axis(tower, tokens, prompts)
-    rows = tuple(rows.to(frames.dtype) for rows in prompts.rows)
+    rows = tuple(rows.to(tower.proj.dtype) for rows in prompts.rows)
     chunk = recompute.frames_per_chunk
     if chunk is None or chunk >= frames.shape[1]:
         return _features(tower, frames, rows, prompts.first_block, recompute.per_block)
@@ -178,7 +178,7 @@ def _features(
     run: Callable[..., Tensor] = _checkpointed if per_block else _called
     n_runs, n_frames, n_tokens = prompt_rows[0].shape[0], frames.shape[1], frames.shape[2]
     last_prompted, last_block = first_block + len(prompt_rows) - 1, tower.n_layers - 1
-    x = frames
+    x = frames.to(tower.proj.dtype)
     for block_index, rows in enumerate(prompt_rows, start=first_block):
         if block_index == 0:
             rows = tower.ln_pre(rows)
@@ -236,7 +236,7 @@ def _checkpointed(function: Callable[..., Tensor], *args: Any, **kwargs: Any) ->
 
 
 def _with_run_axis(tower: VisionTower, tokens: Tensor, prompts: VisualPrompts) -> Tensor:
-    """[G N S D] in the tower's dtype, G = 1 or R."""
+    """[G N S D] in the tokens' own dtype, G = 1 or R."""
     expected = (tower.config.n_tokens, tower.config.width)
     frames = tokens.unsqueeze(0) if tokens.ndim == 3 else tokens
     problems = []
@@ -256,7 +256,7 @@ def _with_run_axis(tower: VisionTower, tokens: Tensor, prompts: VisualPrompts) -
                 fix="the store, its pack and the prompt file must come from one model",
             )
         )
-    return frames.to(tower.proj.dtype)
+    return frames
 
 
 def _check_blocks(tower: VisionTower, *, first_block: int, depth: int) -> None:

@@ -137,7 +137,7 @@ def _entries(folder: Path, root: Path, labels: Sequence[str]) -> Iterable[Entry]
     result = Result.read(folder)
     # The runner names a cell's folder SLUG-STORE-PROTOCOL-SHOTS; of two labels that fit, the longer is meant.
     fitting = [label for label in labels if folder.name.startswith(f"{slug(label)}-")]
-    name = max(fitting, key=len) if fitting else result.method
+    name = max(fitting, key=len) if fitting else result.method_name
     for cell in result.cells:
         axes = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in cell.overrides.items())
         runs = tuple(run for run in result.runs if run.overrides == cell.overrides)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_store import CLASSES, Recipe, write_tiny_store
 
-from prompttune.data import Batch, TrainingVideos, open_source, read_features
+from prompttune.data import Batch, open_source, read_features
 from prompttune.errors import FeatureError
+from prompttune.frames import TrainingVideos
 from prompttune.splits import base_to_new
 from vidfeat.store import open_store
 

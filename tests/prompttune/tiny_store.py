@@ -49,14 +49,19 @@ class Recipe:
     groups: int = 0
 
 
-def make_pack(path: Path, *, seed: int = 0, text_width: int = TEXT_WIDTH) -> BackbonePack:
+SHALLOW = VisionConfig(image_size=8, patch_size=4, width=16, layers=1, heads=2)
+
+
+def make_pack(
+    path: Path, *, seed: int = 0, text_width: int = TEXT_WIDTH, vision_config: VisionConfig = SHALLOW
+) -> BackbonePack:
     """A random backbone with CLIP's structure and a byte-level tokenizer."""
     tokenizer = Tokenizer(MERGES, context_length=77)
     config = BackboneConfig(
         name="tiny",
         pretrained=f"random-{seed}",
         embed_dim=EMBED_DIM,
-        vision=VisionConfig(image_size=8, patch_size=4, width=16, layers=1, heads=2),
+        vision=vision_config,
         text=TextConfig(context_length=77, vocab_size=tokenizer.vocab_size, width=text_width, layers=LAYERS, heads=4),
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.5, 0.5, 0.5),

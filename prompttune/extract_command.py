@@ -1,0 +1,49 @@
+"""The `vidfeat extract` command behind an error: what would make a store serve what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from vidfeat.backbone import BackboneConfig
+from vidfeat.store import StoreReader
+
+
+def extract_command(
+    out: str | Path, reader: StoreReader, *, taps: Sequence[str], n_views: int = 1, model: BackboneConfig | None = None
+) -> str:
+    """The `vidfeat extract` that gives a store these taps and views; everything else as the fingerprint has it.
+
+    Args:
+        out: the store; an existing one of the same fingerprint is extended.
+        reader: the store whose videos they are.
+        taps: by their names in the store.
+        model: another backbone than that store's own.
+    """
+    fields: Mapping[str, Any] = reader.fingerprint.fields
+    known = fields.get("model", {})
+    name = model.name if model is not None else known.get("name", "MODEL")
+    pretrained = model.pretrained if model is not None else known.get("pretrained", "PRETRAINED")
+    flags = [f"--model {name} --pretrained {pretrained}"]
+    if PurePath(pretrained).suffix in (".safetensors", ".pt", ".bin", ".pth"):
+        flags = [f"--model-config {name}.json --weights {pretrained}"]
+    flags += _sampling_flags(fields.get("sampling", {"n_frames": reader.n_frames}))
+    if n_views > 1:
+        flags.append(f"--views {n_views}")
+    flags.append(f"--taps {','.join(map(_tap_flag, taps))}")
+    if fields.get("dtype", "float16") != "float16":
+        flags.append(f"--dtype {fields['dtype']}")
+    return f"vidfeat extract SOURCE --out {out} {' '.join(flags)}"
+
+
+def _sampling_flags(sampling: Mapping[str, Any]) -> list[str]:
+    names = {"kind": "sampling", "n_frames": "frames", "rate": "rate", "stride": "stride", "n_clips": "clips"}
+    given = {names[key]: value for key, value in sampling.items() if key in names and value is not None}
+    if given.get("sampling") == "uniform":
+        del given["sampling"]
+    return [f"--{name} {value}" for name, value in given.items()]
+
+
+def _tap_flag(tap: str) -> str:
+    return f"tokens@{int(tap.removeprefix('tokens/'))}" if tap.startswith("tokens/") else tap
