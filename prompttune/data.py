@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prompttune.errors import FeatureError, explain
 from prompttune.extract_command import extract_command
+from prompttune.local_pack import local_pack
 from prompttune.splits import VideoTable
 from vidfeat.backbone import BackboneConfig, BackbonePack
 from vidfeat.store import StoreReader, open_store
@@ -86,7 +87,7 @@ def open_source(
                 else extract_command("ANOTHER.zarr", reader, taps=list(reader.taps), model=model),
             )
         )
-    pack = BackbonePack.load(reader.pack_path, expected_hash=reader.pack_hash)
+    pack = BackbonePack.load(local_pack(reader), expected_hash=reader.pack_hash)
     n_channels = tuple(reader.taps[POOLED].row_shape)
     if n_channels != (pack.config.embed_dim,):
         raise FeatureError(

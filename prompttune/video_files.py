@@ -14,8 +14,9 @@ import numpy as np
 
 from prompttune.data import FeatureSource
 from prompttune.errors import FeatureError, explain
+from prompttune.local_pack import local_pack
 from prompttune.splits import VideoTable
-from vidfeat.store import Rows
+from vidfeat.store import Rows, open_store
 
 if TYPE_CHECKING:
     from vidfeat.store import StoreReader
@@ -62,7 +63,7 @@ def open_videos(
             raise FeatureError(
                 explain("a store says how many frames are taken", where=like, got=f"--frames {n_frames}")
             )
-        likeness = like_store(like)
+        likeness = like_store(like, pack_path=local_pack(open_store(like)))
     else:
         likeness = like_pack(like, n_frames=n_frames or DEFAULT_FRAMES)
     paths = find_videos(source)

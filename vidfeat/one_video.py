@@ -40,8 +40,11 @@ class Likeness:
     dtypes: Mapping[str, str]
 
 
-def like_store(path: str | os.PathLike[str]) -> Likeness:
+def like_store(path: str | os.PathLike[str], *, pack_path: Path | None = None) -> Likeness:
     """As the store's own videos were read.
+
+    Args:
+        pack_path: a local copy of a remote store's pack.
 
     Raises:
         StoreError, PackError: no such store, or one without its pack.
@@ -60,7 +63,7 @@ def like_store(path: str | os.PathLike[str]) -> Likeness:
                 fix=f"give its pack instead, {reader.pack_path}, with the number of frames",
             )
         ) from None
-    pack = BackbonePack.load(reader.pack_path, expected_hash=reader.pack_hash)
+    pack = BackbonePack.load(pack_path or reader.pack_path, expected_hash=reader.pack_hash)
     return Likeness(pack, recipe, {name: spec.dtype for name, spec in reader.taps.items()})
 
 

@@ -1,0 +1,130 @@
+"""The documentation: the tutorial runs, the reference is fresh, commands name options that exist, links lead on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import reference
+from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
+from prompttune.cli import cli as prompttune_cli
+from prompttune.results import Result
+from prompttune.runs import parse_overrides
+from vidfeat.cli import main as vidfeat_cli
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+GUIDES = [page for page in PAGES if page.parent.name == "how-to" or page.name in ("tutorial.md", "anchors.md")]
+SHARED = next((p for parent in ROOT.parents if (p := parent / "shared" / "clips" / "actions").is_dir()), None)
+CLIS: dict[str, click.Group] = {"vidfeat": vidfeat_cli, "prompttune": prompttune_cli}
+BLOCK = re.compile(r"(?P<skip><!-- not run[^>]*-->\n)?```(?P<language>sh|python)\n(?P<code>.*?)```", re.DOTALL)
+
+
+def shell_commands(code: str) -> Iterator[list[str]]:
+    """The words of each command of a shell block; comments and line ends undone."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def anchor_of(head: str) -> str:
+    """What a Markdown heading is linked by."""
+    return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
+
+
+def test_the_reference_is_fresh() -> None:
+    assert reference.render() == reference.PAGE.read_text(), "python -m benchmarks.reference"
+
+
+def test_the_reference_names_every_command_and_key() -> None:
+    text = reference.PAGE.read_text()
+    for name, group in CLIS.items():
+        for path, _ in reference.commands(group, name):
+            assert re.search(rf"^#+ {path}$", text, re.MULTILINE)
+    assert "| `optim.lr` | float | `0.002` |" in text
+    assert "--split TEXT" in text
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_commands_in_guides_name_commands_and_options_that_exist(page: Path) -> None:
+    wrong = []
+    for block in BLOCK.finditer(page.read_text()):
+        if block["language"] != "sh":
+            continue
+        for words in shell_commands(block["code"]):
+            if words[0] not in CLIS:
+                continue
+            command: click.Command = CLIS[words[0]]
+            rest = words[1:]
+            while isinstance(command, click.Group):
+                assert rest, words
+                found = command.get_command(click.Context(command), rest.pop(0))
+                assert found is not None, words
+                command = found
+            known = {option for parameter in command.params for option in parameter.opts}
+            wrong += [f"{' '.join(words[:3])}: {w}" for w in rest if w.startswith("-") and w.split("=")[0] not in known]
+            overrides = [value for flag, value in pairwise(rest) if flag == "--set"]
+            parse_overrides(overrides)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        file = page if not path else page.parent / path
+        titles = file.read_text() if file.is_file() else ""
+        heads = {anchor_of(head) for head in re.findall(r"^#+ (.*)$", titles, re.MULTILINE)}
+        if not file.exists() or (anchor and anchor not in heads):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.long
+@pytest.mark.shared
+@pytest.mark.skipif(SHARED is None, reason="../shared/clips is not here")
+def test_the_tutorial_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert SHARED is not None
+    for name in ("clapping", "meet_and_split", "sitting", "walking"):
+        for number in range(4):
+            (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(SHARED / name / f"{number:02d}.mp4", tmp_path / "videos" / name)
+    monkeypatch.chdir(tmp_path)
+    model = ["--model-config", str(CONFIG_PATH), "--weights", str(WEIGHTS_PATH)]
+    names: dict[str, object] = {}
+    done = []
+    for block in BLOCK.finditer((DOCS / "tutorial.md").read_text()):
+        if block["skip"]:
+            continue
+        if block["language"] == "python":
+            exec(compile(block["code"], "tutorial.md", "exec"), names)
+            continue
+        for words in shell_commands(block["code"]):
+            arguments = [word for part in words[1:] for word in (model if part == "$MODEL" else [part])]
+            found = CliRunner().invoke(CLIS[words[0]], arguments)
+            assert found.exit_code == 0, (words, found.output, found.exception)
+            done.append(words[1])
+    assert done == ["plan", "extract", "info", "splits", "splits", "eval", "train", "classify"]
+    table = names["table"]
+    assert set(table.index) == {"coop", "zero-shot"}  # type: ignore[attr-defined]
+    assert table.loc["coop", ("new", "count")] == 3  # type: ignore[attr-defined]
+    result = Result.read("runs/coop")
+    assert [run.n_train for run in result.runs] == [4, 4, 4]
+    assert result.prompts["meet_and_split"] == "[16] meet and split."
+    assert "harmonic_mean" in capsys.readouterr().out
