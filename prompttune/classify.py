@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from prompttune.apply_prompts import config_of_prompt, prompted_model
+from prompttune.config import TrainConfig
 from prompttune.data import FeatureSource, open_source
 from prompttune.errors import ConfigError, PromptFileError, explain
-from prompttune.evaluate import predict
+from prompttune.evaluate import Predictions, predict
 from prompttune.prompt_file import PromptFile, read_prompt_file
 from prompttune.splits import TestSet
+from prompttune.store_needs import require_served
 from prompttune.video_files import is_store, open_videos
 
 
@@ -67,7 +70,11 @@ def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -
         vidfeat.errors.VidfeatError: a store, pack or video that cannot be used.
     """
     prompt = read_prompt_file(options.prompts) if options.prompts is not None else None
-    opened = _open(source, options)
+    given: dict[str, Any] = {"store": str(source), "device": options.device}
+    if options.template and prompt is None:
+        given["templates"] = {"zero_shot": options.template}
+    config = config_of_prompt(prompt, given)
+    opened = _open(source, config, options)
     if prompt is not None and prompt.pack_hash != opened.pack.hash:
         raise PromptFileError(
             explain(
@@ -78,12 +85,21 @@ def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -
                 fix="a store (or --like a store) of the model the prompt was trained on",
             )
         )
-    return _most_likely(opened, prompt, _classes(opened, prompt, options), options)
+    classes = _classes(opened, prompt, options)
+    rows = np.flatnonzero(opened.table.usable).astype(np.int64)
+    # Labels play no part in what is predicted.
+    table = replace(opened.table, labels=(classes[0],) * len(opened.table.ids), classes=classes)
+    tests = (TestSet("videos", rows, classes),)
+    model, videos = prompted_model(config, opened, prompt, table=table, tests=tests)
+    (found,) = predict(model, videos["videos"])
+    return _most_likely(found, top=options.top)
 
 
-def _open(source: str | Path, options: ClassifyOptions) -> FeatureSource:
+def _open(source: str | Path, config: TrainConfig, options: ClassifyOptions) -> FeatureSource:
     if is_store(source):
-        return open_source(source)
+        opened = open_source(source)
+        require_served(config, [opened], trains=False)
+        return opened
     if options.like is None:
         raise ConfigError(
             explain(
@@ -92,7 +108,8 @@ def _open(source: str | Path, options: ClassifyOptions) -> FeatureSource:
                 fix="--like STORE.zarr takes that store's backbone, frames and crop (or --like PACK --frames N)",
             )
         )
-    return open_videos(source, like=options.like, n_frames=options.n_frames, device=options.device)
+    layers = () if config.visual is None else (config.visual.first_block,)
+    return open_videos(source, like=options.like, n_frames=options.n_frames, layers=layers, device=options.device)
 
 
 def _classes(source: FeatureSource, prompt: PromptFile | None, options: ClassifyOptions) -> tuple[str, ...]:
@@ -108,20 +125,9 @@ def _classes(source: FeatureSource, prompt: PromptFile | None, options: Classify
     return classes
 
 
-def _most_likely(
-    source: FeatureSource, prompt: PromptFile | None, classes: tuple[str, ...], options: ClassifyOptions
-) -> list[Classified]:
-    given = {"store": source.path, "device": options.device}
-    if options.template and prompt is None:
-        given |= {"templates": {"zero_shot": options.template}}  # type: ignore[dict-item]
-    rows = np.flatnonzero(source.table.usable).astype(np.int64)
-    # Labels play no part in what is predicted.
-    table = replace(source.table, labels=(classes[0],) * len(source.table.ids), classes=classes)
-    test = TestSet("videos", rows, classes)
-    model, videos = prompted_model(config_of_prompt(prompt, given), source, prompt, table=table, tests=(test,))
-    (found,) = predict(model, videos[test.name])
-    best = torch.topk(found.logits.softmax(dim=1), k=min(options.top, len(classes)), dim=1)
+def _most_likely(found: Predictions, *, top: int) -> list[Classified]:
+    best = torch.topk(found.logits.softmax(dim=1), k=min(top, len(found.classes)), dim=1)
     return [
-        Classified(key, tuple(classes[i] for i in places), tuple(scores))
+        Classified(key, tuple(found.classes[place] for place in places), tuple(scores))
         for key, places, scores in zip(found.ids, best.indices.tolist(), best.values.tolist(), strict=True)
     ]

@@ -239,4 +239,5 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             table = replace(table, labels=(names[0],) * len(table.ids), classes=names)
         reduce = frame_reduction(self.config_.head)
         features = read_features(self.store_.source, rows, reduce=reduce).to(self.group_.model.device)
-        return predict(self.group_.model, TestVideos(TestSet("videos", rows, names), table, features))[0]
+        tokens = self.group_.tokens(self.store_.source)
+        return predict(self.group_.model, TestVideos(TestSet("videos", rows, names), table, features, tokens))[0]

@@ -29,9 +29,14 @@ class EncodedVideos:
     taps: Mapping[str, Rows]
     n_views: int = 1
 
-    def rows(self, tap: str, video_indices: Sequence[int] | np.ndarray, *, view: int = 0) -> Rows:
+    @property
+    def n_frames_per_video(self) -> np.ndarray:
+        """Int64 [N]."""
+        return np.diff(self.taps["pooled"].offsets)
+
+    def rows(self, tap: str, video_indices: Sequence[int] | np.ndarray, *, view: int | np.ndarray = 0) -> Rows:
         """The rows of some videos, in the order asked for."""
-        assert view == 0, "only the centre crop is decoded"
+        assert not np.any(view), "only the centre crop is decoded"
         parts = [self.taps[tap][int(index)] for index in video_indices]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         return Rows(np.concatenate(parts), offsets)
@@ -44,13 +49,19 @@ def is_store(path: str | Path) -> bool:
 
 
 def open_videos(
-    source: str | Path, *, like: str | Path, n_frames: int | None = None, device: str = "cpu"
+    source: str | Path,
+    *,
+    like: str | Path,
+    n_frames: int | None = None,
+    layers: Sequence[int] = (),
+    device: str = "cpu",
 ) -> FeatureSource:
     """The pooled features of a video file, or of every video below a folder.
 
     Args:
         like: a store, whose backbone, frames and crop are taken; or a backbone pack, with evenly spaced frames.
         n_frames: frames per video, for a pack alone.
+        layers: blocks whose entering tokens are kept, for visual prompts.
 
     Raises:
         FeatureError: `n_frames` given beside a store.
@@ -67,7 +78,7 @@ def open_videos(
     else:
         likeness = like_pack(like, n_frames=n_frames or DEFAULT_FRAMES)
     paths = find_videos(source)
-    reader = EncodedVideos(encode_videos(paths, likeness, device=device))
+    reader = EncodedVideos(encode_videos(paths, likeness, layers=layers, device=device))
     root = Path(source)
     ids = tuple(path.relative_to(root).as_posix() if path != root else path.name for path in paths)
     nothing = ("",) * len(ids)

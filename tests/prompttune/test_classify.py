@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tiny_store import CLASSES
+from training import train_runs
 
 import prompttune.cli as command_line
 from prompttune.apply_prompts import apply_prompts
@@ -84,9 +85,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = _module_of(Path(__file__).parents[1] / "vidfeat" / "small_extraction.py")
     folder = tmp_path_factory.mktemp("clips")
     videos = small.write_videos(folder / "videos", 4)
-    options = small.small_options(
-        videos, folder / "clips.zarr", small.write_tiny_clip(folder / "clip"), taps=("pooled",)
-    )
+    options = small.small_options(videos, folder / "clips.zarr", small.write_tiny_clip(folder / "clip"))
     extract_or_resume(options, quiet=True)
     return folder
 
@@ -118,6 +117,19 @@ def test_video_files_are_classified_as_their_store_is(extracted: Path) -> None:
         next(videos.rglob("*.mp4")), ClassifyOptions(like=pack, n_frames=3, classes=("run", "jump", "x"), top=2)
     )
     assert len(by_pack.classes) == 2
+
+
+def test_visual_prompts_see_the_tokens_of_video_files(extracted: Path, tmp_path: Path) -> None:
+    store, videos = extracted / "clips.zarr", extracted / "videos"
+    given = {
+        "protocol": {"name": "few-shot", "shots": 1, "test_fraction": 0.5},
+        "visual": {"depth": 1, "first_block": 1},
+    }
+    fitted = train_runs(tmp_path / "run", given, method="vpt", store=str(store), seeds=[1])
+    prompt = fitted.folder / "seed1" / "prompt.safetensors"
+    of_store = {video.id: video for video in classify(store, ClassifyOptions(prompts=prompt))}
+    for video in classify(videos, ClassifyOptions(prompts=prompt, like=store)):
+        np.testing.assert_allclose(video.scores, of_store[video.id].scores, atol=0.02)
 
 
 def test_what_cannot_be_read_is_said(extracted: Path, tmp_path: Path, target: str) -> None:
