@@ -20,6 +20,8 @@ from prompttune.errors import InertTermError, NonFiniteLossError, PrompttuneErro
 from prompttune.evaluate import Predictions
 from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
+from prompttune.machine import choose_threads, cpu_threads, keep_freed_memory
+from prompttune.memory_plan import largest_product_flop
 from prompttune.protocols import open_sources
 from prompttune.results import Result, RunResult
 from prompttune.run_folder import Trained, claim, command_result, remove_checkpoints, run_result, write_run
@@ -113,14 +115,24 @@ def _run_groups(
     runs: Sequence[Run], folder: Path, options: FitOptions
 ) -> tuple[dict[str, tuple[RunResult, Mapping[str, Predictions]]], RunGroup]:
     """Each run's record and predictions by its name, and the last group."""
+    keep_freed_memory()
     sources = open_sources(runs[0].config)
     found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
     group = None
     for members in plan_groups(runs, sources):
         group = prepare(members, sources)
-        found |= _run_group(group, folder, options)
+        with cpu_threads(_threads(group)):
+            found |= _run_group(group, folder, options)
     assert group is not None
     return found, group
+
+
+def _threads(group: RunGroup) -> int:
+    """CPU threads for a group's products."""
+    numbers_per_video = group.features[""].values[0].numel() if len(group.features[""].values) else 0
+    return choose_threads(
+        largest_product_flop(group.model, group.splits[0].classes, numbers_per_video=numbers_per_video)
+    )
 
 
 def _run_group(

@@ -1,4 +1,4 @@
-"""How many runs fit the memory at once: counted before anything is trained, from the rows that go through the tower."""
+"""What a training step will cost, counted beforehand: how many runs fit the memory, how large its products are."""
 
 from __future__ import annotations
 
@@ -34,6 +34,26 @@ def step_bytes_per_run(model: PromptModel, classes: Sequence[str]) -> int:
     taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
     chunk = min(model.config.class_chunk or taken, taken) if model.config.recompute else taken
     return int(rows * chunk / max(n_classes, 1) * kept_layers * config.width * KEPT_WIDTHS_PER_ROW * 4)
+
+
+def largest_product_flop(model: PromptModel, classes: Sequence[str], *, numbers_per_video: int) -> int:
+    """Floating-point operations of the largest matrix product in a training step of all the model's runs.
+
+    That is the text tower's MLP on all rows; without a learned context, or with a head of frames that is larger, what
+    the head does to a batch.
+
+    Args:
+        model: of all runs that go together.
+        classes: the training classes.
+        numbers_per_video: of the features that the head is given, E or F * E.
+    """
+    text, batch_size = model.pack.config.text, model.config.optim.batch_size
+    n_classes = len(classes)
+    taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
+    rows = model.text_rows(classes) * taken // max(n_classes, 1)
+    in_tower = 2 * rows * text.width * text.mlp_width
+    in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
+    return model.n_runs * max(in_tower, in_head)
 
 
 def free_bytes(device: torch.device) -> int:

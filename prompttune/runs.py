@@ -91,18 +91,20 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
 def parse_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Plain overrides as nested tables, and the axes: `optim.lr=0.01` is plain, `optim.lr=0.002,0.01` an axis.
 
-    A value is TOML where it parses as TOML, a string where it does not. For a key that holds a list
+    The last part of a key stands for the whole where no other key ends in it: `lr` for `optim.lr`. A value is TOML
+    where it parses as TOML, a string where it does not. For a key that holds a list
     (`coupling.hard_prompts=a.safetensors,b.safetensors`) a comma separates the list's items.
 
     Raises:
-        ConfigError: naming every override that is not `key=value`, and every unknown key with its nearest valid one.
+        ConfigError: naming every override that is not `key=value`, every unknown key with its nearest valid one, and
+            every short key with the keys it may stand for, where these are several.
     """
     tables: dict[str, Any] = {}
     axes: dict[str, list[Any]] = {}
     problems = []
     for text in texts:
         key, equals, value = text.partition("=")
-        key = key.strip()
+        key = _whole_key(key.strip())
         if not equals:
             problems.append(f"\n    {text}: expected KEY=VALUE")
         elif (problem := _key_problem(key)) is not None:
@@ -141,10 +143,27 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def _key_problem(key: str) -> str | None:
+def _whole_key(key: str) -> str:
+    """The dotted key that a short one stands for; itself where it is whole, unknown or ambiguous."""
+    ending = _keys_ending_in(key)
+    return ending[0] if len(ending) == 1 and _is_unknown(key) else key
+
+
+def _keys_ending_in(short: str) -> list[str]:
+    return [key for key in valid_keys() if key.endswith(f".{short}")]
+
+
+def _is_unknown(key: str) -> bool:
     keys = valid_keys()
-    if key in keys or key in sections(keys) or (key.startswith("losses.") and key.count(".") == 1):
+    return not (key in keys or key in sections(keys) or (key.startswith("losses.") and key.count(".") == 1))
+
+
+def _key_problem(key: str) -> str | None:
+    if not _is_unknown(key):
         return None
+    if ending := _keys_ending_in(key):
+        return f"{key}: may be {', '.join(ending[:-1])} or {ending[-1]}; write the one you mean"
+    keys = valid_keys()
     return f"{key}: unknown key; {nearest(key, [*keys, *sections(keys)]) or 'valid keys: ' + ', '.join(keys)}"
 
 

@@ -8,6 +8,9 @@ slow moment of the machine hits all of them:
     plain         the same through our blocks (`plain_encode`), which use PyTorch's fused attention
     engine        one run, and four runs at once
 
+It then measures two whole processes (`text_whole.py`): a base-to-new run as large as HMDB-51's, and the memory of a
+step on 1,000 classes. `--part` measures one of the three alone and leaves the others' figures in the file.
+
 Ratios compare the fastest rounds within one run of this command: other work only adds time. Medians are in the file
 too. The plain paths take 50 classes at a time, which is no more work and spares memory. `--clock cpu` counts processor
 time instead of the wall clock's, for one thread on a machine that is busy with other work.
@@ -19,6 +22,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from benchmarks.speed import text_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -240,7 +246,10 @@ def measure(setting: Setting) -> Iterator[Row]:
     """A row per class list and depth, each as soon as it is measured."""
     import torch
 
+    from prompttune.machine import keep_freed_memory
+
     torch.set_num_threads(setting.n_threads)
+    keep_freed_memory()  # as `prompttune train` does
     towers, names = random_towers(), json.loads(CLASS_NAMES.read_text("utf-8"))
     for class_list in setting.class_lists:
         for depth in DEPTHS:
@@ -249,17 +258,24 @@ def measure(setting: Setting) -> Iterator[Row]:
             yield Row.of(class_list, len(names[class_list]), depth, flops=flops, seconds=seconds)
 
 
-def summary(setting: Setting, rows: list[Row]) -> dict[str, Any]:
-    """The result file: setting, rows, goals, machine, versions, and the README's table."""
+def summary(setting: Setting, rows: list[Row], whole: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The result file: setting, rows, goals, machine, versions, and the README's table.
+
+    Args:
+        whole: `memory` and `run` of `text_whole`, as far as they were measured.
+    """
     from importlib.metadata import version
 
-    misses = [miss for row in rows for miss in row.misses()]
-    rates = [2 * SGEMM_SIZE**3 / row.seconds["sgemm"] / 1e9 for row in rows]
+    memory, run = (whole or {}).get("memory"), (whole or {}).get("run")
+    misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
+    rates = [2 * SGEMM_SIZE**3 / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "setting": asdict(setting) | {"n_ctx": N_CTX, "runs_at_once": RUNS_AT_ONCE, "tower": "ViT-B-16-quickgelu"},
         "goal": {"met": not misses, "missed": misses},
         "rows": [asdict(row) for row in rows],
+        "memory": memory,
+        "run": run,
         "sgemm_gigaflop_per_second": [min(rates), max(rates)],
         "machine": {"processor": _processor(), "cpus": os.cpu_count(), "system": platform.system()},
         "versions": {
@@ -267,7 +283,7 @@ def summary(setting: Setting, rows: list[Row]) -> dict[str, Any]:
             "torch": version("torch"),
             "open_clip": version("open_clip_torch"),
         },
-        "readme": _readme(setting, rows),
+        "readme": _readme(setting, rows, text_whole.sentences(memory, run)),
     }
 
 
@@ -279,7 +295,7 @@ def _processor() -> str:
     )
 
 
-def _readme(setting: Setting, rows: list[Row]) -> dict[str, Any]:
+def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
     return {
         "columns": [
             "class names",
@@ -307,32 +323,63 @@ def _readme(setting: Setting, rows: list[Row]) -> dict[str, Any]:
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
         f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all "
         "classes x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. "
-        "Pairs: one run, four.",
+        f"Pairs: one run, four.{whole}",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
         f"--clock {setting.clock}",
     }
 
 
+PARTS = ("steps", "run", "memory")
+
+
+def measured_before(out: Path, parts: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and whole figures of the file at `out`, but for the parts to be measured now."""
+    found = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    rows = [] if "steps" in parts else [Row(**row) for row in found.get("rows", [])]
+    return rows, {name: found.get(name) for name in ("run", "memory") if name not in parts}
+
+
 @click.command()
 @click.option("--classes", "class_lists", type=click.Choice(list(GOALS)), multiple=True, help="[default: all lists]")
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="[default: all parts]")
 @click.option("--rounds", default=3, show_default=True, help="Timed rounds.")
 @click.option("--threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
-@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True)
+@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="Of the steps.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
-def text(class_lists: tuple[str, ...], rounds: int, threads: int, clock: str, out: Path) -> None:
-    """Time text steps on real class names: open_clip's tower, our plain path, the engine with one run and with four."""
+def text(
+    class_lists: tuple[str, ...], parts: tuple[str, ...], rounds: int, threads: int, clock: str, out: Path
+) -> None:
+    """Time text steps on real class names: open_clip's tower, our plain path, the engine with one run and with four;
+    then a whole run and the memory of a step on 1,000 classes."""
     from benchmarks.readme import markdown_table
 
     setting = Setting(class_lists or tuple(GOALS), rounds, threads, clock)
+    parts = parts or PARTS
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    for row in measure(setting):
-        rows.append(row)
-        result = summary(setting, rows)  # written row by row: a long measurement that is stopped is not lost
+    rows, whole = measured_before(out, parts)
+
+    def write() -> dict[str, Any]:
+        # After every row and part: a long measurement that is stopped is not lost.
+        result = summary(setting, rows, whole)
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return result
+
+    if "memory" in parts:
+        whole["memory"] = text_whole.step_memory()
+        write()
+    if "run" in parts:
+        with tempfile.TemporaryDirectory() as work:
+            whole["run"] = text_whole.whole_run(Path(work), n_threads=threads, n_rounds=rounds)
+        write()
+    for row in measure(setting) if "steps" in parts else ():
+        rows.append(row)
+        write()
         click.echo(f"{row.class_list}, {row.depth} prompted block(s): {row.ratio_to_open_clip:.1f}x", err=True)
+    result = write()
     click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
     click.echo(f"\n{result['readme']['note']}\nWritten to {out}")
+    for miss in result["goal"]["missed"]:
+        click.echo(f"goal missed: {miss}")
 
 
 def main(arguments: list[str]) -> int:

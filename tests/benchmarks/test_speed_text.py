@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.speed import text
+from benchmarks.speed import text, text_whole
 from prompttune.class_prompts import ClassPrompts
 from prompttune.text_engine import TextContext, TextEngine, plain_encode
 
@@ -37,7 +38,14 @@ def test_missed_goals_are_named() -> None:
         "10.0x per run of four, goal 20x",
         "10% of sgemm, goal 70%",
     ]
-    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), [row])
+    whole = {"memory": {"n_classes": 9, "gigabytes": {"kept": {"peak": 3.5}, "recompute": {"peak": 1.0}}}}
+    whole["run"] = {"seconds": [50.0, 46.0], "n_train": 416, "n_test": 1530}
+    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), [row], whole)
+    assert result["goal"]["missed"][-2:] == [
+        "a step on 9 classes: 3.50 GB, goal below 3 GB",
+        "a whole run as large as HMDB-51's: 46 s, goal 45 s",
+    ]
+    assert "416 training and 1,530 test clips" in result["readme"]["note"]
     assert not result["goal"]["met"]
     assert len(result["readme"]["rows"][0]) == len(result["readme"]["columns"])
     json.dumps(result)
@@ -47,10 +55,49 @@ def test_class_lists_are_those_of_the_goals() -> None:
     names = json.loads(text.CLASS_NAMES.read_text("utf-8"))
     assert {name: len(classes) for name, classes in names.items()} == {
         "HMDB-51 base": 26,
+        "HMDB-51 new": 25,
         "UCF-101 base": 51,
         "Kinetics-400 base": 200,
     }
-    assert set(names) == set(text.GOALS)
+    assert set(names) == {*text.GOALS, "HMDB-51 new"}
+
+
+def test_parts_measured_alone_leave_the_other_figures(tmp_path: Path) -> None:
+    timings = seconds(open_clip=10.0, plain=10.0, engine=1.0, four=4.0, sgemm=1.0)
+    row = text.Row.of("UCF-101 base", 51, 9, flops=1, seconds=timings)
+    setting = text.Setting(("UCF-101 base",), 1, 1, "wall")
+    written = json.dumps(text.summary(setting, [row], {"run": {"seconds": [1.0], "n_train": 1, "n_test": 2}}))
+    (tmp_path / "speed.json").write_text(written)
+    rows, whole = text.measured_before(tmp_path / "speed.json", ["run"])
+    assert rows == [row]
+    assert whole == {"memory": None}
+    assert text.measured_before(tmp_path / "speed.json", text.PARTS) == ([], {})
+    assert text.measured_before(tmp_path / "none.json", ["steps"]) == ([], {"run": None, "memory": None})
+
+
+def test_the_whole_run_is_as_large_as_hmdb_51() -> None:
+    clips = text_whole.hmdb_clips()
+    videos = clips.videos()
+    assert len([label for label, split in videos if split == "train"]) == 416
+    assert len([label for label, split in videos if split == "test"]) == 1530
+    assert {label for label, split in videos if split == "train"} == clips.base
+
+
+@pytest.mark.long
+def test_a_small_whole_run_goes_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same functions on towers of a single narrow block and a handful of clips."""
+    pytest.importorskip("open_clip")
+    small = {"width": 32, "heads": 2, "layers": 1}
+    monkeypatch.setattr(text_whole, "CLIP_TEXT", text_whole.CLIP_TEXT | small)
+    monkeypatch.setattr(text_whole, "CLIP_VISION", text_whole.CLIP_VISION | small | {"image_size": 16})
+    clips = text_whole.Clips(("pour_tea", "run", "sit"), frozenset(("run", "sit")), train=2, test=1, n_frames=2)
+    monkeypatch.setattr(text_whole, "hmdb_clips", lambda: clips)
+    found = text_whole.whole_run(tmp_path, n_threads=1, n_rounds=1)
+    assert (found["n_train"], found["n_test"]) == (4, 3)
+    assert found["seconds"][0] > found["of_which_training"][0] > 0
+    result = json.loads((tmp_path / "run0" / "result.json").read_text())
+    assert [run["seed"] for run in result["runs"]] == [1, 2, 3]
+    assert result["classes"] == {"base": ["run", "sit"], "new": ["pour_tea"]}
 
 
 @pytest.mark.long

@@ -113,6 +113,16 @@ def test_overrides_are_typed_and_commas_open_axes() -> None:
     assert single == {"seeds": [3], "coupling": {"hard_prompts": ["a.safetensors"]}}
 
 
+def test_the_last_part_of_a_key_stands_for_it_where_it_is_the_only_one() -> None:
+    plain, axes = parse_overrides(["lr=0.002,0.01", "n_ctx=4", "hard_prompts=a.safetensors,b.safetensors"])
+    assert axes == {"optim.lr": [0.002, 0.01]}
+    assert plain["context"] == {"n_ctx": 4}
+    assert plain["coupling"] == {"hard_prompts": ["a.safetensors", "b.safetensors"]}
+    with pytest.raises(ConfigError, match=r"name: may be protocol\.name or optim\.name"):
+        parse_overrides(["name=sgd"])
+    assert parse_overrides(["store=x", "anchors.store=y"])[0] == {"store": "x", "anchors": {"store": "y"}}
+
+
 def test_bad_overrides_are_all_named() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_overrides(["optim.lrate=1", "nonsense", "context.n_ctx=4"])

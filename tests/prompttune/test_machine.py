@@ -1,0 +1,81 @@
+"""Threads go where products are large; freed memory stays; both are undone or told where they cannot be."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from training import short_runs, trainer_of
+
+from prompttune import fit as fit_module
+from prompttune.machine import SHARED_PRODUCT_FLOP, choose_threads, cpu_threads, keep_freed_memory
+from prompttune.memory_plan import largest_product_flop
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_small_products_run_on_one_thread_and_the_user_has_the_last_word() -> None:
+    assert choose_threads(SHARED_PRODUCT_FLOP - 1, environment={}) == 1
+    assert choose_threads(SHARED_PRODUCT_FLOP, environment={}) == 2
+    assert choose_threads(0, environment={"OMP_NUM_THREADS": "2"}) == 2
+    assert choose_threads(0, environment={"MKL_NUM_THREADS": "2"}) == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_are_put_back_even_after_an_error() -> None:
+    def training() -> None:
+        with cpu_threads(1):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        training()
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_training_on_a_small_tower_takes_one_thread(target: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    seen: list[int] = []
+    options = fit_module.FitOptions(on_step=lambda *_: seen.append(torch.get_num_threads()))
+    fit_module.fit(short_runs({"method": "coop"}, store=target, seeds=[1]), tmp_path / "run", options=options)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_the_largest_product_is_the_towers_mlp_on_all_rows(target: str) -> None:
+    group, _ = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1, 2, 3]))
+    classes, text = group.splits[0].classes, group.model.pack.config.text
+    rows = group.model.text_rows(classes)
+    found = largest_product_flop(group.model, classes, numbers_per_video=1)
+    assert found == 3 * 2 * rows * text.width * text.mlp_width
+    # A head on many frames outgrows a small tower.
+    assert largest_product_flop(group.model, classes, numbers_per_video=10**6) > SHARED_PRODUCT_FLOP
+    frozen, _ = trainer_of(short_runs({"method": "clip-adapter"}, store=target, seeds=[1]))
+    embed_dim, batch = frozen.model.pack.config.embed_dim, frozen.config.optim.batch_size
+    assert largest_product_flop(frozen.model, classes, numbers_per_video=embed_dim) == 2 * batch * embed_dim**2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_not_asked_for_again_page_by_page() -> None:
+    """A block of 24 MB, freed and allocated again: the first time its 6,000 pages are new, then they are there."""
+    import resource
+
+    assert keep_freed_memory()
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(6 * 2**20).fill_(1.0)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert min(faults() for _ in range(5)) < 600
