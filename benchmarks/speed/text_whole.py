@@ -171,7 +171,16 @@ def whole_run(work: Path, *, n_threads: int, n_rounds: int) -> dict[str, Any]:
     _train(["--method", "coop", "--store", other, "--seeds", "7", "--set", "epochs=1"], work / "hard", n_threads)
     hard = work / "hard" / "seed7" / "prompt.safetensors"
     base = json.dumps(sorted(clips.base))
-    arguments = ["--method", "ga2-text", "--store", store, "--seeds", "1,2,3", "--set", f"hard_prompts={hard}"]
+    arguments: list[str | Path] = [
+        "--method",
+        "ga2-text",
+        "--store",
+        store,
+        "--seeds",
+        "1,2,3",
+        "--set",
+        f"hard_prompts={hard}",
+    ]
     arguments += ["--set", f"base_classes={base}"]
     seconds, trained = [], []
     for index in range(n_rounds):
