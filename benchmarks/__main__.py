@@ -14,6 +14,7 @@ SPEED_SUBJECTS = ("store", "extract", "text", "visual")
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Whole comparisons of prompt-learning methods, the embedded small world, and speed measurements."""
+    import_module("prompttune.machine").wait_briefly()
 
 
 @main.command()

@@ -179,8 +179,10 @@ def _as_overrides(named: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Entry point: an error of the project is one message and exit code 2, never a traceback."""
     from prompttune.errors import PrompttuneError
+    from prompttune.machine import wait_briefly
     from vidfeat.errors import VidfeatError
 
+    wait_briefly()
     try:
         cli(standalone_mode=True)
     except (PrompttuneError, VidfeatError) as error:

@@ -73,6 +73,9 @@ def fit(
 ) -> FitResult:
     """Trains and evaluates runs into a folder.
 
+    Has the C library keep freed memory from then on, and sets PyTorch's number of CPU threads while it trains
+    (`prompttune.machine`).
+
     Args:
         runs: of one method and store, see `runs.expand_runs`.
         out: the run folder; created. An unfinished training of the same runs there is gone on with.
@@ -129,9 +132,11 @@ def _run_groups(
 
 def _threads(group: RunGroup) -> int:
     """CPU threads for a group's products."""
-    numbers_per_video = group.features[""].values[0].numel() if len(group.features[""].values) else 0
+    values, n_frames = group.features[""].values, group.sources.train.reader.n_frames or 1
+    numbers_per_video = values[0].numel() if len(values) else 0
+    classes = group.splits[0].classes
     return choose_threads(
-        largest_product_flop(group.model, group.splits[0].classes, numbers_per_video=numbers_per_video)
+        largest_product_flop(group.model, classes, numbers_per_video=numbers_per_video, n_frames=n_frames)
     )
 
 

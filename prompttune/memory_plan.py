@@ -36,16 +36,18 @@ def step_bytes_per_run(model: PromptModel, classes: Sequence[str]) -> int:
     return int(rows * chunk / max(n_classes, 1) * kept_layers * config.width * KEPT_WIDTHS_PER_ROW * 4)
 
 
-def largest_product_flop(model: PromptModel, classes: Sequence[str], *, numbers_per_video: int) -> int:
+def largest_product_flop(
+    model: PromptModel, classes: Sequence[str], *, numbers_per_video: int, n_frames: int = 1
+) -> int:
     """Floating-point operations of the largest matrix product in a training step of all the model's runs.
 
-    That is the text tower's MLP on all rows; without a learned context, or with a head of frames that is larger, what
-    the head does to a batch.
+    That is a tower's MLP on all rows that go through it, or what the head does to a batch where that is larger.
 
     Args:
         model: of all runs that go together.
         classes: the training classes.
         numbers_per_video: of the features that the head is given, E or F * E.
+        n_frames: frames of a video, which count where they go through the vision tower.
     """
     text, batch_size = model.pack.config.text, model.config.optim.batch_size
     n_classes = len(classes)
@@ -53,7 +55,11 @@ def largest_product_flop(model: PromptModel, classes: Sequence[str], *, numbers_
     rows = model.text_rows(classes) * taken // max(n_classes, 1)
     in_tower = 2 * rows * text.width * text.mlp_width
     in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
-    return model.n_runs * max(in_tower, in_head)
+    in_vision = 0
+    if model.config.visual is not None:
+        vision = model.pack.config.vision
+        in_vision = 2 * batch_size * n_frames * vision.n_tokens * vision.width * vision.mlp_width
+    return model.n_runs * max(in_tower, in_head, in_vision)
 
 
 def free_bytes(device: torch.device) -> int:

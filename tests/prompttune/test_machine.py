@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +11,14 @@ import torch
 from training import short_runs, trainer_of
 
 from prompttune import fit as fit_module
-from prompttune.machine import SHARED_PRODUCT_FLOP, choose_threads, cpu_threads, keep_freed_memory
+from prompttune.machine import (
+    SHARED_PRODUCT_FLOP,
+    WAIT_VARIABLES,
+    choose_threads,
+    cpu_threads,
+    keep_freed_memory,
+    wait_briefly,
+)
 from prompttune.memory_plan import largest_product_flop
 
 
@@ -63,6 +72,29 @@ def test_the_largest_product_is_the_towers_mlp_on_all_rows(target: str) -> None:
     frozen, _ = trainer_of(short_runs({"method": "clip-adapter"}, store=target, seeds=[1]))
     embed_dim, batch = frozen.model.pack.config.embed_dim, frozen.config.optim.batch_size
     assert largest_product_flop(frozen.model, classes, numbers_per_video=embed_dim) == 2 * batch * embed_dim**2
+
+
+def test_what_the_environment_says_about_waiting_stands() -> None:
+    empty: dict[str, str] = {}
+    wait_briefly(empty)
+    assert empty == {"GOMP_SPINCOUNT": "10000"}
+    for told in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
+        left = dict(told)
+        wait_briefly(left)
+        assert left == told
+
+
+def test_the_command_line_waits_briefly_before_it_imports_torch() -> None:
+    """Set later, it would have no effect."""
+    program = (
+        "import os, sys; sys.argv = ['prompttune', 'methods']\n"
+        "from prompttune import cli\n"
+        "cli.cli = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "cli.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["10000", "False"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
