@@ -17,7 +17,7 @@ from prompttune.frames import TokenReader
 from prompttune.heads import frame_reduction
 from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_prompt_file
-from prompttune.protocols import split_table
+from prompttune.protocols import split_file_hashes, split_table
 from prompttune.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
 from prompttune.run_folder import store_facts, test_result
 from prompttune.split_of_file import FileSplits
@@ -67,6 +67,7 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
         axes={},
         store=store_facts(source),
         other_stores={},
+        split_files=split_file_hashes(model.config.protocol),
         classes=classes,
         prompts={k: text for names in classes.values() for k, text in model.prompt_texts(names).items()},
         hard_prompts=[],

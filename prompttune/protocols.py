@@ -12,6 +12,7 @@ import numpy as np
 from prompttune.config import NONE, ProtocolConfig, TrainConfig
 from prompttune.data import FeatureSource, open_source
 from prompttune.errors import ConfigError, explain
+from prompttune.split_file import read_split_file
 from prompttune.split_of_file import FileSplits
 from prompttune.splits import (
     Split,
@@ -74,6 +75,16 @@ def open_sources(config: TrainConfig) -> Sources:
     anchors = open_source(config.anchors.store, **pack) if config.anchors is not None else None
     require_served(config, [train, *tests.values(), *([anchors] if anchors is not None else [])])
     return Sources(train, tests, anchors)
+
+
+def split_file_hashes(protocol: ProtocolConfig) -> dict[str, str]:
+    """Hash of the content of every split file the protocol names, by path.
+
+    Raises:
+        SplitError: a file that cannot be used.
+    """
+    named = [protocol.split_file, *protocol.test_split_files]
+    return {path: read_split_file(path).sha256 for path in named if path is not None and path != NONE}
 
 
 def sources_of_tests(source: FeatureSource, split_file: str, *, name: str) -> dict[str, FeatureSource]:

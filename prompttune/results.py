@@ -108,6 +108,7 @@ class Result(_Record):
     axes: dict[str, list[Any]] = Field(description="dotted key -> values of the run axes")
     store: StoreFacts = Field(description="the training store")
     other_stores: dict[str, StoreFacts] = Field(description="test stores and the anchors' store, by role")
+    split_files: dict[str, str] = Field(default={}, description="split files that were used -> sha256 of their content")
     classes: dict[str, list[str]] = Field(description="class names by test set")
     prompts: dict[str, str] = Field(description="exact prompt of each class; [M] stands for M learned vectors")
     hard_prompts: list[dict[str, Any]] = Field(description="provenance of the hard prompts that were coupled")

@@ -19,6 +19,7 @@ from prompttune.errors import RunFolderError, explain
 from prompttune.evaluate import Predictions
 from prompttune.prompt_file import PromptFile, write_prompt_file
 from prompttune.prompt_registry import overlap_with
+from prompttune.protocols import split_file_hashes
 from prompttune.results import (
     RESULT,
     SCHEMA_VERSION,
@@ -44,7 +45,11 @@ def run_folder_name(config: TrainConfig) -> Path:
 
 def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
     """The finished result of just these runs, None when there is work to do."""
-    described = {"runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}}
+    described: dict[str, Any] = {
+        "runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}
+    }
+    if hashes := split_file_hashes(runs[0].config.protocol):
+        described["split_files"] = hashes
     claimed = folder / "runs.json"
     content = json.dumps(described, indent=1, sort_keys=True).encode()
     if claimed.exists() and not overwrite:
@@ -182,6 +187,7 @@ def command_result(
         axes={key: list(values) for key, values in axes.items()},
         store=store_facts(group.sources.train),
         other_stores={name: store_facts(source) for name, source in others.items() if source is not None},
+        split_files=split_file_hashes(config.protocol),
         classes=classes,
         prompts=prompts,
         hard_prompts=[_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts],

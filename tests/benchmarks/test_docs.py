@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -76,6 +77,17 @@ def test_commands_in_guides_name_commands_and_options_that_exist(page: Path) -> 
             overrides = [value for flag, value in pairwise(rest) if flag == "--set"]
             parse_overrides(overrides)
     assert wrong == []
+
+
+def test_the_limits_state_the_rounding_that_was_measured() -> None:
+    tests = json.loads((ROOT / "benchmarks" / "results" / "fp16_rounding.json").read_text())["tests"].values()
+    changed, of_all = (sum(one[key] for one in tests) for key in ("predictions_changed", "n_videos"))
+    largest = max(one["largest_logit_change"] for one in tests)
+    text = " ".join((DOCS / "limits.md").read_text().split())
+    assert (
+        f"changed {changed} of {of_all:,} zero-shot predictions; the largest change of a logit was {largest:.4f}"
+        in text
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

@@ -18,7 +18,7 @@ import prompttune.cli as command_line
 from prompttune.apply_prompts import apply_prompts
 from prompttune.config import resolve
 from prompttune.data import open_source
-from prompttune.errors import ConfigError, SplitError
+from prompttune.errors import ConfigError, RunFolderError, SplitError
 from prompttune.evaluate import load_predictions
 from prompttune.protocols import make_split, open_sources, other_test_sets, split_table
 from prompttune.results import confusion
@@ -34,7 +34,7 @@ from prompttune.split_file import (
     write_split_file,
 )
 from prompttune.split_making import MakeOptions, make_split_file, read_labelled, with_groups
-from prompttune.splits import VideoTable
+from prompttune.splits import VideoTable, fully_supervised
 
 BASE, NEW = CLASSES[:4], CLASSES[4:]
 
@@ -65,6 +65,12 @@ def test_a_run_on_a_made_file_is_the_run_on_the_store(tmp_path: Path, target: st
     assert [r.split_sha256 for r in of_file.result.runs] == [r.split_sha256 for r in of_store.result.runs]
     assert [r.metrics for r in of_file.result.runs] == [r.metrics for r in of_store.result.runs]
     assert of_file.result.config["protocol"]["split_file"] == file
+    assert of_file.result.split_files == {file: read_split_file(file).sha256}
+    assert of_store.result.split_files == {}
+    # The same path with another content is another run: its folder is not read back.
+    made(tmp_path / "s.json", target, base_classes=(), shots=3, seeds=(1, 2))
+    with pytest.raises(RunFolderError, match="holds another run"):
+        train_runs(tmp_path / "file", {"protocol": {"split_file": file}}, method="coop", store=target, seeds=[1, 2])
 
 
 def test_every_test_set_of_a_result_is_hashed_and_its_confusion_counts_every_video(tmp_path: Path, target: str) -> None:
@@ -136,6 +142,16 @@ def test_eval_takes_a_split_file_for_zero_shot_and_prompts(tmp_path: Path, targe
     code, output = run("eval", "--store", target, "--split", file, "--prompts", hard_prompt)
     assert code == 0
     assert "new" in output
+
+
+def test_fully_supervised_trains_on_the_whole_pool(tmp_path: Path, target: str) -> None:
+    file = made(tmp_path / "s.json", target)
+    store = open_source(target).table
+    for protocol in ({"split_file": file}, {}):
+        config = resolve({"method": "coop", "store": target, "protocol": {"name": "fully-supervised", **protocol}})
+        found = make_split(config.protocol, split_table(config.protocol, store), seed=3)
+        assert len(found.train) == store.splits.count("train")
+        assert found.sha256 == fully_supervised(store, seed=3).sha256
 
 
 def test_shots_are_drawn_from_the_files_pool(tmp_path: Path, target: str) -> None:
