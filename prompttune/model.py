@@ -190,9 +190,11 @@ class PromptModel(nn.Module):
 
     @torch.no_grad()
     def text_rows(self, names: Sequence[str]) -> int:
-        """Rows that one run sends through the text tower in one training step; 0 where no context is learned."""
+        """Rows that one run sends through the text tower in one step; 0 where no context or no class trains."""
+        if not names or self.context is None:
+            return 0
         vocabulary = self.vocabulary(names)
-        if vocabulary.prompts is None or self.context is None:
+        if vocabulary.prompts is None:
             return 0
         n_videos = self.config.optim.batch_size if self.depends_on_video else 1
         videos = torch.zeros(self.n_runs, 1, self.pack.config.embed_dim, device=self.device)
