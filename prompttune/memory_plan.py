@@ -52,7 +52,7 @@ def largest_product_flop(
     text, batch_size = model.pack.config.text, model.config.optim.batch_size
     n_classes = len(classes)
     taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
-    rows = model.text_rows(classes) * taken // max(n_classes, 1)
+    rows = model.text_rows(classes) * taken // n_classes if classes else 0  # zero-shot has no training classes
     in_tower = 2 * rows * text.width * text.mlp_width
     in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
     in_vision = 0

@@ -10,6 +10,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -138,33 +139,41 @@ def test_kill_in_the_evaluation_costs_no_training(tmp_path: Path, target: str, m
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
-def test_killed_process_leaves_a_folder_that_the_same_training_finishes(tmp_path: Path, target: str) -> None:
-    tables = {"optim": {"epochs": 2000}, "log": {"checkpoint_seconds": 0.0}}
+def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path: Path, target: str) -> None:
+    """Optimiser moments, dropout masks, data order, mix-up and aggregation all go through the kills."""
+    tables = {
+        "optim": {"epochs": 30, "name": "adamw", "accumulate": 2},
+        "targets": {"mixup_alpha": 0.4},
+        "aggregation": {"mean": 20.0, "std": 5.0},
+        "log": {"checkpoint_seconds": 0.0, "every": 1},
+    }
+    # A process that tells each step, so that the kill comes in the middle of its training and not of its start.
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from training import train_runs;"
-        f"train_runs(__import__('pathlib').Path(sys.argv[2]), {tables!r}, method='coop', store=sys.argv[3], seeds=[1])"
+        "import sys; sys.path.insert(0, sys.argv[1]); from training import short_runs\n"
+        "from prompttune.fit import FitOptions, fit\n"
+        f"runs = short_runs({tables!r}, method='coop', store=sys.argv[3], seeds=[1, 2])\n"
+        "fit(runs, sys.argv[2], options=FitOptions(on_step=lambda _, record: print(record.step, flush=True)))"
     )
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "run"), target]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("checkpoints/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "run" / "result.json").exists()
-    # The same training, given up after a few more steps: it must start where the killed process was.
-    steps: list[int] = []
-
-    def stop(trainer, record) -> None:
-        steps.append(record.step)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-
-    runs = short_runs(tables, method="coop", store=target, seeds=[1])
-    with pytest.raises(KeyboardInterrupt):
-        fit(runs, tmp_path / "run", options=FitOptions(on_step=stop))
-    assert steps[0] > 0
-    assert steps == list(range(steps[0], steps[0] + 3))
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "cut"), target]
+    kill_after = np.random.default_rng(int(time.time())).integers(1, 12, size=2)
+    reached = -1
+    for n_steps in kill_after.tolist():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        steps = [int(process.stdout.readline()) for _ in range(n_steps)]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # The checkpoint of a step is whole before the step is told, and nothing that it holds is done again.
+        assert steps == list(range(steps[0], steps[0] + n_steps))
+        assert steps[0] > reached, (kill_after, steps)
+        reached = steps[-1]
+    runs = short_runs(tables, method="coop", store=target, seeds=[1, 2])
+    fit(runs, tmp_path / "cut")
+    fit(runs, tmp_path / "whole")
+    for run in ("seed1", "seed2"):
+        for name in ("prompt.safetensors", "log.jsonl"):
+            found, expected = (tmp_path / folder / run / name for folder in ("cut", "whole"))
+            assert found.read_bytes() == expected.read_bytes(), (run, name, kill_after)
 
 
 def test_checkpoint_of_another_training_is_refused(tmp_path: Path, target: str) -> None:

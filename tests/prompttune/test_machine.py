@@ -61,6 +61,10 @@ def test_a_training_on_a_small_tower_takes_one_thread(target: str, tmp_path, mon
     assert torch.get_num_threads() == 2
 
 
+def test_a_method_that_trains_nothing_goes_through_too(target: str, tmp_path) -> None:
+    assert fit_module.fit(short_runs({"method": "zero-shot"}, store=target), tmp_path / "run").result.runs
+
+
 def test_the_largest_product_is_the_towers_mlp_on_all_rows(target: str) -> None:
     group, _ = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1, 2, 3]))
     classes, text = group.splits[0].classes, group.model.pack.config.text
@@ -69,6 +73,7 @@ def test_the_largest_product_is_the_towers_mlp_on_all_rows(target: str) -> None:
     assert found == 3 * 2 * rows * text.width * text.mlp_width
     # A head on many frames outgrows a small tower.
     assert largest_product_flop(group.model, classes, numbers_per_video=10**6) > SHARED_PRODUCT_FLOP
+    assert largest_product_flop(group.model, (), numbers_per_video=1) < SHARED_PRODUCT_FLOP
     frozen, _ = trainer_of(short_runs({"method": "clip-adapter"}, store=target, seeds=[1]))
     embed_dim, batch = frozen.model.pack.config.embed_dim, frozen.config.optim.batch_size
     assert largest_product_flop(frozen.model, classes, numbers_per_video=embed_dim) == 2 * batch * embed_dim**2
