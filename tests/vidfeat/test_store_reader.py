@@ -37,12 +37,25 @@ def test_rows_come_back_exactly_in_the_order_asked_for(world, check, tmp_path):
     check_rows(world, open_store(tmp_path / "X.zarr", check=check))
 
 
-def test_large_and_small_chunks_are_gathered_alike(tmp_path, monkeypatch):
-    world = SmallStore()
+@pytest.mark.parametrize("n_frames", [4, None])
+@pytest.mark.parametrize("few", [0, 2**30])
+@pytest.mark.parametrize("large", [0, 2**30])
+@pytest.mark.parametrize("check", ["first-touch", "always", "never"])
+def test_every_way_of_gathering_gives_the_same(n_frames, few, large, check, tmp_path, monkeypatch):
+    """Few videos or many, small chunks or large, from one shard or several: a loop of copies, or gathered at once."""
+    monkeypatch.setattr("vidfeat.store.gather._LARGE_CHUNK_BYTES", large)
+    monkeypatch.setattr("vidfeat.store.gather.FEW_VIDEOS", few)
+    monkeypatch.setattr("vidfeat.store.reader.FEW_VIDEOS", few)
+    world = SmallStore(n_frames=n_frames)
     world.extract(tmp_path / "X.zarr")
-    for limit in (0, 2**30):  # copy per chunk, gather at once
-        monkeypatch.setattr("vidfeat.store.gather._LARGE_CHUNK_BYTES", limit)
-        check_rows(world, open_store(tmp_path / "X.zarr"))
+    reader = open_store(tmp_path / "X.zarr", check=check)
+    for indices in (ANY_ORDER, [2, 0, 1, 1], np.array([5], np.int32)):
+        check_rows(world, reader, indices)
+    with pytest.raises(StoreError, match="clip 4"):
+        reader.rows("pooled", [1, FAILED_VIDEO])
+    for wrong in ([-1], [11], [0, -11]):
+        with pytest.raises(IndexError):
+            reader.rows("pooled", wrong)
 
 
 def test_mappings_are_bounded(tmp_path, monkeypatch):

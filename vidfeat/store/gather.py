@@ -6,8 +6,7 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +22,39 @@ if TYPE_CHECKING:
 
 # Linux allows 65530 mappings per process; beyond this many shards the least recently used are unmapped.
 _MAX_MAPPED_SHARDS = 8192
-# Above this size of an inner chunk a copy per chunk beats one fancy-indexed gather.
+# A copy per video beats one fancy-indexed gather above this size of an inner chunk, and for fewer videos than that.
 _LARGE_CHUNK_BYTES = 64 * 2**10
+FEW_VIDEOS = 16
 
 
 @dataclass(frozen=True)
 class Segments:
-    """What to read: for each item rows `[starts[i], starts[i] + lengths[i])` of an array; int64 [B] both.
+    """What to read: for each item rows `[starts[i], starts[i] + lengths[i])` of an array; int64 [B] or plain ints.
 
-    `offsets` int64 [B+1] says where each item lies in the result.
+    `offsets` int64 [B+1] says where each item lies in the result. `n_each`: the length of all items, None when they
+    differ.
     """
 
-    starts: np.ndarray
-    lengths: np.ndarray
-    offsets: np.ndarray = field(init=False)
+    starts: np.ndarray | list[int]
+    lengths: np.ndarray | list[int]
+    offsets: np.ndarray
+    n_each: int | None = None
 
-    def __post_init__(self) -> None:
-        offsets = np.zeros(len(self.lengths) + 1, np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        object.__setattr__(self, "offsets", offsets)
+    @classmethod
+    def of_length(cls, starts: np.ndarray | list[int], n_rows: int) -> Segments:
+        """Items of one length."""
+        n_items = len(starts)
+        offsets = np.arange(0, n_items * n_rows + 1, n_rows)
+        return cls(
+            starts, [n_rows] * n_items if isinstance(starts, list) else np.full(n_items, n_rows), offsets, n_rows
+        )
+
+    @classmethod
+    def of_lengths(cls, starts: np.ndarray, lengths: np.ndarray) -> Segments:
+        """Items of their own lengths each."""
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(starts, lengths, offsets)
 
 
 class RowSource(ABC):
@@ -114,14 +127,17 @@ class _MappedShard:
         inner = np.empty((1, layout.chunk_rows, *layout.row_shape), dtype).strides[1:]
         shape = (written, layout.chunk_rows, *layout.row_shape)
         self.chunks: np.ndarray = np.ndarray(shape, dtype, mapping, strides=(layout.stride, *inner))
-        self._checked = bytearray(written)
+        self._flags = bytearray(b"\1") * written  # 1: not checked yet; plain bytes for few chunks, an array for many
+        self._unchecked = np.frombuffer(self._flags, bool)
 
-    def check(self, chunks: Iterable[int], *, again: bool) -> None:
-        """Returns when the checksums of these chunks are right; each is computed once unless `again`."""
-        checked = self._checked
-        for chunk in chunks:
-            if checked[chunk] and not again:
-                continue
+    def check(self, first: int, stop: int, *, again: bool) -> None:
+        """Returns when the checksums of chunks [first, stop) are right; each is computed once unless `again`."""
+        if again or any(self._flags[first:stop]):
+            self.check_each(np.arange(first, stop), again=again)
+
+    def check_each(self, chunks: np.ndarray, *, again: bool) -> None:
+        """The same for chunks int64 [n] in ascending order."""
+        for chunk in (chunks if again else chunks[self._unchecked[chunks]]).tolist():
             content = self._bytes[chunk * self._stride : (chunk + 1) * self._stride]
             if google_crc32c.value(content[:-CRC_BYTES]) != int.from_bytes(content[-CRC_BYTES:].tobytes(), "little"):
                 where = f"{self._path}, chunk {chunk}, bytes [{chunk * self._stride}, {(chunk + 1) * self._stride})"
@@ -134,7 +150,7 @@ class _MappedShard:
                         fix="run `vidfeat verify --level full`, then extract again: it redoes just that unit",
                     )
                 )
-            checked[chunk] = 1
+            self._unchecked[chunk] = False
 
 
 class MappedRows(RowSource):
@@ -169,45 +185,74 @@ class MappedRows(RowSource):
 
     def read(self, segments: Segments) -> np.ndarray:
         layout = self._layout
-        out = np.empty((int(segments.offsets[-1]), *layout.row_shape), layout.dtype)
-        if len(out):
+        if self._large_chunks or len(segments.starts) <= FEW_VIDEOS:
+            chunks = self._copy_each(segments)
+        else:
             # In units of chunks: a video is a whole number of them.
-            chunks = out.reshape(-1, layout.chunk_rows, *layout.row_shape)
-            gather = self._copy_runs if self._large_chunks else self._gather_small
-            gather(segments.starts // layout.chunk_rows, segments.lengths, segments.offsets, chunks)
-        return out
+            firsts = np.asarray(segments.starts) // layout.chunk_rows
+            one_each = segments.n_each == layout.chunk_rows
+            chunks = self._gather(firsts, None if one_each else np.asarray(segments.lengths) // layout.chunk_rows)
+        return chunks.reshape(-1, *layout.row_shape)
 
-    def _copy_runs(self, firsts: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
-        """One copy per video. Plain integers: for a few videos numpy's calls would cost more than the loop."""
-        per_shard, chunk_rows = self._layout.chunks_per_shard, self._layout.chunk_rows
+    def _empty(self, n_chunks: int) -> np.ndarray:
+        return np.empty((n_chunks, self._layout.chunk_rows, *self._layout.row_shape), self._layout.dtype)
+
+    def _copy_each(self, segments: Segments) -> np.ndarray:
+        """Chunks by one copy per video, in the order of the disk.
+
+        Plain integers: for few videos numpy's calls would cost more than the loop, the more so as the copies throw the
+        code of those calls out of the caches every time.
+        """
+        per_shard, chunk_rows, shards = self._layout.chunks_per_shard, self._layout.chunk_rows, self._shards
         always, check = self._check == "always", self._check != "never"
-        for first, length, offset in sorted(zip(firsts.tolist(), lengths.tolist(), offsets.tolist(), strict=False)):
+        places, n_chunks = [], 0
+        for start, length in zip(_plain(segments.starts), _plain(segments.lengths), strict=True):
+            places.append((start // chunk_rows, n_chunks, length // chunk_rows))
+            n_chunks += length // chunk_rows
+        out = self._empty(n_chunks)
+        for first, target, count in sorted(places):
             number, local = divmod(first, per_shard)
-            stop, target = local + length // chunk_rows, offset // chunk_rows
-            shard = self._shard(number)
+            shard, stop = shards.get(number) or self._shard(number), local + count
             if stop > shard.n_chunks:
                 raise self._beyond_the_end(number)
             if check:
-                shard.check(range(local, stop), again=always)
-            out[target : target + stop - local] = shard.chunks[local:stop]
+                shard.check(local, stop, again=always)
+            out[target : target + count] = shard.chunks[local:stop]
+        return out
 
-    def _gather_small(self, firsts: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
-        """One fancy-indexed gather per shard, for rows so small that a copy each would be all calls."""
-        per_shard, chunk_rows = self._layout.chunks_per_shard, self._layout.chunk_rows
-        counts = lengths // chunk_rows
-        wanted = np.arange(len(out)) + np.repeat(firsts - offsets[:-1] // chunk_rows, counts)
+    def _gather(self, firsts: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+        """Chunks by one fancy-indexed gather per shard, for rows so small that a copy each would be all calls.
+
+        counts: chunks of each video [B]; None: one each.
+        """
+        per_shard = self._layout.chunks_per_shard
+        if counts is None:
+            wanted = firsts
+        else:
+            stops = np.cumsum(counts)
+            wanted = np.arange(int(stops[-1])) + np.repeat(firsts - stops + counts, counts)
         order = np.argsort(wanted, kind="stable")
-        wanted = wanted[order]
-        numbers = wanted // per_shard
+        ascending = wanted[order]
+        numbers = ascending // per_shard
+        first, last = int(numbers[0]), int(numbers[-1])
+        if first == last:  # one copy instead of two
+            return self._checked_shard(first, ascending - first * per_shard).chunks[wanted - first * per_shard]
+        out = self._empty(len(wanted))
         changes = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
         for start, stop in pairwise([0, *changes.tolist(), len(order)]):
             number = int(numbers[start])
-            local, shard = wanted[start:stop] - number * per_shard, self._shard(number)
-            if int(local[-1]) >= shard.n_chunks:
-                raise self._beyond_the_end(number)
-            if self._check != "never":
-                shard.check(local.tolist(), again=self._check == "always")
-            out[order[start:stop]] = shard.chunks[local]
+            local = ascending[start:stop] - number * per_shard
+            out[order[start:stop]] = self._checked_shard(number, local).chunks[local]
+        return out
+
+    def _checked_shard(self, number: int, local: np.ndarray) -> _MappedShard:
+        """The shard, after its chunks `local` (ascending) were found there and, unless never, sound."""
+        shard = self._shard(number)
+        if int(local[-1]) >= shard.n_chunks:
+            raise self._beyond_the_end(number)
+        if self._check != "never":
+            shard.check_each(local, again=self._check == "always")
+        return shard
 
     def _beyond_the_end(self, number: int) -> StoreCorruptError:
         return StoreCorruptError(
@@ -217,6 +262,10 @@ class MappedRows(RowSource):
                 fix="run `vidfeat verify --level full`, then the extract command again",
             )
         )
+
+
+def _plain(numbers: np.ndarray | list[int]) -> list[int]:
+    return numbers if isinstance(numbers, list) else numbers.tolist()
 
 
 class ZarrRows(RowSource):

@@ -21,7 +21,7 @@ from vidfeat.errors import (
     explain,
 )
 from vidfeat.store.files import Files, LocalFiles, files_at
-from vidfeat.store.gather import RowSource, Segments
+from vidfeat.store.gather import FEW_VIDEOS, RowSource, Segments
 from vidfeat.store.index import read_index
 from vidfeat.store.plan import SPEC_PATH, PlannedTap
 from vidfeat.store.quantize import dequantize
@@ -45,7 +45,7 @@ class Rows:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
-        if len(self.offsets) < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
+        if len(self.offsets) < 1 or self.offsets.item(0) != 0 or self.offsets.item(-1) != len(self.values):
             raise ValueError(f"offsets {self.offsets} do not partition {len(self.values)} rows")
 
     def __len__(self) -> int:
@@ -254,28 +254,59 @@ class StoreReader:
         )
 
     def _segments(self, tap: str, video_indices: Any, view: Any) -> Segments:
+        few = self._few_starts(tap, video_indices, view)
+        if few is not None and self.n_frames is not None:
+            return Segments.of_length(few, self.n_frames)
         videos = np.asarray(video_indices, np.int64).reshape(-1)
-        views = np.full(videos.shape, view, np.int64) if np.ndim(view) == 0 else np.asarray(view, np.int64)
-        if views.shape != videos.shape:
+        views = np.asarray(view, np.int64)
+        if views.ndim and views.shape != videos.shape:
             raise ValueError(f"{len(views)} views for {len(videos)} videos")
-        for what, given, size in (("video index", videos, len(self)), ("view", views, self.n_views)):
-            if len(given) and (given.min() < 0 or given.max() >= size):
-                bad = given[(given < 0) | (given >= size)][:5].tolist()
-                raise IndexError(explain(f"no such {what}", where=self.path, expected=f"[0, {size})", got=bad))
-        starts = self._index["row_start"][videos, views, list(self.taps).index(tap)]
-        if (starts < 0).any():
-            failed = sorted(set(videos[starts < 0].tolist()))
-            reasons = self._index.text("reason")
-            named = "; ".join(f"{self.ids[index]} ({reasons[index]})" for index in failed[:5])
-            raise StoreError(
-                explain(
-                    f"{len(failed)} of the videos asked for failed to be extracted and have no rows",
-                    where=self.path,
-                    got=named,
-                    fix="ask for videos with reader.ok only; `vidfeat failures` lists the others",
-                )
+        self._require_inside("video index", videos, len(self))
+        self._require_inside("view", views.reshape(-1), self.n_views)
+        starts = self._row_starts[tap][videos, views]
+        if len(starts) and int(starts.min()) < 0:
+            raise self._no_rows(sorted(set(videos[starts < 0].tolist())))
+        if self.n_frames is not None:
+            return Segments.of_length(starts, self.n_frames)
+        return Segments.of_lengths(starts, self.n_frames_per_video[videos].astype(np.int64))
+
+    def _few_starts(self, tap: str, video_indices: Any, view: Any) -> list[int] | None:
+        """First rows of a few videos without numpy's calls; None when there are many, or something is wrong."""
+        if not isinstance(view, int) or not 0 <= view < self.n_views or not 0 < len(video_indices) <= FEW_VIDEOS:
+            return None
+        if isinstance(video_indices, np.ndarray):
+            if video_indices.ndim != 1 or video_indices.dtype.kind not in "iu":
+                return None
+            video_indices = video_indices.tolist()
+        first_row = self._row_starts[tap].item
+        try:
+            starts = [first_row(index, view) for index in video_indices]
+        except (IndexError, TypeError):
+            return None
+        return starts if min(video_indices) >= 0 and min(starts) >= 0 else None
+
+    @cached_property
+    def _row_starts(self) -> dict[str, np.ndarray]:
+        """First rows int64 [N V] of each tap; -1 for none."""
+        return {name: np.ascontiguousarray(self._index["row_start"][:, :, t]) for t, name in enumerate(self.taps)}
+
+    def _require_inside(self, what: str, given: np.ndarray, size: int) -> None:
+        # As unsigned numbers the negative ones are the largest: one pass finds both kinds of bad ones.
+        if len(given) and int(given.view(np.uint64).max()) >= size:
+            bad = given[(given < 0) | (given >= size)][:5].tolist()
+            raise IndexError(explain(f"no such {what}", where=self.path, expected=f"[0, {size})", got=bad))
+
+    def _no_rows(self, failed: list[int]) -> StoreError:
+        reasons = self._index.text("reason")
+        named = "; ".join(f"{self.ids[index]} ({reasons[index]})" for index in failed[:5])
+        return StoreError(
+            explain(
+                f"{len(failed)} of the videos asked for failed to be extracted and have no rows",
+                where=self.path,
+                got=named,
+                fix="ask for videos with reader.ok only; `vidfeat failures` lists the others",
             )
-        return Segments(starts, self.n_frames_per_video[videos].astype(np.int64))
+        )
 
 
 def _tap_flag(name: str) -> str:
