@@ -66,7 +66,8 @@ def print_info(store: StoreReader) -> None:
         "frames per video", str(store.n_frames or f"{_span([row.n_frames for row in rows if row.ok])} (varies)")
     )
     table.add_row("views", str(store.n_views))
-    table.add_row("classes", f"{len(store.classes)} ({_span(list(per_class.values()))} videos each)")
+    each = f"{_span(list(per_class.values()))} videos each"
+    table.add_row("classes", f"{len(store.classes)} ({each})" if store.classes else "none listed")
     splits = Counter(row.split for row in rows if row.split)
     if splits:
         table.add_row("splits", ", ".join(f"{name} {count}" for name, count in splits.items()))

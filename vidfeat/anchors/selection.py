@@ -78,7 +78,10 @@ class SelectOptions:
         if self.out is None and self.list_path is None:
             problems.append("neither --out STORE nor --list CSV: nothing to write")
         if problems:
-            raise AnchorError(explain("these options choose no anchors", got="; ".join(problems)))
+            fix = (
+                "vidfeat anchors select POOL.zarr --against TASK.zarr -n 256 --out anchors.zarr (or --list anchors.csv)"
+            )
+            raise AnchorError(explain("these options choose no anchors", got="; ".join(problems), fix=fix))
 
     @property
     def report_path(self) -> Path:
