@@ -272,6 +272,24 @@ def test_check_finds_swapped_class_files_leaks_and_foreign_labels(
     assert "Cooking" in known
 
 
+def test_equal_bytes_are_found_under_other_names(tmp_path: Path) -> None:
+    """run/000 (trains) has the bytes of run/007 (tests); another store's jump/003 has those of jump/008 (tests)."""
+    same, other = "a" * 64, "c" * 64
+    recipe = Recipe(classes=("run", "jump"), hashes=((0, same), (7, same), (1, "b" * 64), (19, other)))
+    store = str(write_tiny_store(tmp_path / "task.zarr", recipe))
+    irrelevant = Recipe(classes=("run", "jump"), hashes=((14, other), (15, "d" * 64)))
+    anchors = str(write_tiny_store(tmp_path / "anchors.zarr", irrelevant))
+    file = made(tmp_path / "s.json", store)
+    problems = check_split(read_split_file(file), CheckInputs(store, apart=(anchors,))).problems
+    assert problems == [
+        "1 videos of train draw all have the bytes of a test video: run/000.mp4 = run/007.mp4",
+        f"{anchors}: 1 of 22 videos have the bytes of a test video: jump/003.mp4",
+    ]
+    code, output = run("splits", "check", file, "--store", store, "--hard-prompt-source", anchors)
+    assert code == 1
+    assert "problem: 1 videos of train draw all" in output
+
+
 def test_reference_labels_catch_what_names_cannot(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("001.webm 0\n002.webm 1\n003.webm 1\n")
     (tmp_path / "all.csv").write_text("id,name\n0,run\n1,jump\n")

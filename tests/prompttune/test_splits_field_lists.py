@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prompttune.errors import SplitError
@@ -11,6 +12,8 @@ from prompttune.split_checks import CheckInputs, check_split, foreign_names
 from prompttune.split_file import SplitFile, TestPart, n_videos, structure_problems, video_ids
 from prompttune.split_import import ListPair, import_lists, named_draws, named_tests
 from prompttune.split_lists import read_class_file, read_video_list, videos_by_class
+from prompttune.split_making import MakeOptions, make_split_file
+from prompttune.splits import VideoTable
 
 SHARED = next((p for parent in Path(__file__).resolve().parents if (p := parent / "shared" / "splits").is_dir()), None)
 pytestmark = [pytest.mark.shared, pytest.mark.skipif(SHARED is None, reason="../shared/splits is not here")]
@@ -101,6 +104,32 @@ def test_base_and_new_of_hmdb_and_ucf_are_the_first_official_test_split() -> Non
         split = base_to_new(folder)
         both = {key for part in split.tests.values() for key in video_ids(part.videos)}
         assert both == {video for video, _ in read_video_list(shared(folder, "val1.txt")).lines}
+
+
+def test_a_split_drawn_of_ucf_keeps_its_groups_on_one_side() -> None:
+    classes = shared("labels", "ucf_101_base_labels.csv")
+    lists = shared("base2novel_splits", "ucf_splits")
+    split = import_lists(
+        [ListPair("1", lists / "base_train.txt", classes)], named_tests([("t", lists / "base_val.txt", classes)])
+    )
+    labels = split.labels()
+    assert len(labels) == 5385 + 2088
+    table = VideoTable(
+        ids=tuple(labels),
+        labels=tuple(labels.values()),
+        splits=("",) * len(labels),
+        groups=("",) * len(labels),
+        classes=split.class_names(),
+        usable=np.ones(len(labels), dtype=bool),
+    )
+    drawn = make_split_file(table, MakeOptions(group_pattern=r"v_(\w+)_g(\d+)_", test_fraction=0.3), source="UCF-101")
+    assert drawn.train is not None
+    parts = (drawn.train.draws["all"], drawn.tests["test"].videos)
+    sides = [{key.rsplit("_", 1)[0] for key in video_ids(videos)} for videos in parts]
+    assert len(sides[0] | sides[1]) == 51 * 25
+    assert not sides[0] & sides[1]
+    share = n_videos(drawn.tests["test"].videos) / len(labels)
+    assert share == pytest.approx(0.3, abs=0.02)
 
 
 def test_the_swap_of_the_released_code_is_refused() -> None:
