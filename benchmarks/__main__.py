@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,14 +33,45 @@ def quickstart(out: Path, seed: int, workers: int) -> None:
     "--data", type=click.Path(path_type=Path), default=Path(), help="Folder that store paths are relative to."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [default: runs/NAME of the suite]")
+@click.option("--plan", "only_plan", is_flag=True, help="Only say what would run: time, memory, what is missing.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Cells whose name, label or store matches. Repeatable.")
+@click.option("--allow-missing", is_flag=True, help="Run what can run; record the cells that cannot as failures.")
+@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
+@click.option("--address", help="Of the Ray cluster, `auto` to find it.  [default: one on this machine]")
 @click.option("--overwrite", is_flag=True, help="Train finished cells again.")
-def run(suite: Path, data: Path, out: Path | None, overwrite: bool) -> None:
-    """Run a suite: methods x stores x protocols x shots x seeds. The same command resumes it."""
+def run(suite: Path, data: Path, out: Path | None, only_plan: bool, **options: Any) -> None:
+    """Run a suite: methods x stores x protocols x shots x seeds. The same command resumes it.
+
+    Exit code 1 when a cell failed, 2 when the suite cannot run as it is, 130 when it was interrupted.
+    """
     runner, suites = import_module("benchmarks.runner"), import_module("benchmarks.suite")
     folder = out or Path("runs") / suite.stem
-    outcome = runner.run_suite(suites.load_suite(suite), out=folder, data=data, overwrite=overwrite)
-    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}")
+    given = runner.RunOptions(**options)
+    try:
+        loaded = suites.load_suite(suite)
+        if only_plan:
+            sys.exit(_show_plan(runner.make_plan(loaded, out=folder, data=data, options=given)))
+        outcome = runner.run_suite(loaded, out=folder, data=data, options=given)
+    except (import_module("prompttune.errors").PrompttuneError, import_module("vidfeat.errors").VidfeatError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what is done is kept in {folder}, and the same command goes on from there", err=True)
+        sys.exit(130)
+    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}\nNext: python -m benchmarks report {folder}")
     sys.exit(1 if outcome.failures else 0)
+
+
+def _show_plan(plan: Any) -> int:
+    """Prints the plan; the exit code, 1 where a cell cannot run."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(plan.table())
+    console.print(plan.summary(), highlight=False)
+    for name, problem in plan.problems.items():
+        click.echo(f"{name}: {problem}")
+    return 1 if plan.problems else 0
 
 
 @main.command()

@@ -6,22 +6,44 @@ to mix two configurations in it, so a killed suite is continued by the same comm
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.failures import FAILURES, Failure, FailureLog
+from benchmarks.jobs import forget_shared, is_finished
+from benchmarks.locks import held
+from benchmarks.plan import SuitePlan, in_words, plan_suite
 from benchmarks.suite import Cell, Suite, cells
 from benchmarks.table import Row, print_rows, rows_of, write_rows
-from prompttune.errors import PrompttuneError, explain
-from prompttune.results import RESULT, Result
-from vidfeat.errors import StoreNotFoundError, VidfeatError
+from prompttune.errors import ConfigError, explain
 
-FAILURES = "failures.json"
+__all__ = ["FAILURES", "Outcome", "RunOptions", "make_plan", "run_suite"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a suite is run.
+
+    Attributes:
+        overwrite: trains finished cells again.
+        allow_missing: runs what can run where some cells cannot; those are recorded as failures.
+        only: patterns of cell names, labels or stores (`*` and `?`); empty for all. Prompts they take come along.
+        engine: "local" runs trainings one after the other here, "ray" spreads them over a cluster.
+        address: of the Ray cluster; "auto" finds one, None starts one here.
+    """
+
+    overwrite: bool = False
+    allow_missing: bool = False
+    only: tuple[str, ...] = ()
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,98 +52,115 @@ class Outcome:
 
     Attributes:
         rows: the finished methods in the suite's order, one per cell of the grid.
-        failures: cell name -> the error that ended it.
+        failures: cell name -> why it has no result.
         seconds: of this call.
     """
 
     rows: Sequence[Row]
-    failures: dict[str, str]
+    failures: Mapping[str, Failure]
     seconds: float
 
 
+def make_plan(suite: Suite, *, out: Path, data: Path, options: RunOptions = RunOptions()) -> SuitePlan:
+    """The plan of the suite's cells; trains nothing and writes nothing.
+
+    Raises:
+        ConfigError: a suite whose configurations are not valid, or patterns that no cell matches.
+    """
+    planned = _chosen(cells(suite, out=out, data=data), options.only)
+    return plan_suite(planned, out=out, overwrite=options.overwrite)
+
+
 def run_suite(
-    suite: Suite, *, out: Path, data: Path, overwrite: bool = False, console: Console | None = None
+    suite: Suite, *, out: Path, data: Path, console: Console | None = None, options: RunOptions = RunOptions()
 ) -> Outcome:
     """The suite's table, every cell trained that was not finished before.
 
     Args:
         out: folder of the results: a run folder per cell below `cells/`, `table.md`, `table.json`, `failures.json`.
         data: folder that the suite's stores are relative to.
-        overwrite: trains finished cells again.
 
     Raises:
-        ConfigError: a suite that cannot be planned.
-        StoreNotFoundError: stores that are not there; all in one message.
+        ConfigError: cells that cannot run, all in one message, unless `allow_missing`.
+        RunFolderError: another process runs a suite into `out`.
+        KeyboardInterrupt: the same call resumes.
     """
     console = console or Console()
     started = time.monotonic()
-    planned = cells(suite, out=out, data=data)
-    _require_stores(suite, data)
-    todo = planned if overwrite else [cell for cell in planned if not is_finished(cell)]
-    console.print(
-        f"[bold]{suite.title}[/]: {len(planned)} cells, {len(planned) - len(todo)} finished, cost {suite.cost}"
-    )
-    failures = _run_cells(todo, overwrite=overwrite, console=console)
-    _write_failures(out / FAILURES, failures)
-    rows = rows_of([cell for cell in planned if cell.kind == "method" and is_finished(cell)])
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out, wait=False):
+        plan = make_plan(suite, out=out, data=data, options=options)
+        console.print(f"[bold]{suite.title}[/]: {suite.shows}", highlight=False)
+        console.print(plan.table())
+        console.print(plan.summary(), highlight=False)
+        if not options.allow_missing:
+            plan.require_runnable()
+        log = _run(plan, out, options, console)
+        rows = _write_tables(suite, out, data, console)
+    for name, failure in log.new.items():
+        console.print(f"[red]failed[/] {name}\n{failure.message}", highlight=False)
+    if log.new:
+        console.print(f"tracebacks: {out / FAILURES}; the same command tries again", highlight=False, soft_wrap=True)
+    return Outcome(rows, log.new, time.monotonic() - started)
+
+
+def _chosen(planned: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells that match any pattern, and those whose prompts they take."""
+    if not patterns:
+        return list(planned)
+    matching = [
+        cell
+        for cell in planned
+        if any(fnmatch(word, p) for word in (cell.name, cell.label, cell.store) for p in patterns)
+    ]
+    if not matching:
+        names = ", ".join(cell.name for cell in planned)
+        raise ConfigError(explain("--only matches no cell", expected=names, got=", ".join(patterns)))
+    wanted = {cell.name for cell in matching}
+    for cell in reversed(planned):  # what is needed stands before what needs it
+        if cell.name in wanted:
+            wanted.update(cell.needs)
+    return [cell for cell in planned if cell.name in wanted]
+
+
+def _run(plan: SuitePlan, out: Path, options: RunOptions, console: Console) -> FailureLog:
+    from benchmarks.engine_local import run_local
+    from benchmarks.progress import SuiteProgress
+    from vidfeat.extract import sigterm_as_interrupt
+
+    log = FailureLog(out, retried=[one.cell.name for one in plan.cells])
+    for name, problem in plan.problems.items():
+        log.record(name, Failure("blocked", problem))
+    if options.overwrite:
+        forget_shared(out)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(sigterm_as_interrupt())
+        progress = stack.enter_context(SuiteProgress(console, plan.estimates, n_jobs=len(plan.jobs)))
+        if options.engine == "ray":
+            from benchmarks.engine_ray import run_on_ray
+
+            run_on_ray(
+                plan.jobs,
+                address=options.address,
+                estimates=plan.estimates,
+                log=log,
+                progress=progress,
+                overwrite=options.overwrite,
+            )
+        else:
+            run_local(plan.jobs, log=log, progress=progress, overwrite=options.overwrite)
+    if plan.jobs:
+        took = time.monotonic() - started
+        console.print(f"{in_words(took)}, planned {in_words(plan.seconds)}", highlight=False)
+    return log
+
+
+def _write_tables(suite: Suite, out: Path, data: Path, console: Console) -> list[Row]:
+    """The table of all cells that are finished, chosen by this call or not."""
+    finished = [cell for cell in cells(suite, out=out, data=data) if cell.kind == "method" and is_finished(cell)]
+    rows = rows_of(finished)
     if rows:
         write_rows(out, suite, rows)
         print_rows(console, suite, rows)
-    for name, message in failures.items():
-        console.print(f"[red]failed[/] {name}\n{message}", highlight=False)
-    return Outcome(rows, failures, time.monotonic() - started)
-
-
-def is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds a result; of these very settings, or training in it would be refused."""
-    return (Path(cell.config.out) / RESULT).exists()
-
-
-def _require_stores(suite: Suite, data: Path) -> None:
-    missing = [str(data / path) for path in suite.stores.values() if not (data / path).exists()]
-    if missing:
-        raise StoreNotFoundError(
-            explain(
-                "the suite's stores are not there",
-                where=", ".join(missing),
-                fix="make them with `vidfeat extract`, or name their folder with --data; "
-                "`python -m benchmarks quickstart` makes those of the embedded world",
-            )
-        )
-
-
-def _run_cells(todo: Sequence[Cell], *, overwrite: bool, console: Console) -> dict[str, str]:
-    from prompttune.fit import FitOptions, fit
-    from prompttune.runs import expand_runs
-
-    failures: dict[str, str] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("cells", total=len(todo))
-        for cell in todo:
-            progress.update(task, description=cell.label)
-            try:
-                fit(expand_runs(cell.given, {}), cell.config.out, options=FitOptions(overwrite=overwrite))
-            except (PrompttuneError, VidfeatError) as error:
-                failures[cell.name] = str(error)
-            progress.advance(task)
-    return failures
-
-
-def _write_failures(path: Path, failures: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if failures:
-        path.write_text(json.dumps(failures, indent=1) + "\n")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def result_of(cell: Cell) -> Result:
-    """The result of a finished cell."""
-    return Result.read(cell.config.out)
+    return rows

@@ -1,8 +1,8 @@
 """What a comparison is: a strict TOML file, read into frozen tables and unfolded into cells.
 
-A suite names stores, hard prompts to be trained first, methods, and a grid of stores x protocols x shots; every cell of
-the grid is one `prompttune` training whose seeds go together along the run axis. In values, `{stores.NAME}` and
-`{prompts.NAME}` stand for the path of a store and of a prompt file that the suite trains.
+A suite names stores, hard prompts to be trained first, methods, and one or several grids of stores x protocols x shots;
+every cell of a grid is one `prompttune` training whose seeds go together along the run axis. In values,
+`{stores.NAME}` and `{prompts.NAME}` stand for the path of a store and of a prompt file that the suite trains.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from prompttune.config import TrainConfig, merge, resolve
 from prompttune.errors import ConfigError, explain
+from prompttune.runs import Run, expand_runs
 
 PLACEHOLDER = re.compile(r"\{(stores|prompts)\.([\w-]+)\}")
+PROMPTS = "prompts-"  # how the folders of hard prompts begin
 
 
 class Table(BaseModel):
@@ -29,11 +31,23 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Resources(Table):
+    """What one cell needs of a machine; a Ray cluster reserves it.
+
+    `memory_gib` is as the plan counts it where it is not given; `gpus` is 1 for a cell whose `device` is a GPU.
+    """
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+
+
 class MethodRow(Table):
     """One line of the result table: a label and the configuration behind it."""
 
     label: str
     config: dict[str, Any]
+    resources: Resources | None = None
 
 
 class HardPrompt(Table):
@@ -43,14 +57,22 @@ class HardPrompt(Table):
     store: str
     seed: int = 1
     config: dict[str, Any]
+    resources: Resources | None = None
 
 
 class Grid(Table):
-    """What every method is run on."""
+    """What methods are run on; `methods` holds labels, none for all; `config` comes on top of the methods' own."""
 
+    name: Annotated[str, Field(pattern=r"^[\w-]*$")] = ""
     stores: Annotated[tuple[str, ...], Field(min_length=1)]
     protocols: tuple[str, ...] = ("base-to-new",)
     shots: tuple[int, ...] = (16,)
+    methods: tuple[str, ...] = ()
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping | Grid) else value
 
 
 class Suite(Table):
@@ -64,30 +86,44 @@ class Suite(Table):
     baseline: str
     stores: dict[str, str]
     world_seed: int | None = None
+    resources: Resources = Resources()
     hard_prompts: tuple[HardPrompt, ...] = ()
     methods: Annotated[tuple[MethodRow, ...], Field(min_length=1)]
-    grid: Grid
+    grid: Annotated[tuple[Grid, ...], Field(min_length=1), BeforeValidator(_listed)]
 
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
-        problems = [f"grid.stores: no store {name!r}" for name in self.grid.stores if name not in self.stores]
-        problems += [
-            f"hard_prompts.{p.name}: no store {p.store!r}" for p in self.hard_prompts if p.store not in self.stores
-        ]
-        labels = [row.label for row in self.methods]
-        problems += [
-            f"methods: the label {label!r} stands twice" for label in sorted({x for x in labels if labels.count(x) > 1})
-        ]
-        if self.baseline not in labels:
-            problems.append(f"baseline: no method is labelled {self.baseline!r}; there are {', '.join(labels)}")
-        known = {"stores": set(self.stores), "prompts": {prompt.name for prompt in self.hard_prompts}}
-        for row in self.methods:
-            for kind, name in PLACEHOLDER.findall(repr(row.config)):
-                if name not in known[kind]:
-                    problems.append(f"methods.{row.label}: {{{kind}.{name}}} stands for nothing in this suite")
+        problems = [*self._store_problems(), *self._label_problems(), *self._placeholder_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _store_problems(self) -> Iterator[str]:
+        named = [(f"grid.{grid.name}", name) for grid in self.grid for name in grid.stores]
+        named += [(f"hard_prompts.{prompt.name}", prompt.store) for prompt in self.hard_prompts]
+        yield from (f"{where}: no store {name!r}" for where, name in named if name not in self.stores)
+
+    def _label_problems(self) -> Iterator[str]:
+        labels = [row.label for row in self.methods]
+        for label in sorted({x for x in labels if labels.count(x) > 1}):
+            yield f"methods: the label {label!r} stands twice"
+        named = [("baseline", self.baseline)] + [(f"grid.{g.name}", label) for g in self.grid for label in g.methods]
+        for where, label in named:
+            if label not in labels:
+                yield f"{where}: no method is labelled {label!r}; there are {', '.join(labels)}"
+        names = [draft.name for draft in _drafts(self)]
+        for name in sorted({x for x in names if names.count(x) > 1}):
+            yield f"grid: the cell {name} stands twice; give one of its grids a name"
+
+    def _placeholder_problems(self) -> Iterator[str]:
+        known = {"stores": set(self.stores), "prompts": {prompt.name for prompt in self.hard_prompts}}
+        tables = [(f"methods.{row.label}", row.config) for row in self.methods]
+        tables += [(f"hard_prompts.{prompt.name}", prompt.config) for prompt in self.hard_prompts]
+        tables += [(f"grid.{grid.name}", grid.config) for grid in self.grid]
+        for where, config in tables:
+            for kind, name in PLACEHOLDER.findall(repr(config)):
+                if name not in known[kind]:
+                    yield f"{where}: {{{kind}.{name}}} stands for nothing in this suite"
 
 
 @dataclass(frozen=True)
@@ -97,7 +133,9 @@ class Cell:
     Attributes:
         name: its folder below the suite's results, unique in the suite.
         kind: "prompts" for hard prompts that others wait for, else "method".
+        grid: name of its grid; empty for the only one.
         given: the tables it was given, placeholders filled; `config` is what they resolve to.
+        needs: names of the cells whose prompt files it takes.
     """
 
     name: str
@@ -106,8 +144,20 @@ class Cell:
     store: str
     protocol: str
     shots: int
+    grid: str
     given: Mapping[str, Any]
     config: TrainConfig
+    needs: tuple[str, ...]
+    resources: Resources
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(self.config.out)
+
+    def runs(self) -> list[Run]:
+        """One per seed."""
+        return expand_runs(self.given, {})
 
 
 def load_suite(path: str | Path) -> Suite:
@@ -143,11 +193,11 @@ def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:
         ConfigError: when a method's configuration is not valid; all methods' problems in one message.
     """
     folder = out / "cells"
-    places = {f"stores.{name}": str(data / path) for name, path in suite.stores.items()}
+    places = {f"stores.{name}": path if "://" in path else str(data / path) for name, path in suite.stores.items()}
     for prompt in suite.hard_prompts:
-        places[f"prompts.{prompt.name}"] = str(prompt_file(folder / f"prompts-{slug(prompt.name)}", prompt.seed))
+        places[f"prompts.{prompt.name}"] = str(prompt_file(folder / f"{PROMPTS}{slug(prompt.name)}", prompt.seed))
     made: list[Cell] = []
-    problems: list[str] = []
+    problems: dict[str, None] = {}
     for draft in _drafts(suite):
         given = _fill(
             merge(draft.given, {"store": f"{{stores.{draft.store}}}", "out": str(folder / draft.name)}), places
@@ -155,11 +205,9 @@ def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:
         try:
             config = resolve(given)
         except ConfigError as error:
-            problems.append(f"{draft.label}: {error}")
+            problems[f"{draft.label}: {error}"] = None
         else:
-            made.append(
-                Cell(draft.name, draft.kind, draft.label, draft.store, draft.protocol, draft.shots, given, config)
-            )
+            made.append(_cell(draft, given, config))
     if problems:
         raise ConfigError("\n".join(problems))
     return made
@@ -178,22 +226,43 @@ class _Draft:
     store: str
     protocol: str
     shots: int
+    grid: str
     given: dict[str, Any]
+    resources: Resources
+
+
+def _cell(draft: _Draft, given: Mapping[str, Any], config: TrainConfig) -> Cell:
+    needed = [name for kind, name in PLACEHOLDER.findall(repr(draft.given)) if kind == "prompts"]
+    return Cell(
+        name=draft.name,
+        kind=draft.kind,
+        label=draft.label,
+        store=draft.store,
+        protocol=draft.protocol,
+        shots=draft.shots,
+        grid=draft.grid,
+        given=given,
+        config=config,
+        needs=tuple(dict.fromkeys(f"{PROMPTS}{slug(name)}" for name in needed)),
+        resources=draft.resources,
+    )
 
 
 def _drafts(suite: Suite) -> Iterator[_Draft]:
     for prompt in suite.hard_prompts:
         given = merge(prompt.config, {"seeds": [prompt.seed]})
-        shots = int(given.get("protocol", {}).get("shots", 16))
-        protocol = str(given.get("protocol", {}).get("name", "base-to-new"))
-        yield _Draft(f"prompts-{slug(prompt.name)}", "prompts", prompt.name, prompt.store, protocol, shots, given)
-    for row, store, protocol, shots in itertools.product(
-        suite.methods, suite.grid.stores, suite.grid.protocols, suite.grid.shots
-    ):
-        given = merge(row.config, {"seeds": list(suite.seeds), "protocol": {"name": protocol, "shots": shots}})
-        yield _Draft(
-            f"{slug(row.label)}-{store}-{protocol}-{shots}", "method", row.label, store, protocol, shots, given
-        )
+        protocol = {"name": "base-to-new", "shots": 16} | given.get("protocol", {})
+        shots = protocol["shots"] if isinstance(protocol["shots"], int) else 0
+        name, resources = f"{PROMPTS}{slug(prompt.name)}", prompt.resources or suite.resources
+        yield _Draft(name, "prompts", prompt.name, prompt.store, protocol["name"], shots, "", given, resources)
+    for grid in suite.grid:
+        rows = [row for row in suite.methods if not grid.methods or row.label in grid.methods]
+        for row, store, protocol, shots in itertools.product(rows, grid.stores, grid.protocols, grid.shots):
+            placed = {"seeds": list(suite.seeds), "protocol": {"name": protocol, "shots": shots}}
+            given = merge(merge(row.config, placed), grid.config)
+            name = "-".join(filter(None, (slug(row.label), store, protocol, str(shots), grid.name)))
+            resources = row.resources or suite.resources
+            yield _Draft(name, "method", row.label, store, protocol, shots, grid.name, given, resources)
 
 
 def _fill(value: Any, places: Mapping[str, str]) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.readme import markdown_table
 from prompttune.results import Result, describe
+from prompttune.tensor_files import write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,20 +34,33 @@ class Row:
     store: str
     protocol: str
     shots: int
+    grid: str
     n_seeds: int
     metrics: dict[str, str]
     n_parameters: int
     seconds: float
 
-    def cells(self, names: Sequence[str]) -> list[str]:
-        """The row in words, in the order of `headings(names)`."""
+    @property
+    def place(self) -> tuple[str, str, int, str]:
+        """What it is compared within: store, protocol, shots, grid."""
+        return (self.store, self.protocol, self.shots, self.grid)
+
+    def cells(self, names: Sequence[str], places: Sequence[str] = ()) -> list[str]:
+        """The row in words, in the order of `headings(names, places)`."""
         numbers = [self.metrics.get(name, "-") for name in names]
-        return [self.label, *numbers, str(self.n_seeds), f"{self.n_parameters:,}", f"{self.seconds:.1f}"]
+        where = [str(getattr(self, name)) for name in places]
+        return [self.label, *where, *numbers, str(self.n_seeds), f"{self.n_parameters:,}", f"{self.seconds:.1f}"]
 
 
-def headings(names: Sequence[str]) -> list[str]:
-    """Column titles for these metrics."""
-    return ["method", *(TEST_NAMES.get(name, name) for name in names), "seeds", "parameters", "s / seed"]
+def headings(names: Sequence[str], places: Sequence[str] = ()) -> list[str]:
+    """Column titles for these metrics; `places` are fields of a row that say where it was reached."""
+    return ["method", *places, *(TEST_NAMES.get(name, name) for name in names), "seeds", "parameters", "s / seed"]
+
+
+def places_of(rows: Sequence[Row]) -> list[str]:
+    """The fields of `place` in which the rows differ."""
+    names = ("store", "protocol", "shots", "grid")
+    return [name for name in names if len({getattr(row, name) for row in rows}) > 1]
 
 
 def rows_of(finished: Sequence[Cell]) -> list[Row]:
@@ -61,6 +75,7 @@ def _row(cell: Cell, result: Result) -> Row:
         store=cell.store,
         protocol=cell.protocol,
         shots=cell.shots,
+        grid=cell.grid,
         n_seeds=len(result.runs),
         metrics={name: describe(metrics, name) for name in metrics if name != "harmonic_mean_of_means"},
         n_parameters=result.runs[0].n_parameters,
@@ -78,10 +93,11 @@ def print_rows(console: Console, suite: Suite, rows: Sequence[Row]) -> None:
     """The table on the terminal, one per store, protocol and number of shots."""
     from rich.table import Table
 
-    for key in dict.fromkeys((row.store, row.protocol, row.shots) for row in rows):
-        group = [row for row in rows if (row.store, row.protocol, row.shots) == key]
+    for key in dict.fromkeys(row.place for row in rows):
+        group = [row for row in rows if row.place == key]
         names = metric_names(group)
-        table = Table(title=f"{suite.title}: {key[1]}, {key[2]} shots, store {key[0]}", title_justify="left")
+        where = f"{key[1]}, {key[2]} shots, store {key[0]}{', ' + key[3] if key[3] else ''}"
+        table = Table(title=f"{suite.title}: {where}", title_justify="left")
         for place, heading in enumerate(headings(names)):
             table.add_column(heading, justify="left" if place == 0 else "right")
         for row in group:
@@ -91,19 +107,21 @@ def print_rows(console: Console, suite: Suite, rows: Sequence[Row]) -> None:
 
 def write_rows(out: Path, suite: Suite, rows: Sequence[Row]) -> None:
     """`table.md` and `table.json` of the suite's results folder."""
-    names = metric_names(rows)
-    lines: list[list[object]] = [list(row.cells(names)) for row in rows]
+    names, places = metric_names(rows), places_of(rows)
+    columns = headings(names, places)
+    lines: list[list[object]] = [list(row.cells(names, places)) for row in rows]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(f"# {suite.title}\n\n{suite.shows}\n\n{markdown_table(headings(names), lines)}\n")
+    text = f"# {suite.title}\n\n{suite.shows}\n\n{markdown_table(columns, lines)}\n"
+    write_bytes(out / "table.md", text.encode())
     document: dict[str, Any] = {
         "title": suite.title,
-        "columns": headings(names),
+        "columns": columns,
         "rows": lines,
         "readme": {
-            "columns": headings(names),
+            "columns": columns,
             "rows": lines,
             "note": f"{suite.title}: top-1 in per cent, mean ± standard deviation over seeds.",
             "command": suite.command,
         },
     }
-    (out / "table.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_bytes(out / "table.json", (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())

@@ -24,14 +24,12 @@ from prompttune.machine import choose_threads, cpu_threads, keep_freed_memory
 from prompttune.memory_plan import largest_product_flop
 from prompttune.protocols import open_sources
 from prompttune.results import Result, RunResult
-from prompttune.run_folder import Trained, claim, command_result, remove_checkpoints, run_result, write_run
+from prompttune.run_folder import CLAIM, Trained, claim, command_result, remove_checkpoints, run_result, write_run
 from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare, subset_accuracy
 from prompttune.run_log import RunLog
 from prompttune.runs import Run, trains_by_gradient
 from prompttune.train import StepRecord, Trainer
 from vidfeat.errors import VidfeatError
-
-CLAIM = "runs.json"  # written by `run_folder.claim`
 
 OnStep = Callable[[Trainer, StepRecord], None]
 

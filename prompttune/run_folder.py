@@ -42,16 +42,22 @@ def run_folder_name(config: TrainConfig) -> Path:
     """The run folder of a configuration: `out` with the method's and the store's name filled in."""
     return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
+CLAIM = "runs.json"
 
-def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
-    """The finished result of just these runs, None when there is work to do."""
+
+def claim_content(runs: Sequence[Run]) -> bytes:
+    """What `runs.json` says of a folder: whose it is, and with which settings."""
     described: dict[str, Any] = {
         "runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}
     }
     if hashes := split_file_hashes(runs[0].config.protocol):
         described["split_files"] = hashes
-    claimed = folder / "runs.json"
-    content = json.dumps(described, indent=1, sort_keys=True).encode()
+    return json.dumps(described, indent=1, sort_keys=True).encode()
+
+
+def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
+    """The finished result of just these runs, None when there is work to do."""
+    claimed, content = folder / CLAIM, claim_content(runs)
     if claimed.exists() and not overwrite:
         if claimed.read_bytes() != content:
             raise RunFolderError(

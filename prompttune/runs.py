@@ -75,10 +75,10 @@ def trains_by_gradient(config: TrainConfig) -> bool:
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs in groups that are trained together: equal in all but seed, PER_RUN_KEYS and loss weights."""
+    """The runs in groups that are trained together: equal in all but seed, folder, PER_RUN_KEYS and loss weights."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        tables = run.config.model_dump(mode="json", exclude={"seeds"})
+        tables = run.config.model_dump(mode="json", exclude={"seeds", "out"})
         tables["losses"] = sorted(name for name, weight in run.config.losses.items() if weight > 0)
         for key in PER_RUN_KEYS:
             section, name = key.split(".")

@@ -1,0 +1,256 @@
+"""What a job will take, before it runs: its steps counted, one of them timed, its memory counted.
+
+A job is opened as it will be opened in earnest (stores, splits, class prompts, model), so that what cannot run is known
+before anything does. One step of every shape is then timed on this machine; where a step is too long to try, its
+operations are counted and divided by the rate of a matrix product. Hard prompts that the suite has yet to train are
+stood in for by random ones of their shape.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchmarks.jobs import Job
+from benchmarks.suite import Cell
+from prompttune.runs import PER_RUN_KEYS, Run, trains, trains_by_gradient
+
+if TYPE_CHECKING:
+    import torch
+
+    from prompttune.protocols import Sources
+    from prompttune.run_group import RunGroup
+
+LONGEST_TRIAL_SECONDS = 5.0
+TIMED_STEPS, TIMED_SECONDS = 5, 1.0
+# A row in a block meets 12 W^2 weights, a multiply and an add each; backward takes the gradient of the rows alone.
+FLOPS_PER_WEIGHT, WEIGHTS_PER_BLOCK, PASSES = 2, 12, 2
+MATMUL_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one job takes.
+
+    Attributes:
+        n_steps: optimiser steps of one run.
+        seconds: of the job, evaluation left out.
+        memory_bytes: features, frozen towers, and what the runs that go together keep for their backward pass.
+        how: whether a step was "measured" here or its operations were "counted"; "none" where nothing is stepped.
+    """
+
+    n_steps: int
+    seconds: float
+    memory_bytes: int
+    how: Literal["measured", "counted", "none"]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What runs of one shape share: seconds of opening, seconds of a step of all groups, bytes, how it was found."""
+
+    opening_seconds: float
+    step_seconds: float
+    memory_bytes: int
+    how: Literal["measured", "counted", "none"]
+
+
+@dataclass
+class Trials:
+    """Opens jobs and times their steps; a context manager, for the stand-ins' folder.
+
+    Attributes:
+        planned: all cells of the suite: where hard prompts will come from.
+    """
+
+    planned: Sequence[Cell]
+    _sources: dict[str, Sources] = field(default_factory=dict, repr=False)
+    _shapes: dict[str, _Shape] = field(default_factory=dict, repr=False)
+    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Trials:
+        self._folder = tempfile.TemporaryDirectory(prefix="stand-in-prompts-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._folder is not None
+        self._folder.cleanup()
+
+    def sources(self, cell: Cell) -> Sources:
+        """The stores that the cell reads, opened once for all cells that read the same.
+
+        Raises:
+            PrompttuneError, vidfeat.errors.VidfeatError: stores that are not there, or not of one backbone.
+        """
+        from prompttune.protocols import open_sources
+
+        config = cell.config
+        anchors = config.anchors.store if config.anchors is not None else ""
+        key = repr((config.store, config.protocol.test_stores, anchors))
+        if key not in self._sources:
+            self._sources[key] = open_sources(config)
+        return self._sources[key]
+
+    def estimate(self, job: Job) -> Estimate:
+        """What the job will take.
+
+        Raises:
+            PrompttuneError, vidfeat.errors.VidfeatError: why it cannot run.
+        """
+        sources = self.sources(job.cells[0])
+        runs = [self._with_stand_ins(run) for run in job.runs()]
+        n_steps = max(_n_steps(run, sources) for run in runs)
+        key = _shape_key(runs)
+        if key not in self._shapes:
+            self._shapes[key] = _measure(runs, sources)
+        shape = self._shapes[key]
+        seconds = shape.opening_seconds + n_steps * shape.step_seconds
+        return Estimate(n_steps, seconds, shape.memory_bytes, shape.how if n_steps else "none")
+
+    def _with_stand_ins(self, run: Run) -> Run:
+        coupling = run.config.coupling
+        if coupling is None:
+            return run
+        paths = tuple(str(self._stand_in(path)) for path in coupling.hard_prompts)
+        changed = coupling.model_copy(update={"hard_prompts": paths})
+        return replace(run, config=run.config.model_copy(update={"coupling": changed}))
+
+    def _stand_in(self, path: str) -> str | Path:
+        """The prompt file itself where it is there, or where no cell of the suite will make it."""
+        makers = [cell for cell in self.planned if cell.folder in Path(path).parents]
+        if Path(path).exists() or not makers:
+            return path
+        assert self._folder is not None
+        made = Path(self._folder.name) / f"{makers[0].name}.safetensors"
+        if not made.exists():
+            _write_stand_in(made, makers[0], self.sources(makers[0]))
+        return made
+
+
+def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
+    """A prompt file such as the cell will make, its context random."""
+    import torch
+
+    from prompttune.prompt_file import PromptFile, write_prompt_file
+
+    n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.text.width
+    write_prompt_file(
+        path,
+        PromptFile(
+            method=maker.config.method,
+            seed=0,
+            config=maker.config.model_dump(mode="json"),
+            classes=sources.train.table.classes,
+            split_sha256="",
+            store_fingerprint=sources.train.fingerprint,
+            pack_hash=sources.train.pack.hash,
+            n_ctx=n_ctx,
+            width=width,
+            ctx=0.02 * torch.randn(n_ctx, width, generator=torch.Generator().manual_seed(0)),
+            learned={},
+        ),
+    )
+
+
+def _n_steps(run: Run, sources: Sources) -> int:
+    """Optimiser steps of a run; makes its split, which refuses what cannot be split."""
+    from prompttune.protocols import make_split, split_table
+
+    protocol, optim = run.config.protocol, run.config.optim
+    table = split_table(protocol, sources.train.table)
+    split = make_split(protocol, table, seed=run.seed, trains=trains(run.config))
+    if not trains_by_gradient(run.config):
+        return 0
+    return math.ceil(len(split.train) / optim.batch_size) * optim.epochs
+
+
+def _shape_key(runs: Sequence[Run]) -> str:
+    """Equal for jobs whose steps cost the same: what differs per run, shots and epochs left out."""
+    tables: dict[str, Any] = runs[0].config.model_dump(mode="json", exclude={"seeds", "out", "log", "losses"})
+    tables["losses"] = sorted(name for name, weight in runs[0].config.losses.items() if weight > 0)
+    for key in (*PER_RUN_KEYS, "optim.epochs", "protocol.shots", "protocol.val_shots"):
+        section, name = key.split(".")
+        if tables[section] is not None:
+            tables[section].pop(name)
+    return repr((len(runs), tables))
+
+
+def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
+    from prompttune.run_group import make_trainer, plan_groups, prepare
+
+    groups = plan_groups(runs, sources)
+    started = time.perf_counter()
+    group = prepare(groups[0], sources)
+    opening = len(groups) * (time.perf_counter() - started)
+    memory = _memory_bytes(group)
+    if not trains_by_gradient(runs[0].config) or not len(group.splits[0].train):
+        return _Shape(opening, 0.0, memory, "none")
+    started = time.perf_counter()
+    trainer = make_trainer(group)
+    opening += len(groups) * (time.perf_counter() - started)
+    counted = _step_flops(group) / _flops_per_second(group.model.device) if _step_flops(group) else 0.0
+    if counted > LONGEST_TRIAL_SECONDS:
+        return _Shape(opening, len(groups) * counted, memory, "counted")
+    return _Shape(opening, len(groups) * _timed(trainer.step, group.model.device), memory, "measured")
+
+
+def _timed(step: Any, device: torch.device) -> float:
+    """Median seconds of a few steps after a first one, of the first alone where that was long."""
+    taken: list[float] = []
+    while len(taken) <= TIMED_STEPS and sum(taken[1:]) < TIMED_SECONDS:
+        started = time.perf_counter()
+        step()
+        _synchronise(device)
+        taken.append(time.perf_counter() - started)
+        if taken[0] > LONGEST_TRIAL_SECONDS:
+            return taken[0]
+    return statistics.median(taken[1:])
+
+
+def _step_flops(group: RunGroup) -> float:
+    """Operations of the text tower's rows in one step of all runs, forward and backward."""
+    text = group.model.pack.config.text
+    rows = group.model.text_rows(group.splits[0].classes)
+    per_row = text.layers * WEIGHTS_PER_BLOCK * text.width**2 * FLOPS_PER_WEIGHT * PASSES
+    return float(rows * len(group.runs) * per_row)
+
+
+def _memory_bytes(group: RunGroup) -> int:
+    from prompttune.memory_plan import step_bytes_per_run
+
+    features = sum(table.values.nbytes for table in group.features.values())
+    tower = sum(weight.nbytes for weight in group.model.pack.text_tower().parameters())
+    kept = len(group.runs) * step_bytes_per_run(group.model, group.splits[0].classes)
+    return features + tower + (kept if trains_by_gradient(group.config) else 0)
+
+
+_RATES: dict[str, float] = {}
+
+
+def _flops_per_second(device: torch.device) -> float:
+    """Operations a second of a float32 matrix product here, the best of three."""
+    import torch
+
+    if str(device) not in _RATES:
+        matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device)
+        seconds = []
+        for _ in range(4):
+            started = time.perf_counter()
+            matrix @ matrix
+            _synchronise(device)
+            seconds.append(time.perf_counter() - started)
+        _RATES[str(device)] = 2 * MATMUL_SIZE**3 / min(seconds[1:])
+    return _RATES[str(device)]
+
+
+def _synchronise(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
