@@ -96,14 +96,18 @@ def report(results: Path, form: str, out: Path | None, baseline: str | None, vid
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Only say which tables are out of date; exit code 1 when any is.")
+@click.option("--check", is_flag=True, help="Only say what is out of date; exit code 1 when anything is.")
 def readme(check: bool) -> None:
-    """Write the README's tables from benchmarks/results."""
-    tables = import_module("benchmarks.readme")
+    """Write the README's tables from benchmarks/results, and docs/result-format.md from the result's fields."""
+    tables, page = import_module("benchmarks.readme"), import_module("benchmarks.result_page")
     path = Path("README.md")
-    stale = tables.stale_blocks(path.read_text())
+    text = path.read_text(encoding="utf-8")
+    stale = tables.stale_blocks(text)
+    if not page.PAGE.exists() or page.PAGE.read_text(encoding="utf-8") != page.render_page():
+        stale.append(page.PAGE.name)
     if not check:
-        path.write_text(tables.render(path.read_text()))
+        path.write_text(tables.render(text), encoding="utf-8")
+        page.PAGE.write_text(page.render_page(), encoding="utf-8")
     click.echo(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(1 if check and stale else 0)
 

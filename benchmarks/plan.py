@@ -207,4 +207,6 @@ def in_words(seconds: float) -> str:
 def in_mib(n_bytes: int) -> str:
     """Bytes as MiB or GiB."""
     mib = n_bytes / 2**20
-    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+    if mib < 1024:
+        return f"{mib:.0f} MiB" if mib >= 9.5 else f"{mib:.1f} MiB"
+    return f"{mib / 1024:.1f} GiB"

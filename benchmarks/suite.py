@@ -2,7 +2,8 @@
 
 A suite names stores, hard prompts to be trained first, methods, and one or several grids of stores x protocols x shots;
 every cell of a grid is one `prompttune` training whose seeds go together along the run axis. In values,
-`{stores.NAME}` and `{prompts.NAME}` stand for the path of a store and of a prompt file that the suite trains.
+`{stores.NAME}` and `{prompts.NAME}` stand for the path of a store and of a prompt file that the suite trains, `{data}`
+for the folder that stores are relative to.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:
     """
     folder = out / "cells"
     places = {f"stores.{name}": path if "://" in path else str(data / path) for name, path in suite.stores.items()}
+    places["data"] = str(data)
     for prompt in suite.hard_prompts:
         places[f"prompts.{prompt.name}"] = str(prompt_file(folder / f"{PROMPTS}{slug(prompt.name)}", prompt.seed))
     made: list[Cell] = []
@@ -268,7 +270,7 @@ def _drafts(suite: Suite) -> Iterator[_Draft]:
 def _fill(value: Any, places: Mapping[str, str]) -> Any:
     """`value` with every placeholder replaced by the path it stands for."""
     if isinstance(value, str):
-        return PLACEHOLDER.sub(lambda match: places[f"{match[1]}.{match[2]}"], value)
+        return PLACEHOLDER.sub(lambda match: places[f"{match[1]}.{match[2]}"], value).replace("{data}", places["data"])
     if isinstance(value, Mapping):
         return {key: _fill(item, places) for key, item in value.items()}
     if isinstance(value, list | tuple):

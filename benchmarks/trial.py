@@ -75,7 +75,11 @@ class Trials:
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Trials:
+        import torch
+
         self._folder = tempfile.TemporaryDirectory(prefix="stand-in-prompts-")
+        # The first optimiser of a process imports much of torch, which is no part of any cell's time.
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,7 +96,7 @@ class Trials:
 
         config = cell.config
         anchors = config.anchors.store if config.anchors is not None else ""
-        key = repr((config.store, config.protocol.test_stores, anchors))
+        key = repr((config.store, config.protocol.test_stores, config.protocol.test_split_files, anchors))
         if key not in self._sources:
             self._sources[key] = open_sources(config)
         return self._sources[key]

@@ -18,8 +18,8 @@ from tiny_suite import GA2, SHORT, learned, method, suite, tables, to_toml, writ
 
 from benchmarks.runner import run_suite
 
-LONG = SHORT["optim"] | {"epochs": 60}
-LOG = {"every": 1, "checkpoint_seconds": 0.0}
+LONG = SHORT["optim"] | {"epochs": 100}
+LOG = {"every": 1, "checkpoint_seconds": 0.1}
 # The first finishes at once, the two that go together take a second or two, the last waits for prompts.
 METHODS = (
     method("Slow 0.005", "coop", optim=LONG | {"lr": 0.005}, log=LOG),

@@ -97,5 +97,24 @@ def test_log_has_terms_gradient_norms_and_rates_of_each_run(tmp_path: Path, targ
 
 def test_tensorboard_curves_are_written_when_asked_for(tmp_path: Path, target: str) -> None:
     pytest.importorskip("tensorboard")
-    train_runs(tmp_path / "run", {"log": {"tensorboard": True}}, method="coop", store=target, seeds=[1])
-    assert list((tmp_path / "run" / "seed1").glob("events.out.tfevents.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tables = {"log": {"tensorboard": True, "every": 1}}
+    train_runs(tmp_path / "run", tables, method="kgcoop", store=target, seeds=[1, 2])
+    for seed in ("seed1", "seed2"):
+        folder = tmp_path / "run" / seed
+        board = EventAccumulator(str(folder))
+        board.Reload()
+        logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        tags = {
+            "loss",
+            "lr",
+            "accuracy",
+            "gradient_norm",
+            "terms/knowledge-guided",
+            "term_gradient_norms/cross-entropy",
+        }
+        assert tags <= set(board.Tags()["scalars"])
+        curve = board.Scalars("loss")
+        assert [one.step for one in curve] == [line["step"] for line in logged]
+        assert [one.value for one in curve] == pytest.approx([line["loss"] for line in logged], rel=1e-6)
