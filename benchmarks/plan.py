@@ -29,6 +29,7 @@ class CellPlan:
         estimate: of its whole job; None where it is finished or cannot run.
         n_together: cells of that job.
         problem: why it cannot run; empty where it can.
+        note: why nothing is known of its time and memory, where nothing is.
     """
 
     cell: Cell
@@ -36,6 +37,7 @@ class CellPlan:
     estimate: Estimate | None = None
     n_together: int = 1
     problem: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class SuitePlan:
             right = title in ("runs", "steps", "time", "memory")
             table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
         for one in self.cells:
-            table.add_row(one.cell.name, one.state, *_numbers(one), one.problem.partition("\n")[0])
+            table.add_row(one.cell.name, one.state, *_numbers(one), (one.problem or one.note).partition("\n")[0])
         return table
 
 
@@ -170,24 +172,27 @@ def _plan_job(job: Job, trials: Trials, states: Mapping[str, CellPlan]) -> list[
     if blocked:
         problem = f"needs the prompts of {', '.join(blocked)}, which cannot run"
         return [(job, [CellPlan(cell, "cannot run", problem=problem) for cell in job.cells])]
+    note = ""
     try:
         estimate = trials.estimate(job)
     except (PrompttuneError, VidfeatError) as error:
         if len(job.cells) > 1:
             return [found for cell in job.cells for found in _plan_job(Job((cell,), cell.folder), trials, states)]
         return [(job, [CellPlan(job.cells[0], "cannot run", problem=str(error))])]
-    except Exception:
-        # A defect, not a problem of the suite: the run meets it again and keeps its traceback.
-        estimate = Estimate(0, 0.0, 0, "none")
+    except Exception as error:
+        # No problem of the suite: a GPU that only the cluster has, or a defect, whose traceback the run keeps.
+        estimate, note = Estimate(0, 0.0, 0, "unknown"), f"not to be opened here: {type(error).__name__}: {error}"
     begun = any((job.folder / name).exists() for name in (CLAIM, MEMBERS))
     state: State = "begun" if begun else "to do"
-    return [(job, [CellPlan(cell, state, estimate, len(job.cells)) for cell in job.cells])]
+    return [(job, [CellPlan(cell, state, estimate, len(job.cells), note=note) for cell in job.cells])]
 
 
 def _numbers(one: CellPlan) -> tuple[str, str, str, str]:
     n_runs = str(len(one.cell.runs()))
     if one.estimate is None:
         return n_runs, "", "", ""
+    if one.estimate.how == "unknown":
+        return n_runs, "?", "?", "?"
     approximately = "≈ " if one.estimate.how == "counted" else ""
     shared = f" / {one.n_together} cells" if one.n_together > 1 else ""
     seconds = f"{approximately}{in_words(one.estimate.seconds)}{shared}"

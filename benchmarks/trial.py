@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from prompttune.protocols import Sources
     from prompttune.run_group import RunGroup
+    from prompttune.visual_cost import VisualCost
 
 LONGEST_TRIAL_SECONDS = 5.0
 TIMED_STEPS, TIMED_SECONDS = 5, 1.0
@@ -42,13 +43,14 @@ class Estimate:
         n_steps: optimiser steps of one run.
         seconds: of the job, evaluation left out.
         memory_bytes: features, frozen towers, and what the runs that go together keep for their backward pass.
-        how: whether a step was "measured" here or its operations were "counted"; "none" where nothing is stepped.
+        how: whether a step was "measured" here or its operations were "counted"; "none" where nothing is stepped,
+            "unknown" where the job could not be opened here (a GPU that only the cluster has).
     """
 
     n_steps: int
     seconds: float
     memory_bytes: int
-    how: Literal["measured", "counted", "none"]
+    how: Literal["measured", "counted", "none", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Trials:
 
         config = cell.config
         anchors = config.anchors.store if config.anchors is not None else ""
-        key = repr((config.store, config.protocol.test_stores, config.protocol.test_split_files, anchors))
+        tests = (config.protocol.test_stores, config.protocol.test_split_files)
+        key = repr((config.store, tests, anchors, config.visual, config.frames))
         if key not in self._sources:
             self._sources[key] = open_sources(config)
         return self._sources[key]
@@ -198,7 +201,8 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     started = time.perf_counter()
     trainer = make_trainer(group)
     opening += len(groups) * (time.perf_counter() - started)
-    counted = _step_flops(group) / _flops_per_second(group.model.device) if _step_flops(group) else 0.0
+    flops = _step_flops(group)
+    counted = flops / _flops_per_second(group.model.device) if flops else 0.0
     if counted > LONGEST_TRIAL_SECONDS:
         return _Shape(opening, len(groups) * counted, memory, "counted")
     return _Shape(opening, len(groups) * _timed(trainer.step, group.model.device), memory, "measured")
@@ -218,11 +222,36 @@ def _timed(step: Any, device: torch.device) -> float:
 
 
 def _step_flops(group: RunGroup) -> float:
-    """Operations of the text tower's rows in one step of all runs, forward and backward."""
+    """Operations of both towers in one step of all runs, forward and backward."""
     text = group.model.pack.config.text
     rows = group.model.text_rows(group.splits[0].classes)
     per_row = text.layers * WEIGHTS_PER_BLOCK * text.width**2 * FLOPS_PER_WEIGHT * PASSES
-    return float(rows * len(group.runs) * per_row)
+    visual = _visual_cost(group)
+    return float(rows * len(group.runs) * per_row) + (visual.flops if visual is not None else 0.0)
+
+
+def _visual_cost(group: RunGroup) -> VisualCost | None:
+    """What the vision tower's part of a step costs; None without visual prompts."""
+    from prompttune.visual_cost import VisualStep, visual_step_cost
+    from prompttune.visual_prompts import Recompute, VisualContextOptions
+
+    config, pack = group.config, group.model.pack.config
+    visual, anchors = config.visual, config.anchors
+    if visual is None:
+        return None
+    n_frames = config.frames.used or int(group.sources.train.reader.n_frames_per_video.max())
+    n_videos = min(config.optim.batch_size, len(group.splits[0].train)) + (anchors.n_anchors if anchors else 0)
+    return visual_step_cost(
+        pack.vision,
+        embed_dim=pack.embed_dim,
+        options=VisualContextOptions(visual.n_prompts, visual.depth, visual.first_block),
+        step=VisualStep(
+            n_frames=n_videos * n_frames,
+            n_runs=len(group.runs),
+            shared_frames=False,
+            recompute=Recompute(visual.recompute, visual.frames_per_chunk or None),
+        ),
+    )
 
 
 def _memory_bytes(group: RunGroup) -> int:
@@ -230,8 +259,11 @@ def _memory_bytes(group: RunGroup) -> int:
 
     features = sum(table.values.nbytes for table in group.features.values())
     tower = sum(weight.nbytes for weight in group.model.pack.text_tower().parameters())
+    if not trains_by_gradient(group.config):
+        return features + tower
+    visual = _visual_cost(group)
     kept = len(group.runs) * step_bytes_per_run(group.model, group.splits[0].classes)
-    return features + tower + (kept if trains_by_gradient(group.config) else 0)
+    return features + tower + kept + (int(visual.kept_bytes) if visual is not None else 0)
 
 
 _RATES: dict[str, float] = {}

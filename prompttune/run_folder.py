@@ -42,6 +42,7 @@ def run_folder_name(config: TrainConfig) -> Path:
     """The run folder of a configuration: `out` with the method's and the store's name filled in."""
     return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
+
 CLAIM = "runs.json"
 
 
