@@ -84,5 +84,5 @@ def anchor_ranges(similarity: AnchorSimilarity, palette: Mapping[str, str], *, n
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=FAINT)
-        axes.set_xlabel("cosine of an anchor video to its nearest training class")
+        axes.set_xlabel("cosine of an anchor video\nto its nearest training class")
         return figure.svg(name=name, alt="cosines of the anchor videos to their nearest training class")

@@ -14,18 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_suite import GA2, SHORT, learned, method, suite, tables, to_toml, write_stores
+from tiny_suite import SHORT, learned, method, suite, tables, to_toml, write_stores
 
 from benchmarks.runner import run_suite
 
-LONG = SHORT["optim"] | {"epochs": 100}
+LONG = SHORT["optim"] | {"epochs": 40}
 LOG = {"every": 1, "checkpoint_seconds": 0.1}
-# The first finishes at once, the two that go together take a second or two, the last waits for prompts.
-METHODS = (
-    method("Slow 0.005", "coop", optim=LONG | {"lr": 0.005}, log=LOG),
-    method("Slow 0.02", "coop", optim=LONG | {"lr": 0.02}, log=LOG),
-    GA2,
-)
+# Zero-shot finishes at once; these two go together and take a second or two.
+METHODS = tuple(method(f"Slow {lr}", "coop", optim=LONG | {"lr": lr}, log=LOG) for lr in (0.005, 0.02))
 
 pytestmark = [
     pytest.mark.long,
@@ -131,29 +127,13 @@ def test_a_killed_suite_is_finished_by_the_same_command(
     require_same(out, whole)
 
 
-def test_kills_at_any_time_lose_and_double_nothing(tmp_path: Path, stores: Path, whole: Path, context: Any) -> None:
-    n_kills = 0
-    for seconds in (0.5, 1.0, 1.5, 2.0, 3.0, 5.0):
-        running = start(tmp_path, stores, context)
-        running.process.join(timeout=seconds)
-        if running.process.is_alive():
-            running.process.kill()
-            n_kills += 1
-        running.wait()
-    running = start(tmp_path, stores, context)
-    assert running.wait() == 0, running.output.read_text()
-    assert n_kills >= 2
-    require_same(tmp_path / "out", whole)
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_suite_says_so_and_is_finished_by_the_same_command(
-    tmp_path: Path, stores: Path, whole: Path, context: Any, sent: signal.Signals
+    tmp_path: Path, stores: Path, whole: Path, context: Any
 ) -> None:
     out = tmp_path / "out"
     running = start(tmp_path, stores, context)
     running.wait_for(lambda: bool(list(out.glob("together/*/checkpoints/*.safetensors"))))
-    os.kill(running.process.pid, sent)
+    os.kill(running.process.pid, signal.SIGINT)
     assert running.wait() == 130, running.output.read_text()
     told = running.output.read_text()
     assert "interrupted" in told
