@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.locks import held
 from benchmarks.suite import Cell, Resources
+from prompttune.checkpoint import NOT_TRAINING
 from prompttune.results import RESULT, Result
 from prompttune.run_folder import CLAIM, claim, claim_content
 from prompttune.runs import Run, group_runs, trains_by_gradient
@@ -109,8 +110,8 @@ def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _hash(members: Sequence[Cell]) -> str:
-    content = b"".join(cell.name.encode() + claim_content(cell.runs()) for cell in members)
-    return hashlib.sha256(content).hexdigest()[:16]
+    content = [[cell.name, cell.config.model_dump(mode="json", exclude=NOT_TRAINING)] for cell in members]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _left_shared(planned: Sequence[Cell], out: Path) -> list[Job]:

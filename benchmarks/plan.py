@@ -134,7 +134,11 @@ def plan_suite(planned: Sequence[Cell], *, out: Path, overwrite: bool = False) -
 def _state(cell: Cell, trials: Trials, *, overwrite: bool) -> CellPlan:
     if overwrite:
         return CellPlan(cell, "to do")
-    if holds_another(cell):
+    try:
+        other = holds_another(cell)
+    except PrompttuneError as error:  # a split file that is gone
+        return CellPlan(cell, "cannot run", problem=str(error))
+    if other:
         problem = explain(
             "its folder holds a run of other settings",
             where=cell.folder,
