@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from vidfeat.backbone import ResidualBlock, TextTower, Tokenizer
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
 FROZEN_BATCH = 128  # frozen texts encoded together
+_FROZEN_FEATURES: WeakKeyDictionary[TextTower, dict[tuple, Tensor]] = WeakKeyDictionary()  # by tokens, device, dtype
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class TextEngine:
         self.checkpoint = checkpoint
         self._blocks: dict[torch.dtype, list[FrozenBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
-        self._frozen: dict[tuple[str, ...], Tensor] = {}
 
     def encode(self, prompts: ClassPrompts, context: TextContext) -> Tensor:
         """Class features `[R C E]` (kind "image": `[R B C E]`), not normalised, differentiable in the context alone.
@@ -69,23 +70,30 @@ class TextEngine:
 
     @torch.no_grad()
     def encode_frozen(self, texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
-        """Features `[C E]` of texts without learned context, not normalised, no gradient; computed once per engine.
+        """Features `[C E]` of texts without learned context, not normalised, no gradient.
+
+        Computed once per tower, whichever engine asks: models that are made to plan memory, or because not all runs fit
+        at once, encode nothing again.
 
         Raises:
             ValueError: texts that do not fit the context length.
         """
-        key = tuple(texts)
-        if key not in self._frozen:
-            token_ids = tokenizer.tokenize(list(texts)).to(self.tower.positional_embedding.device)
-            eot_index = token_ids.argmax(dim=-1)
-            features = token_ids.new_empty(len(texts), self.tower.embed_dim, dtype=self.tower.text_projection.dtype)
-            for places in eot_index.argsort().split(
-                FROZEN_BATCH
-            ):  # texts of like length together, cut behind the last EOT
-                ids = token_ids[places, : int(eot_index[places].max()) + 1]
-                features[places] = self.tower(ids)
-            self._frozen[key] = features
-        return self._frozen[key]
+        device, dtype = self.tower.positional_embedding.device, self.tower.text_projection.dtype
+        token_ids = tokenizer.tokenize(list(texts))
+        known = _FROZEN_FEATURES.setdefault(self.tower, {})
+        key = (token_ids.numpy().tobytes(), device, dtype)
+        if key not in known:
+            known[key] = self._encode_tokens(token_ids.to(device))
+        return known[key]
+
+    def _encode_tokens(self, token_ids: Tensor) -> Tensor:
+        """Features `[C E]` of `token_ids [C 77]`: texts of like length together, cut behind the last EOT."""
+        eot_index = token_ids.argmax(dim=-1)
+        features = token_ids.new_empty(len(token_ids), self.tower.embed_dim, dtype=self.tower.text_projection.dtype)
+        for places in eot_index.argsort().split(FROZEN_BATCH):
+            ids = token_ids[places, : int(eot_index[places].max()) + 1]
+            features[places] = self.tower(ids)
+        return features
 
     def path(self, prompts: ClassPrompts, context: TextContext) -> str:
         """Which exact path these prompts take, why, and how many rows it computes instead of `C x 77`."""

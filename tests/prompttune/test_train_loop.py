@@ -11,8 +11,11 @@ import pytest
 import torch
 from training import short_runs, train_runs, trainer_of
 
+from prompttune.class_prompts import ClassPrompts
 from prompttune.config import OptimConfig
+from prompttune.text_engine import TextContext, TextEngine
 from prompttune.train import learning_rate, make_optimiser
+from vidfeat.backbone import TextTower
 
 
 def rates(**options: object) -> list[float]:
@@ -118,3 +121,33 @@ def test_tensorboard_curves_are_written_when_asked_for(tmp_path: Path, target: s
         curve = board.Scalars("loss")
         assert [one.step for one in curve] == [line["step"] for line in logged]
         assert [one.value for one in curve] == pytest.approx([line["loss"] for line in logged], rel=1e-6)
+
+
+def test_frozen_text_is_encoded_once_and_evaluation_encodes_its_classes_once(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a whole command: 3 runs, two at a time, a model to plan the memory, batches of 3 videos in evaluation."""
+    frozen_texts: list[tuple[int, ...]] = []
+    encoded: list[tuple[bool, int]] = []
+    forward, encode = TextTower.forward, TextEngine.encode
+
+    def counted_forward(self: TextTower, token_ids: torch.Tensor) -> torch.Tensor:
+        frozen_texts.extend(tuple(ids.tolist()) for ids in token_ids)
+        return forward(self, token_ids)
+
+    def counted_encode(self: TextEngine, prompts: ClassPrompts, context: TextContext) -> torch.Tensor:
+        encoded.append((torch.is_grad_enabled(), prompts.n_classes))
+        return encode(self, prompts, context)
+
+    monkeypatch.setattr(TextTower, "forward", counted_forward)
+    monkeypatch.setattr(TextEngine, "encode", counted_encode)
+    monkeypatch.setattr("prompttune.evaluate._EVALUATION_BATCH", 3)
+    train_runs(tmp_path / "run", {"runs_at_once": 2}, method="kgcoop", store=target, seeds=[1, 2, 3])
+    assert len(frozen_texts) == len(set(frozen_texts)) == 8
+    n_steps, n_groups = 8, 2
+    assert len([n for trains, n in encoded if trains]) == n_steps * n_groups
+    # Once for the training videos' accuracy, once for base, once for new, whatever the number of batches; the runs'
+    # training videos differ.
+    of_evaluation = [n for trains, n in encoded if not trains]
+    assert of_evaluation.count(4) <= 3 * n_groups
+    assert len(of_evaluation) <= 4 * n_groups
