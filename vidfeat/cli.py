@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FAILED_VIDEOS = 1
 USER_ERROR = 2
 INTERRUPTED = 130
+# Packages below fsspec whose errors say that a bucket cannot be reached; they are no OSError.
+OBJECT_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 FOLDER_OR_FILE = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -42,6 +44,12 @@ class ErrorsAsMessages(click.Group):
             fix = "check that the path exists, that this user may use it, and that its disk has room"
             message = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
             click.echo(f"error: {message}", err=True)
+            ctx.exit(USER_ERROR)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in OBJECT_STORE_CLIENTS:
+                raise
+            fix = "check the endpoint, the bucket and the credentials in this shell's environment"
+            click.echo(f"error: {explain('the object store cannot be used', got=error, fix=fix)}", err=True)
             ctx.exit(USER_ERROR)
 
 

@@ -249,3 +249,15 @@ def test_a_folder_that_is_no_source_points_to_a_list(tmp_path, videos, clip):
     said = refusal(extract(tmp_path / "flat", tmp_path / "X.zarr", *clip))
     assert "video outside any class folder" in said
     assert "a CSV with the header path,label" in said
+
+
+def test_an_object_store_out_of_reach_is_one_message(monkeypatch):
+    exceptions = pytest.importorskip("botocore.exceptions")
+
+    def refuse(*_: object) -> None:
+        raise exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1/bucket")
+
+    monkeypatch.setattr("vidfeat.store.reader.files_at", refuse)
+    said = refusal(vidfeat("info", "s3://bucket/X.zarr"))
+    assert "the object store cannot be used" in said
+    assert "http://127.0.0.1:1/bucket" in said
