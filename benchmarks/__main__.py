@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: quickstart, run, report, speed and world, each loaded only when it is called."""
+"""`python -m benchmarks`: quickstart, run, evidence, report, speed and world, each loaded only when it is called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 SPEED_SUBJECTS = ("store", "extract", "text", "visual")
+COMPARISON = Path(__file__).parent / "evidence.toml"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,6 +76,31 @@ def _show_plan(plan: Any) -> int:
 
 
 @main.command()
+@click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=COMPARISON)
+@click.option("--data", type=click.Path(path_type=Path), default=Path("runs/quickstart/stores"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evidence"), show_default=True)
+@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
+def evidence(comparison: Path, data: Path, out: Path, engine: str) -> None:
+    """Tune every method on another data set, compare them on the target, write docs/findings.md's table and figures.
+
+    The same command resumes it. `--engine ray` trains as many cells at a time as there are cores.
+    """
+    module, runner = import_module("benchmarks.evidence"), import_module("benchmarks.runner")
+    try:
+        loaded = module.load_evidence(comparison)
+        choices = module.run_evidence(loaded, out=out, data=data, options=runner.RunOptions(engine=engine))
+    except (import_module("prompttune.errors").PrompttuneError, import_module("vidfeat.errors").VidfeatError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what is done is kept in {out}, and the same command goes on from there", err=True)
+        sys.exit(130)
+    module.write_record(loaded, choices, out=out)
+    module.draw_figures(loaded, out=out)
+    click.echo(f"written: {module.RESULT}, {module.FIGURES}\nNext: python -m benchmarks readme")
+
+
+@main.command()
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--format", "form", type=click.Choice(("html", "md", "latex", "csv")), default="html", show_default=True)
 @click.option(
@@ -98,15 +124,15 @@ def report(results: Path, form: str, out: Path | None, baseline: str | None, vid
 @main.command()
 @click.option("--check", is_flag=True, help="Only say what is out of date; exit code 1 when anything is.")
 def readme(check: bool) -> None:
-    """Write the README's tables from benchmarks/results, and docs/result-format.md from the result's fields."""
+    """Write the pages' tables from benchmarks/results, and docs/result-format.md from the result's fields."""
     tables, page = import_module("benchmarks.readme"), import_module("benchmarks.result_page")
-    path = Path("README.md")
-    text = path.read_text(encoding="utf-8")
-    stale = tables.stale_blocks(text)
+    texts = {path: path.read_text(encoding="utf-8") for path in map(Path, tables.PAGES) if path.exists()}
+    stale = [name for text in texts.values() for name in tables.stale_blocks(text)]
     if not page.PAGE.exists() or page.PAGE.read_text(encoding="utf-8") != page.render_page():
         stale.append(page.PAGE.name)
     if not check:
-        path.write_text(tables.render(text), encoding="utf-8")
+        for path, text in texts.items():
+            path.write_text(tables.render(text), encoding="utf-8")
         page.PAGE.write_text(page.render_page(), encoding="utf-8")
     click.echo(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(1 if check and stale else 0)

@@ -1,6 +1,6 @@
-"""Writes the README's tables from committed result files, so that nobody types a number into it.
+"""Writes the tables of README and docs from committed result files, so that nobody types a number into them.
 
-A block of the README stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a file of
+A block of such a page stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a file of
 benchmarks/results without its ending. Its key `readme` holds `columns`, `rows` (a list of lists, in words and rounded
 numbers as the table shows them), `note`, and the `command` that measures it again.
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from vidfeat.errors import explain
 
 RESULTS = Path(__file__).parent / "results"
+PAGES = ("README.md",)
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
 
 

@@ -10,14 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.readme import BLOCK, RESULTS, markdown_table, render, stale_blocks
+from benchmarks.readme import BLOCK, PAGES, RESULTS, markdown_table, render, stale_blocks
 from benchmarks.result_page import PAGE, render_page
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 
-def test_no_table_of_the_readme_is_out_of_date() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_of_a_page_is_out_of_date(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert len(list(BLOCK.finditer(text))) >= 1
     assert stale_blocks(text) == [], "python -m benchmarks readme writes them anew"
 

@@ -1,0 +1,332 @@
+"""The evidence: every method tuned with the same budget on *another* data set, then compared on the target.
+
+    trials on the tuning store -> each method's best trial -> all methods on the target, five seeds -> table, figures
+
+A method's trials are drawn by a seed from the grid it names, as many for every method, and are judged by their mean
+harmonic mean on the tuning store. The target's test videos are looked at once, by the chosen settings. While tuning,
+the two data sets change places: hard prompts come from the target's training videos of base classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+from rich.console import Console
+
+from benchmarks.runner import Outcome, RunOptions, run_suite
+from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells
+from prompttune.config import merge
+from prompttune.errors import ConfigError, explain
+from prompttune.results import Result
+from prompttune.runs import nested
+
+RESULT = Path(__file__).parent / "results" / "evidence.json"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+LOCALLY = RunOptions()
+METRICS = ("base", "new", "harmonic_mean")
+
+
+class SearchedMethod(MethodRow):
+    """A line of the comparison and the grid its trials are drawn from: dotted key -> values."""
+
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class Evidence(Table):
+    """A comparison with tuning; `stores` names at least the target and the store that is tuned on."""
+
+    title: str
+    command: str
+    shows: str
+    cost: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=3)]
+    baseline: str
+    target: str
+    tuned_on: str
+    trials: Annotated[int, Field(ge=1)]
+    trial_seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    shots: Annotated[int, Field(ge=1)] = 16
+    stores: dict[str, str]
+    shared: dict[str, Any] = Field(default_factory=dict)
+    hard_prompts: tuple[HardPrompt, ...] = ()
+    methods: Annotated[tuple[SearchedMethod, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_budget(self) -> Evidence:
+        short = [
+            f"{row.label}: {n}" for row in self.methods if row.search and (n := len(_grid(row.search))) < self.trials
+        ]
+        if short:
+            raise ValueError(f"every searched method needs at least trials = {self.trials} settings: {short}")
+        return self
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning gave for one method.
+
+    Attributes:
+        label: the method's.
+        trials: each trial's settings, dotted key -> value, and its mean harmonic mean on the tuning store.
+        chosen: the place of the best trial.
+    """
+
+    label: str
+    trials: tuple[tuple[dict[str, Any], float], ...]
+    chosen: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.trials[self.chosen][0]
+
+
+def load_evidence(path: str | Path) -> Evidence:
+    """The comparison a TOML file describes.
+
+    Raises:
+        ConfigError: no such file, no TOML, or keys that it does not have; all problems in one message.
+    """
+    try:
+        return Evidence.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(explain("no such comparison", where=path, fix="ls benchmarks/suites")) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(explain("this comparison is not TOML", where=path, got=error)) from None
+    except ValidationError as error:
+        problems = "".join(f"\n    {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(explain("this comparison cannot be run", where=path, got=problems)) from None
+
+
+def run_evidence(
+    evidence: Evidence, *, out: Path, data: Path, console: Console | None = None, options: RunOptions = LOCALLY
+) -> list[Choice]:
+    """Tunes, compares, and leaves both suites' results below `out`; the same call resumes.
+
+    Args:
+        out: gets `trials/` and `final/`, each a suite's results folder.
+        data: folder that the stores are relative to.
+        options: of both suites.
+
+    Raises:
+        ConfigError: a trial or a final run that failed, with the place of its error.
+    """
+    console = console or Console()
+    tuning = tuning_suite(evidence)
+    _require_whole(run_suite(tuning, out=out / "trials", data=data, console=console, options=options), out / "trials")
+    choices = choose(evidence, tuning, out=out / "trials", data=data)
+    for choice in choices:
+        settings = ", ".join(f"{key} = {value}" for key, value in choice.settings.items()) or "nothing to choose"
+        console.print(f"{choice.label}: {settings}", highlight=False)
+    final = final_suite(evidence, choices)
+    _require_whole(run_suite(final, out=out / "final", data=data, console=console, options=options), out / "final")
+    return choices
+
+
+def tuning_suite(evidence: Evidence) -> Suite:
+    """The trials of all methods on the tuning store, hard prompts from the target."""
+    rows = [
+        {"label": f"{row.label}, trial {place}", "config": _with(row.config, settings)}
+        for row in evidence.methods
+        for place, settings in enumerate(trials_of(evidence, row))
+    ]
+    return _suite(evidence, rows, store=evidence.tuned_on, source=evidence.target, seeds=evidence.trial_seeds)
+
+
+def final_suite(evidence: Evidence, choices: Sequence[Choice]) -> Suite:
+    """All methods with what they chose on the target, hard prompts from the tuning store."""
+    chosen = {choice.label: choice.settings for choice in choices}
+    rows = [{"label": row.label, "config": _with(row.config, chosen[row.label])} for row in evidence.methods]
+    return _suite(evidence, rows, store=evidence.target, source=evidence.tuned_on, seeds=evidence.seeds)
+
+
+def _suite(
+    evidence: Evidence, rows: Sequence[Mapping[str, Any]], *, store: str, source: str, seeds: Sequence[int]
+) -> Suite:
+    return Suite.model_validate(
+        {
+            "title": f"{evidence.title} ({store})",
+            "command": evidence.command,
+            "shows": evidence.shows,
+            "cost": evidence.cost,
+            "seeds": list(seeds),
+            "baseline": evidence.baseline if store == evidence.target else rows[0]["label"],
+            "stores": evidence.stores,
+            "hard_prompts": [
+                {
+                    **prompt.model_dump(),
+                    "store": source,
+                    "config": merge({"protocol": {"shots": evidence.shots}, **evidence.shared}, prompt.config),
+                }
+                for prompt in evidence.hard_prompts
+            ],
+            "methods": [{"label": row["label"], "config": merge(evidence.shared, row["config"])} for row in rows],
+            "grid": {"stores": [store], "shots": [evidence.shots]},
+        }
+    )
+
+
+def trials_of(evidence: Evidence, row: SearchedMethod) -> list[dict[str, Any]]:
+    """The method's trials: `evidence.trials` settings of its grid, drawn without replacement by a fixed seed."""
+    if not row.search:
+        return [{}]
+    grid = _grid(row.search)
+    order = np.random.default_rng(0).permutation(len(grid))[: evidence.trials]
+    return [grid[place] for place in sorted(order)]
+
+
+def choose(evidence: Evidence, tuning: Suite, *, out: Path, data: Path) -> list[Choice]:
+    """Each method's best trial by the mean harmonic mean over the trial seeds; the first of equals."""
+    scores = {
+        cell.label: Result.read(cell.config.out).cells[0].metrics["harmonic_mean"].mean
+        for cell in cells(tuning, out=out, data=data)
+        if cell.kind == "method"
+    }
+    choices = []
+    for row in evidence.methods:
+        settings = trials_of(evidence, row)
+        found = [scores[f"{row.label}, trial {place}"] for place in range(len(settings))]
+        choices.append(Choice(row.label, tuple(zip(settings, found, strict=True)), int(np.argmax(found))))
+    return choices
+
+
+def _grid(search: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
+
+
+def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    tables = dict(config)
+    for key, value in settings.items():
+        tables = merge(tables, nested(key, value))
+    return tables
+
+
+def _require_whole(outcome: Outcome, folder: Path) -> None:
+    if outcome.failures:
+        name, failure = next(iter(outcome.failures.items()))
+        what = f"{len(outcome.failures)} cells failed"
+        raise ConfigError(
+            explain(what, where=folder, got=f"{name}: {failure.message}", fix="the same command tries again")
+        )
+
+
+def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, path: Path = RESULT) -> dict[str, Any]:
+    """`benchmarks/results/evidence.json`: means, paired differences with intervals, and what tuning chose."""
+    from benchmarks.report.comparison import compare, differences
+    from benchmarks.report.entries import read_groups
+    from benchmarks.report.statistics import holm, paired_difference
+
+    (group,) = read_groups(out / "final")
+    comparison = compare(group, baseline=evidence.baseline)
+    by_label = {entry.label: entry for entry in group.entries}
+    chosen = {choice.label: choice for choice in choices}
+    lines = []
+    for line in comparison.lines:
+        entry, record = by_label[line.label], {"label": line.label, "n_parameters": line.entry.n_parameters}
+        record |= {"seconds": round(entry.seconds, 2), "n_seeds": len(entry.runs)}
+        record |= {metric: {"mean": s.mean, "std": s.std} for metric, s in line.metrics.items() if metric in METRICS}
+        record["settings"] = chosen[line.label].settings
+        record["against"] = {
+            other.label: {
+                metric: vars(paired_difference(pairs))
+                for metric in METRICS
+                if (pairs := differences(entry, other, metric))
+            }
+            for other in group.entries
+            if other is not entry
+        }
+        lines.append(record)
+    for metric in METRICS:
+        tested = [x for x in lines if x["against"].get(evidence.baseline, {}).get(metric, {}).get("p") is not None]
+        adjusted = holm([x["against"][evidence.baseline][metric]["p"] for x in tested])
+        for record, p in zip(tested, adjusted, strict=True):
+            record["against"][evidence.baseline][metric]["p_holm"] = p
+    document = {
+        "title": evidence.title,
+        "command": evidence.command,
+        "seeds": evidence.seeds,
+        "tuned_on": evidence.tuned_on,
+        "trials_per_method": evidence.trials,
+        "trial_seeds": evidence.trial_seeds,
+        "lines": lines,
+        "trials": {choice.label: [{**s, "harmonic_mean": hm} for s, hm in choice.trials] for choice in choices},
+        "readme": _readme_table(evidence, lines),
+    }
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return document
+
+
+def _readme_table(evidence: Evidence, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def cell(record: Mapping[str, Any], metric: str) -> str:
+        std = record[metric]["std"]
+        return f"{100 * record[metric]['mean']:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
+
+    def difference(record: Mapping[str, Any], metric: str) -> str:
+        found = record["against"].get(evidence.baseline, {}).get(metric)
+        if not found:
+            return "-"
+        interval = f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]" if found["low"] is not None else ""
+        return f"{100 * found['mean']:+.1f}{interval}"
+
+    return {
+        "columns": ["method", "base", "new", "HM", "new: difference", "HM: difference", "parameters", "s / seed"],
+        "rows": [
+            [
+                record["label"],
+                *(cell(record, metric) for metric in METRICS),
+                difference(record, "new"),
+                difference(record, "harmonic_mean"),
+                f"{record['n_parameters']:,}",
+                f"{record['seconds']:.1f}",
+            ]
+            for record in lines
+        ],
+        "note": f"Top-1 in per cent, mean ± standard deviation over {len(evidence.seeds)} seeds; differences are "
+        f"against {evidence.baseline}, paired by seed, with 95 % t intervals. Each method's settings are the best of "
+        f"{evidence.trials} trials on the store `{evidence.tuned_on}`.",
+        "command": evidence.command,
+    }
+
+
+def draw_figures(evidence: Evidence, *, out: Path, folder: Path = FIGURES) -> list[Path]:
+    """The two figures of docs/findings.md: base against new, and each method's differences with their intervals."""
+    from benchmarks.report.comparison import compare
+    from benchmarks.report.entries import read_groups
+    from benchmarks.report.plots import base_against_new
+
+    (group,) = read_groups(out / "final")
+    comparison = compare(group, baseline=evidence.baseline)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "evidence-base-new.svg", folder / "evidence-differences.svg"]
+    written[0].write_text(base_against_new(comparison, name="evidence"))
+    _difference_figure(json.loads(RESULT.read_text()), evidence.baseline).savefig(written[1])
+    return written
+
+
+def _difference_figure(document: Mapping[str, Any], baseline: str) -> Any:
+    from matplotlib.figure import Figure
+
+    lines = [line for line in document["lines"] if baseline in line["against"]]
+    figure = Figure(figsize=(8.0, 0.34 * len(lines) + 1.2), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    places = np.arange(len(lines))[::-1]
+    for panel, metric, title in zip(axes, METRICS, ("base", "new", "harmonic mean"), strict=True):
+        found = [line["against"][baseline][metric] for line in lines]
+        means = 100 * np.array([one["mean"] for one in found])
+        panel.axvline(0, color="0.6", lw=0.8)
+        panel.plot(means, places, "o", ms=5, color="C0")
+        for place, one in zip(places, found, strict=True):
+            if one["low"] is not None:
+                panel.plot([100 * one["low"], 100 * one["high"]], [place, place], color="C0", lw=1.4)
+        panel.set(title=f"{title}: points against {baseline}", yticks=places)
+        panel.title.set_fontsize(8)
+        panel.tick_params(labelsize=8)
+    axes[0].set_yticklabels([line["label"] for line in lines])
+    return figure
