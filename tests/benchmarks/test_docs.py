@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from benchmarks import reference
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
+from prompttune import __version__
 from prompttune.cli import cli as prompttune_cli
 from prompttune.results import Result
 from prompttune.runs import parse_overrides
@@ -77,6 +78,14 @@ def test_commands_in_guides_name_commands_and_options_that_exist(page: Path) -> 
             overrides = [value for flag, value in pairwise(rest) if flag == "--set"]
             parse_overrides(overrides)
     assert wrong == []
+
+
+def test_citation_and_package_are_of_one_version() -> None:
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    packaged = re.search(r'^version = "(\S+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert packaged is not None
+    assert cited[1] == packaged[1] == __version__
 
 
 def test_the_limits_state_the_rounding_that_was_measured() -> None:

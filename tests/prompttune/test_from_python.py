@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from training import train_runs
 import prompttune
 from prompttune import PromptClassifier
 from prompttune.errors import ConfigError, FeatureError, SplitError
+from prompttune.progress import StepBar, in_notebook
 from prompttune.prompt_file import read_prompt_file
 
 SHORT: dict[str, Any] = {"optim__epochs": 4, "optim__batch_size": 8, "optim__lr": 0.01, "optim__warmup_epochs": 1.0}
@@ -174,6 +176,14 @@ def test_what_was_fitted_is_saved_as_a_prompt_file(tmp_path: Path, target: str) 
     assert read_prompt_file(path).classes == split.classes
     result = prompttune.evaluate_prompts(store, path, base_to_new=True)
     assert result.runs[0].metrics["new"] == pytest.approx(classifier.evaluate(split).loc["new", "top1"])
+
+
+def test_a_bar_is_drawn_where_somebody_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shell, looks_on in ((None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=object()), True)):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert in_notebook() is looks_on
+        assert StepBar().show is looks_on  # under pytest the standard error is no terminal
+    assert StepBar(show=False).show is False
 
 
 def test_the_progress_bar_counts_every_step(target: str, capsys: pytest.CaptureFixture[str]) -> None:
