@@ -90,10 +90,10 @@ def test_a_small_whole_run_goes_through_the_command_line(tmp_path: Path, monkeyp
     small = {"width": 32, "heads": 2, "layers": 1}
     monkeypatch.setattr(text_whole, "CLIP_TEXT", text_whole.CLIP_TEXT | small)
     monkeypatch.setattr(text_whole, "CLIP_VISION", text_whole.CLIP_VISION | small | {"image_size": 16})
-    clips = text_whole.Clips(("pour_tea", "run", "sit"), frozenset(("run", "sit")), train=2, test=1, n_frames=2)
+    clips = text_whole.Clips(("pour_tea", "run", "sit"), frozenset(("run", "sit")), test=1, n_frames=2)
     monkeypatch.setattr(text_whole, "hmdb_clips", lambda: clips)
     found = text_whole.whole_run(tmp_path, n_threads=1, n_rounds=1)
-    assert (found["n_train"], found["n_test"]) == (4, 3)
+    assert (found["n_train"], found["n_test"]) == (32, 3)
     assert found["seconds"][0] > found["of_which_training"][0] > 0
     result = json.loads((tmp_path / "run0" / "result.json").read_text())
     assert [run["seed"] for run in result["runs"]] == [1, 2, 3]
