@@ -43,7 +43,7 @@ def anchors() -> None:
 @click.argument("pool")
 @_vetting_options
 @click.option("-n", "n", type=click.IntRange(min=1), default=256, show_default=True, help="How many.")
-@click.option("--out", help="The store to write, e.g. anchors.zarr; everything prompttune needs.")
+@click.option("--out", help="The store to write.  [default, without --list: POOL-anchors.zarr]")
 @click.option("--list", "list_path", type=FILE, help="A CSV of the chosen ids to write.")
 @click.option(
     "--similarity-quantile",
@@ -62,6 +62,8 @@ def select(pool: str, **flags: Any) -> None:
     from vidfeat.anchors import SelectOptions, select_anchors
     from vidfeat.anchors.reports import print_selection
 
+    if flags["out"] is None and flags["list_path"] is None:
+        flags["out"] = f"{pool.rstrip('/').removesuffix('.zarr')}-anchors.zarr"
     options = SelectOptions(pool, **_given(flags))
     with _progress() as on_progress:
         selection = select_anchors(options, on_progress=on_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,15 @@ def test_select_and_check_on_the_command_line(pool, task, classes, tmp_path):
     assert all(name in leaking.output for name in PLANTED)
     hits = json.loads((tmp_path / "check.json").read_text())["hits"]
     assert {hit["id"]: (hit["reason"], hit["other"]) for hit in hits} == PLANTED
+
+
+def test_without_an_output_the_store_stands_beside_the_pool(pool, task, classes, tmp_path):
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(pool, copy)
+    done = vidfeat("select", copy, "--against", task, "--classes", classes, "-n", 8, "--max-similarity", 0.9)
+    assert done.exit_code == 0, done.output
+    assert "copy-anchors.zarr" in done.output.replace("\n", "")
+    assert vidfeat("check", tmp_path / "copy-anchors.zarr", "--against", task).exit_code == 0
 
 
 def test_the_help_names_the_defaults_that_are_used():
