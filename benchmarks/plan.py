@@ -106,7 +106,7 @@ class SuitePlan:
             right = title in ("runs", "steps", "time", "memory")
             table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
         for one in self.cells:
-            table.add_row(one.cell.name, one.state, *_numbers(one), (one.problem or one.note).partition("\n")[0])
+            table.add_row(one.cell.name, one.state, *_numbers(one), _headline(one.problem or one.note))
         return table
 
 
@@ -189,6 +189,13 @@ def _plan_job(job: Job, trials: Trials, states: Mapping[str, CellPlan]) -> list[
     begun = any((job.folder / name).exists() for name in (CLAIM, MEMBERS))
     state: State = "begun" if begun else "to do"
     return [(job, [CellPlan(cell, state, estimate, len(job.cells), note=note) for cell in job.cells])]
+
+
+def _headline(problem: str) -> str:
+    """The problem's first line, and where it is."""
+    first, *others = problem.splitlines() or [""]
+    places = [line.partition(":")[2].strip() for line in others if line.strip().startswith("where:")]
+    return ": ".join([first, *places[:1]])
 
 
 def _numbers(one: CellPlan) -> tuple[str, str, str, str]:

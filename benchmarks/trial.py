@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,11 +78,7 @@ class Trials:
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Trials:
-        import torch
-
         self._folder = tempfile.TemporaryDirectory(prefix="stand-in-prompts-")
-        # The first optimiser of a process imports much of torch, which is no part of any cell's time.
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -192,6 +189,7 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     from prompttune.run_group import make_trainer, plan_groups, prepare
 
     groups = plan_groups(runs, sources)
+    _import_optimisers()
     started = time.perf_counter()
     group = prepare(groups[0], sources)
     opening = len(groups) * (time.perf_counter() - started)
@@ -206,6 +204,14 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     if counted > LONGEST_TRIAL_SECONDS:
         return _Shape(opening, len(groups) * counted, memory, "counted")
     return _Shape(opening, len(groups) * _timed(trainer.step, group.model.device), memory, "measured")
+
+
+@cache
+def _import_optimisers() -> None:
+    """The first optimiser of a process imports much of torch, which is no part of any cell's time."""
+    import torch
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()
 
 
 def _timed(step: Any, device: torch.device) -> float:

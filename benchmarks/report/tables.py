@@ -137,11 +137,13 @@ def _rounding_notes(comparison: Comparison) -> list[str]:
         for name, one in answers.items():
             recorded, recomputed = line.metrics[name].mean, float(one.right.mean())
             if abs(recorded - recomputed) > 5e-4:
-                found.append(
-                    f"{line.label}, {heading(name)}: {in_per_cent(recomputed)} by the stored predictions, whose half "
-                    "precision makes ties; a tie counts as wrong in everything below that looks at single videos."
-                )
-    return found
+                found.append(f"{line.label}, {heading(name)}: {in_per_cent(recomputed)}")
+    if not found:
+        return []
+    return [
+        "Stored predictions are in half precision, which makes ties; a tie counts as wrong in everything that looks at "
+        f"single videos, where accuracies are therefore: {'; '.join(found)}."
+    ]
 
 
 def published_frame(lines: Sequence[Published]) -> pandas.DataFrame:
