@@ -12,7 +12,7 @@ from prompttune.anchors import ANCHOR_LOSSES, NEGATIVE_PROMPT_LISTS, NegativePro
 from prompttune.config import AnchorsConfig
 from prompttune.data import AnchorBatch, FeatureSource, FrameReduction, read_features
 from prompttune.errors import FeatureError, explain
-from prompttune.frames import TokenReader, VideoReader, make_sampler
+from prompttune.frames import VideoReader, make_sampler, token_reader
 from prompttune.run_axis import RunGenerators
 
 if TYPE_CHECKING:
@@ -58,13 +58,12 @@ class AnchorVideos:
         self.n_anchors = config.n_anchors
         still = read_features(source, rows, reduce=reduce).to(model.device)
         self.values: Tensor = still.values
-        visual = model.config.visual
         self.reader = VideoReader(
             source,
             still,
             reduce=reduce,
             sampler=make_sampler(model.config.frames, source, seeds=seeds, purpose="anchors"),
-            tokens=None if visual is None else TokenReader(source, visual.first_block),
+            tokens=token_reader(model.config.visual, source),
         )
         negatives = negative_prompts(config)
         self.frozen_negatives = model.frozen_text(negatives.words, (negatives.template,))

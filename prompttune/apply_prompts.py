@@ -13,7 +13,7 @@ from prompttune import evaluate
 from prompttune.config import NONE, TrainConfig, merge, resolve
 from prompttune.data import FeatureSource, open_source, read_features
 from prompttune.evaluate import Predictions, TestVideos, predict
-from prompttune.frames import TokenReader
+from prompttune.frames import token_reader
 from prompttune.heads import frame_reduction
 from prompttune.model import PromptModel
 from prompttune.prompt_file import PromptFile, read_prompt_file
@@ -145,7 +145,7 @@ def prompted_model(
         model.load_run_tensors(0, prompt.learned)
     rows = np.concatenate([test.videos for test in tests])
     features = read_features(source, rows, reduce=frame_reduction(config.head)).to(model.device)
-    tokens = None if config.visual is None else TokenReader(source, config.visual.first_block)
+    tokens = token_reader(config.visual, source)
     return model, {test.name: TestVideos(test, table, features, tokens) for test in tests}
 
 

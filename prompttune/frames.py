@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prompttune.config_sections import FramesConfig
+from prompttune.config_sections import FramesConfig, VisualConfig
 from prompttune.data import (
     Batch,
     FeatureSource,
@@ -129,6 +129,11 @@ class TokenReader:
         if frames is None:
             return values[place]
         return values[place.unsqueeze(-1), torch.from_numpy(frames)]
+
+
+def token_reader(visual: VisualConfig | None, source: FeatureSource) -> TokenReader | None:
+    """Reads what enters the first prompted block; None without visual prompts."""
+    return None if visual is None else TokenReader(source, visual.first_block)
 
 
 @dataclass(frozen=True)

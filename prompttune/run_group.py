@@ -16,7 +16,7 @@ from prompttune.data import FeatureSource, FeatureTable, read_features
 from prompttune.errors import SplitError, explain
 from prompttune.evaluate import Predictions, TestVideos, predict, predict_own
 from prompttune.fitted_adapters import attach_adapter
-from prompttune.frames import TokenReader, TrainingVideos, VideoReader, make_sampler
+from prompttune.frames import TokenReader, TrainingVideos, VideoReader, make_sampler, token_reader
 from prompttune.heads import frame_reduction
 from prompttune.memory_plan import runs_that_fit
 from prompttune.model import PromptModel
@@ -132,8 +132,7 @@ class RunGroup:
 
     def tokens(self, source: FeatureSource) -> TokenReader | None:
         """Reads what enters the first prompted block; None without visual prompts."""
-        visual = self.config.visual
-        return None if visual is None else TokenReader(source, visual.first_block)
+        return token_reader(self.config.visual, source)
 
 
 def prepare(runs: Sequence[Run], sources: Sources, *, splits: Sequence[Split] | None = None) -> RunGroup:
