@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from prompttune.anchors import ANCHOR_LOSSES, NEGATIVE_PROMPT_LISTS, NegativePrompts
-from prompttune.config import AnchorsConfig
+from prompttune.config import AnchorsConfig, TrainConfig
 from prompttune.data import AnchorBatch, FeatureSource, FrameReduction, read_features
 from prompttune.errors import FeatureError, explain
 from prompttune.frames import VideoReader, make_sampler, token_reader
@@ -24,6 +24,17 @@ def negative_prompts(config: AnchorsConfig) -> NegativePrompts:
     if isinstance(config.negatives, str):
         return NEGATIVE_PROMPT_LISTS[config.negatives]
     return NegativePrompts(words=config.negatives, template=config.template)
+
+
+def prompted_words(config: TrainConfig) -> tuple[str, ...]:
+    """The negatives' words that go through the text tower behind the learned context, as further classes.
+
+    It goes in front of them only where it is one for all classes and videos.
+    """
+    anchors = config.anchors
+    if anchors is None or config.context.kind != "shared" or not anchors.prompted_negatives:
+        return ()
+    return negative_prompts(anchors).words if ANCHOR_LOSSES[anchors.loss].prompts_negatives else ()
 
 
 class AnchorVideos:
@@ -67,10 +78,8 @@ class AnchorVideos:
         )
         negatives = negative_prompts(config)
         self.frozen_negatives = model.frozen_text(negatives.words, (negatives.template,))
-        # The learned context goes in front of negatives only where it is one for all classes and videos.
-        shared = model.config.context.kind == "shared"
-        prompts = shared and config.prompted_negatives and ANCHOR_LOSSES[config.loss].prompts_negatives
-        self.joint = model.vocabulary([*vocabulary.names, *negatives.words]) if prompts else None
+        words = prompted_words(model.config)
+        self.joint = model.vocabulary([*vocabulary.names, *words]) if words else None
         self.generators = RunGenerators(seeds, "anchors")
 
     def __len__(self) -> int:

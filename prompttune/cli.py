@@ -1,4 +1,4 @@
-"""The command line: `prompttune train`, `eval`, `classify`, `methods`; `prompts` and `splits` are modules of their own.
+"""The command line: `train`, `plan`, `eval`, `classify`, `methods`; `prompts` and `splits` have modules of their own.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -6,14 +6,18 @@ Nothing heavy is imported until a command runs, so `--help` answers at once.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prompttune import __version__
 from prompttune.cli_prompts import prompts as prompts_group
 from prompttune.cli_splits import splits as splits_group
+
+if TYPE_CHECKING:
+    from prompttune.runs import Run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,17 +29,31 @@ def cli() -> None:
     """
 
 
+_TRAINING_OPTIONS = (
+    click.argument("config", required=False, type=click.Path(path_type=Path)),
+    click.option("--method", help="A row of `prompttune methods`."),
+    click.option("--store", help="The feature store to train and test on."),
+    click.option("--seeds", help="Seeds, separated by commas: one run each, trained together."),
+    click.option("--shots", help="Training videos per class, or `none` for all."),
+    click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests."),
+    click.option(
+        "--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept."
+    ),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis."),
+    click.option("--out", help="The run folder [default: runs/METHOD-STORE]."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu]."),
+)
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What `train` and `plan` are given alike."""
+    for option in reversed(_TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--method", help="A row of `prompttune methods`.")
-@click.option("--store", help="The feature store to train and test on.")
-@click.option("--seeds", help="Seeds, separated by commas: one run each, trained together.")
-@click.option("--shots", help="Training videos per class, or `none` for all.")
-@click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests.")
-@click.option("--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis.")
-@click.option("--out", help="The run folder [default: runs/METHOD-STORE].")
-@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
+@training_options
 @click.option("--overwrite", is_flag=True, help="Start anew in a folder that holds another or a finished run.")
 def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **named: Any) -> None:
     """Train a method and evaluate it.
@@ -48,15 +66,11 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     """
     from rich.console import Console
 
-    from prompttune.config import merge, read_toml
     from prompttune.fit import FitOptions, fit
     from prompttune.run_folder import run_folder_name
-    from prompttune.runs import expand_runs, parse_overrides
     from prompttune.tables import TrainingLine, result_table
 
-    plain, axes = parse_overrides([*_as_overrides(named), *overrides])
-    given = merge(read_toml(config) if config is not None else {}, plain)
-    runs = expand_runs(given, axes)
+    runs, axes = _runs(config, overrides, named)
     out = run_folder_name(runs[0].config)
     try:
         with TrainingLine(Console(stderr=True)) as line:
@@ -73,6 +87,24 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     prompt = fitted.folder / runs[0].name / "prompt.safetensors"
     if prompt.exists():
         console.print(f"next:    prompttune eval --store ANOTHER.zarr --prompts {prompt}", soft_wrap=True)
+
+
+@cli.command()
+@training_options
+def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
+    """Say what `train` with the same arguments will take: store bytes, GFLOP and seconds per step, memory.
+
+    Measures this machine for a second or two and trains nothing. A configuration that the stores cannot serve is
+    refused with the `vidfeat extract` command that would make it so.
+
+    \b
+    prompttune plan --method ivlp --store target.zarr --seeds 1,2,3
+    """
+    from prompttune.plan import plan_training
+
+    runs, _ = _runs(config, overrides, named)
+    for line in plan_training(runs).lines():
+        click.echo(line)
 
 
 @cli.command("eval")
@@ -165,6 +197,17 @@ def methods(name: str | None) -> None:
 
 cli.add_command(prompts_group)
 cli.add_command(splits_group)
+
+
+def _runs(
+    config: Path | None, overrides: tuple[str, ...], named: dict[str, Any]
+) -> tuple[list[Run], dict[str, list[Any]]]:
+    """The runs of a command line, and its run axes."""
+    from prompttune.config import merge, read_toml
+    from prompttune.runs import expand_runs, parse_overrides
+
+    plain, axes = parse_overrides([*_as_overrides(named), *overrides])
+    return expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes), axes
 
 
 def _as_overrides(named: dict[str, Any]) -> list[str]:

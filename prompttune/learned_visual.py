@@ -43,7 +43,7 @@ class LearnedVisual(nn.Module):
         self, config: VisualConfig, pack: BackbonePack, *, seeds: Sequence[int], device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.text_width = config, pack.config.text.width
         tower = pack.vision_tower().to(device)
         self._frozen = _Frozen(tower)
         self.options = VisualContextOptions(config.n_prompts, config.depth, config.first_block)
@@ -56,7 +56,7 @@ class LearnedVisual(nn.Module):
             raise ConfigError(str(error)) from None
         if config.source == "from-text":
             self.from_text = ModalityCoupling(
-                depth=config.depth, n_in=pack.config.text.width, n_out=pack.config.vision.width, seeds=seeds
+                depth=config.depth, n_in=self.text_width, n_out=pack.config.vision.width, seeds=seeds
             )
         else:
             self.own = context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import torch
 
 from prompttune.class_sampling import classes_per_step
+from prompttune.config import TrainConfig
 from prompttune.errors import ConfigError, explain
 from prompttune.model import PromptModel
 from prompttune.runs import Run
+from prompttune.visual_cost import BYTES_PER_FLOAT, VisualStep, visual_step_cost
 
 # What a block keeps of every row for its backward pass, in widths of the tower: input, two norms, query, key and value,
 # attention, the sum after it, and the MLP's 4 widths before and after its activation.
@@ -62,6 +65,31 @@ def largest_product_flop(
     return model.n_runs * max(in_tower, in_head, in_vision)
 
 
+def visual_bytes_per_run(model: PromptModel, n_frames: int) -> int:
+    """Bytes that one more run adds to a step by its visual prompts: tokens read, and what the tower keeps of them.
+
+    Args:
+        n_frames: stored frames of a video.
+    """
+    visual, config = model.visual, model.config
+    if visual is None:
+        return 0
+    vision = visual.tower.config
+    frames = frames_per_step(config, n_frames)
+    step = VisualStep(frames, 1, shared_frames=False, recompute=visual.recompute)
+    cost = visual_step_cost(vision, embed_dim=visual.tower.embed_dim, options=visual.options, step=step)
+    at_once = min(frames, config.visual.frames_per_chunk or frames) if config.visual is not None else frames
+    # As stored (float16 as a rule), and in float32 as many as are computed at once.
+    return int(cost.kept_bytes + vision.n_tokens * vision.width * (2 * frames + BYTES_PER_FLOAT * at_once))
+
+
+def frames_per_step(config: TrainConfig, n_frames: int) -> int:
+    """Frames that one run's step sends through the vision tower, anchors' included, of videos of `n_frames` stored."""
+    videos = math.ceil(config.optim.batch_size / config.optim.accumulate)
+    anchors = config.anchors.n_anchors if config.anchors is not None else 0
+    return (videos + anchors) * (config.frames.used or n_frames)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had on the device, in bytes."""
     if device.type == "cuda":
@@ -75,7 +103,7 @@ def free_bytes(device: torch.device) -> int:
     return 4 * 2**30
 
 
-def runs_that_fit(runs: Sequence[Run], model: PromptModel, classes: Sequence[str]) -> int:
+def runs_that_fit(runs: Sequence[Run], model: PromptModel, classes: Sequence[str], n_frames: int = 1) -> int:
     """How many of the runs to train at once: as `runs_at_once` says, else all that fit half of the free memory.
 
     Raises:
@@ -84,14 +112,18 @@ def runs_that_fit(runs: Sequence[Run], model: PromptModel, classes: Sequence[str
     config = runs[0].config
     if config.runs_at_once:
         return min(config.runs_at_once, len(runs))
-    needed, free = step_bytes_per_run(model, classes), free_bytes(model.device)
+    needed = step_bytes_per_run(model, classes) + visual_bytes_per_run(model, n_frames)
+    free = free_bytes(model.device)
     if needed > free:
         raise ConfigError(
             explain(
                 "one run alone does not fit the memory",
                 expected=f"at most {free / 2**30:.1f} GiB free on {model.device}",
                 got=f"about {needed / 2**30:.1f} GiB for {len(classes)} classes",
-                fix="--set recompute=true --set class_chunk=64 (slower, memory no longer grows with the classes)",
+                fix="--set recompute=true --set class_chunk=64 (slower, memory no longer grows with the classes)"
+                if model.visual is None
+                else "--set visual.frames_per_chunk=16 (slower, memory no longer grows with the frames), a smaller "
+                "optim.batch_size or more optim.accumulate, frames.used, or a later visual.first_block",
             )
         )
     return max(1, min(len(runs), int(SHARE_OF_FREE_MEMORY * free / max(needed, 1))))

@@ -31,7 +31,7 @@ from prompttune.losses import AnchorTensors, StepTensors
 from prompttune.mixup import Mix
 from prompttune.run_axis import n_parameters_per_run, named_run_parameters
 from prompttune.text_engine import TextContext, TextEngine
-from prompttune.vocabulary import Vocabulary
+from prompttune.vocabulary import TextPass, Vocabulary
 from vidfeat.backbone import BackbonePack, TextTower
 
 _VIDEOS_PER_TEXT_PASS = 16  # where every video has its own class features: bounds the rows in the text tower
@@ -189,17 +189,22 @@ class PromptModel(nn.Module):
         return self.visual.prompts().rows if own and self.visual is not None else ()
 
     @torch.no_grad()
-    def text_rows(self, names: Sequence[str]) -> int:
-        """Rows that one run sends through the text tower in one step; 0 where no context or no class trains."""
+    def text_pass(self, names: Sequence[str]) -> TextPass | None:
+        """What one training step sends through the text tower; None where no context is learned."""
         if not names or self.context is None:
-            return 0
+            return None
         vocabulary = self.vocabulary(names)
         if vocabulary.prompts is None:
-            return 0
-        n_videos = self.config.optim.batch_size if self.depends_on_video else 1
+            return None
         videos = torch.zeros(self.n_runs, 1, self.pack.config.embed_dim, device=self.device)
         context = self._text_context(vocabulary, videos)
-        return n_videos * self._text.engine.tokens_per_step(vocabulary.prompts, context)
+        n_images = self.config.optim.batch_size if self.depends_on_video else 1
+        return TextPass(self._text.engine, vocabulary.prompts, context, n_images)
+
+    def text_rows(self, names: Sequence[str]) -> int:
+        """Rows that one run sends through the text tower in one training step; 0 where no context is learned."""
+        sent = self.text_pass(names)
+        return 0 if sent is None else sent.n_images * sent.engine.tokens_per_step(sent.prompts, sent.context)
 
     @property
     def depends_on_video(self) -> bool:

@@ -45,9 +45,16 @@ def _runs_at_once(runs: Sequence[Run], sources: Sources) -> int:
     config = runs[0].config
     if not trains_by_gradient(config) or len(runs) == 1:
         return len(runs)
-    split = make_split(config.protocol, _split_table(config, sources), seed=runs[0].seed)
-    model = _make_model(runs[:1], sources, split.classes, _hard_prompts(config, sources))
-    return runs_that_fit(runs, model, split.classes)
+    model, split = planned(runs[:1], sources)
+    counts = sources.train.reader.n_frames_per_video
+    return runs_that_fit(runs, model, split.classes, n_frames=int(counts.max()))
+
+
+def planned(runs: Sequence[Run], sources: Sources) -> tuple[PromptModel, Split]:
+    """The model of these runs and the first one's videos, with no feature read: what planning looks at."""
+    config = runs[0].config
+    split = make_split(config.protocol, _split_table(config, sources), seed=runs[0].seed, trains=trains(config))
+    return _make_model(runs, sources, split.classes, _hard_prompts(config, sources)), split
 
 
 def _split_table(config: TrainConfig, sources: Sources) -> VideoTable:

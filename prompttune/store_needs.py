@@ -7,6 +7,7 @@ frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,6 +22,19 @@ from prompttune.frames import tokens_tap
 def needed_taps(config: TrainConfig) -> tuple[str, ...]:
     """The taps a configuration reads, pooled first."""
     return (POOLED,) if config.visual is None else (POOLED, tokens_tap(config.visual.first_block))
+
+
+def tap_bytes(source: FeatureSource, tap: str) -> int:
+    """Bytes of a tap for all usable videos, frames and views of a store, whether it is there or not; without indices.
+
+    What is not there is counted in float16, `vidfeat extract`'s default.
+    """
+    vision = source.pack.config.vision
+    shape = (source.pack.config.embed_dim,) if tap == POOLED else (vision.n_tokens, vision.width)
+    spec = source.reader.taps.get(tap)
+    size = np.dtype(spec.dtype).itemsize if spec is not None else 2
+    n_rows = int(source.reader.n_frames_per_video[source.reader.ok].sum()) * source.reader.n_views
+    return n_rows * math.prod(shape) * size
 
 
 def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, trains: bool = True) -> None:
@@ -40,7 +54,11 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         wanted_views = 2 if trains and place == 0 and config.frames.views == "random" else 1
         lacking = [tap for tap in needed_taps(config) if tap not in source.reader.taps]
         if lacking:
-            problems.append(f"{source.path} has no {', '.join(lacking)} (it has {', '.join(source.reader.taps)})")
+            size = sum(tap_bytes(source, tap) for tap in lacking) / 2**30
+            problems.append(
+                f"{source.path} has no {', '.join(lacking)} (it has {', '.join(source.reader.taps)}); it takes "
+                f"{size:.3g} GiB"
+            )
         if source.reader.n_views < wanted_views:
             problems.append(f'{source.path} has one view, and frames.views = "random" needs several')
         problems += _frame_problems(config, source, trains=trains and place == 0)
