@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from training import short_runs, trainer_of
 
+from prompttune.anchors import anchor_term
 from prompttune.errors import InertTermError
 from prompttune.fit import FitOptions, fit
 from prompttune.run_axis import parameters_of_run
@@ -22,6 +24,37 @@ HOSTS: dict[str, dict[str, Any]] = {
     "tcp": {"context": {"n_ctx": 16, "init": "random", "class_tokens_block": 2}},
     "promptsrc-text": {"context": {"n_ctx": 16, "init": "random", "prompt_depth": 3}, "aggregation": {"mean": 3.0}},
 }
+# Methods with visual prompts, on stores with tokens and the tiny tower's three text blocks.
+VISUAL_HOSTS: dict[str, dict[str, Any]] = {
+    "ivlp": {"context": {"n_ctx": 16, "init": "random", "prompt_depth": 3}, "visual": {"depth": 3}},
+    "maple": {
+        "context": {"n_ctx": 16, "init": "random", "prompt_depth": 3},
+        "visual": {"n_prompts": 16, "depth": 3},
+    },
+    "promptsrc": {
+        "context": {"n_ctx": 16, "init": "random", "prompt_depth": 3},
+        "visual": {"depth": 3},
+        "aggregation": {"mean": 3.0},
+    },
+}
+HOSTS_OF_ALL = [*HOSTS, *VISUAL_HOSTS]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a host is trained on: its tables, the target, where the anchors' store lies, a hard prompt."""
+
+    tables: dict[str, Any]
+    target: str
+    stores: Path
+    hard_prompt: str
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, host: str) -> Place:
+    kind, tables = ("", HOSTS) if host in HOSTS else ("visual_", VISUAL_HOSTS)
+    found = (request.getfixturevalue(f"{kind}{name}") for name in ("target", "stores", "hard_prompt"))
+    return Place({"method": host, **tables[host]}, *found)
 
 
 def plugs(stores: Path, hard_prompt: str) -> dict[str, Any]:
@@ -40,12 +73,11 @@ def trained(tables: dict[str, Any], store: str) -> tuple[dict[str, torch.Tensor]
     return learned, predictions_of(group)[0]["new"].logits, records
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_on_and_off_again(host: str, stores: Path, target: str, hard_prompt: str) -> None:
-    tables = {"method": host, **HOSTS[host]}
-    before, logits_before, _ = trained(tables, target)
-    on, _, records = trained({**tables, **plugs(stores, hard_prompt)}, target)
-    off, logits_off, _ = trained({**tables, "coupling": "none", "anchors": "none"}, target)
+@pytest.mark.parametrize("host", HOSTS_OF_ALL)
+def test_on_and_off_again(host: str, place: Place) -> None:
+    before, logits_before, _ = trained(place.tables, place.target)
+    on, _, records = trained({**place.tables, **plugs(place.stores, place.hard_prompt)}, place.target)
+    off, logits_off, _ = trained({**place.tables, "coupling": "none", "anchors": "none"}, place.target)
 
     assert {name for name in on if ".coupling." in name}
     assert on.keys() > before.keys()
@@ -60,15 +92,39 @@ def test_on_and_off_again(host: str, stores: Path, target: str, hard_prompt: str
     assert torch.equal(logits_off, logits_before)
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_anchors_without_weight_change_nothing_but_rounding(host: str, stores: Path, target: str) -> None:
+@pytest.mark.parametrize("host", HOSTS_OF_ALL)
+def test_anchors_without_weight_change_nothing_but_rounding(host: str, place: Place) -> None:
     """They draw from a stream of their own, so order, shots and initial values stay; negatives join the text pass."""
-    tables = {"method": host, **HOSTS[host]}
-    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": "margin-softplus", "weight": 0.0, "n_anchors": 4}
-    before, _, _ = trained(tables, target)
-    idle, _, _ = trained({**tables, "anchors": anchors}, target)
+    anchors = {"store": str(place.stores / "irrelevant.zarr"), "loss": "margin-softplus", "weight": 0.0, "n_anchors": 4}
+    before, _, _ = trained(place.tables, place.target)
+    idle, _, _ = trained({**place.tables, "anchors": anchors}, place.target)
     for name in before:
         torch.testing.assert_close(idle[name], before[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("host", VISUAL_HOSTS)
+def test_the_feature_anchor_acts_through_visual_prompts(host: str, place: Place) -> None:
+    """Anchors' tokens go through the same prompted blocks, so keeping their features has a gradient on every row."""
+    anchors = {"store": str(place.stores / "irrelevant.zarr"), "loss": "feature", "n_anchors": 4}
+    tables = {**place.tables, "anchors": anchors, "log": {"every": 1}}
+    _, _, records = trained(tables, place.target)
+    for record in records:
+        share = record.term_gradient_norms["anchor-feature"] / record.term_gradient_norms["cross-entropy"]
+        assert (share > 1e-4).all()
+    group, trainer = trainer_of(short_runs(tables, store=place.target, seeds=[1]))
+    anchors_only = trainer.inputs.anchors
+    assert anchors_only is not None
+    step = group.model.step(
+        trainer.inputs.videos.batch(torch.zeros(1, 2, dtype=torch.int64)),
+        trainer.inputs.vocabulary,
+        anchors=anchors_only.draw(),
+    )
+    anchor_term("feature")(step).sum().backward()
+    learned = parameters_of_run(group.model, 0)
+    acting = {name for name, value in learned.items() if value.grad is not None and value.grad.abs().max() > 0}
+    rows = {name for name in learned if name.startswith("visual.")}
+    assert rows <= acting
+    assert (acting - rows) == ({"context.ctx", "context.deep.0", "context.deep.1"} if host == "maple" else set())
 
 
 def test_coupling_that_starts_soft_starts_where_the_host_starts(target: str, hard_prompt: str) -> None:

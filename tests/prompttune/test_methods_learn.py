@@ -12,6 +12,7 @@ from prompttune.methods import METHODS
 
 FAST = {"name": "adamw", "lr": 0.02, "epochs": 40, "batch_size": 16, "weight_decay": 0.0, "warmup_epochs": 1.0}
 # What a method needs besides a faster optimiser to fit a store this small on a tower of three blocks.
+VISUAL: dict[str, Any] = {"context": {"prompt_depth": 3}, "visual": {"depth": 3}}
 EXTRA: dict[str, dict[str, Any]] = {
     "tcp": {"context": {"class_tokens_block": 2}, "losses": {"knowledge-guided": 0.5}},
     "kgcoop": {"losses": {"knowledge-guided": 0.5}},
@@ -26,11 +27,24 @@ EXTRA: dict[str, dict[str, Any]] = {
     "clip-adapter": {"head": {"adapter_ratio": 0.9}, "optim": {"epochs": 100}},
     "a5": {"head": {"max_frames": 3}},
     "ga2-text": {"coupling": {"dropout": 0.0, "variant": "residual"}},
+    "vpt": {"optim": {"epochs": 80, "lr": 0.05}},
+    "vpt-deep": {"visual": {"depth": 4}, "optim": {"epochs": 80, "lr": 0.05}},
+    "ivlp": VISUAL,
+    "maple": VISUAL,
+    "promptsrc": VISUAL
+    | {
+        "losses": {"text-l1": 0.5, "image-l1": 0.5, "logit-kl": 0.1},
+        "aggregation": {"mean": 30.0, "std": 5.0},
+    },
+    "vifi-vl": VISUAL | {"targets": {"label_smoothing": 0.0}},
+    "ga2": VISUAL | {"coupling": {"dropout": 0.0, "variant": "residual"}},
 }
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "zero-shot"])
-def test_method_fits_its_training_videos(method: str, tmp_path: Path, target: str, hard_prompt: str) -> None:
+def test_method_fits_its_training_videos(method: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    kind = "visual_" if "visual" in METHODS[method].defaults else ""
+    target, hard_prompt = (request.getfixturevalue(f"{kind}{name}") for name in ("target", "hard_prompt"))
     tables: dict[str, Any] = {"optim": dict(FAST)}
     if METHODS[method].fit == "closed-form":
         tables = {}

@@ -16,6 +16,8 @@ from tiny_store import CLASSES, make_pack
 from vidfeat.backbone import VisionConfig
 from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow
 
+# Strong images: a random tower passes little of a patch on to its class token.
+AMPLITUDE = 3.0
 VISION = VisionConfig(image_size=16, patch_size=8, width=32, layers=4, heads=2, activation="quick_gelu")
 
 
@@ -39,7 +41,7 @@ def write_visual_store(path: Path, recipe: VisualRecipe = VisualRecipe()) -> Pat
     pack = make_pack(path.with_suffix(".pack"), vision_config=VISION)
     tower = pack.vision_tower()
     generator = torch.Generator().manual_seed(recipe.seed)
-    images = torch.randn(len(recipe.classes), 3, 16, 16, generator=generator)
+    images = AMPLITUDE * torch.randn(len(recipe.classes), 3, 16, 16, generator=generator)
     videos: list[VideoRow] = []
     rows: dict[str, list[np.ndarray]] = {"pooled": [], **{f"tokens/{layer:02d}": [] for layer in recipe.layers}}
     for index, name in enumerate(recipe.classes):
