@@ -227,9 +227,10 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
     comparison = compare(group, baseline=evidence.baseline)
     by_label = {entry.label: entry for entry in group.entries}
     chosen = {choice.label: choice for choice in choices}
-    lines = []
+    lines: list[dict[str, Any]] = []
     for line in comparison.lines:
-        entry, record = by_label[line.label], {"label": line.label, "n_parameters": line.entry.n_parameters}
+        entry = by_label[line.label]
+        record: dict[str, Any] = {"label": line.label, "n_parameters": line.entry.n_parameters}
         record |= {"seconds": round(entry.seconds, 2), "n_seeds": len(entry.runs)}
         record |= {metric: {"mean": s.mean, "std": s.std} for metric, s in line.metrics.items() if metric in METRICS}
         record["settings"] = chosen[line.label].settings
