@@ -26,7 +26,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
     path = tmp_path / "classes.csv"
-    path.write_text("id,name\n0,ThrowingBall\n1,cook\n2,\n", encoding="utf-8")
+    path.write_text("id,name\n0,ThrowingBall\n1,cook\n", encoding="utf-8")
     return path
 
 

@@ -165,7 +165,7 @@ def test_a_failed_write_leaves_nothing_behind(loaded: LoadedClip, tmp_path: Path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(whole_directory.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(PackError, match="No space left"):
         loaded.write_pack(tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
 
