@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from rich.console import Console
 
 from benchmarks.runner import Outcome, RunOptions, run_suite
-from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells
+from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells, read_table
 from prompttune.config import merge
 from prompttune.errors import ConfigError, explain
 from prompttune.results import Result
@@ -94,15 +93,7 @@ def load_evidence(path: str | Path) -> Evidence:
     Raises:
         ConfigError: no such file, no TOML, or keys that it does not have; all problems in one message.
     """
-    try:
-        return Evidence.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(explain("no such comparison", where=path, fix="ls benchmarks/suites")) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(explain("this comparison is not TOML", where=path, got=error)) from None
-    except ValidationError as error:
-        problems = "".join(f"\n    {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ConfigError(explain("this comparison cannot be run", where=path, got=problems)) from None
+    return read_table(path, Evidence, what="comparison")
 
 
 def run_evidence(

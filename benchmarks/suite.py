@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,9 @@ class Table(BaseModel):
     """A frozen table that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SomeTable = TypeVar("SomeTable", bound=Table)
 
 
 class Resources(Table):
@@ -167,15 +170,27 @@ def load_suite(path: str | Path) -> Suite:
     Raises:
         ConfigError: a file that is missing, no TOML, or holds what a suite does not know; all problems in one message.
     """
+    return read_table(path, Suite, what="suite")
+
+
+def read_table(path: str | Path, kind: type[SomeTable], *, what: str) -> SomeTable:
+    """The table of a TOML file, as `kind` checks it.
+
+    Args:
+        what: what messages call it.
+
+    Raises:
+        ConfigError: as `load_suite`.
+    """
     try:
-        return Suite.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return kind.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ConfigError(explain("no such suite", where=path, fix="ls benchmarks/suites")) from None
+        raise ConfigError(explain(f"no such {what}", where=path, fix="ls benchmarks/suites")) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(explain("this suite is not TOML", where=path, got=error)) from None
+        raise ConfigError(explain(f"this {what} is not TOML", where=path, got=error)) from None
     except ValidationError as error:
         problems = "".join(f"\n    {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ConfigError(explain("this suite cannot be run", where=path, got=problems)) from None
+        raise ConfigError(explain(f"this {what} cannot be run", where=path, got=problems)) from None
 
 
 def slug(text: str) -> str:
