@@ -95,9 +95,9 @@ def evidence(comparison: Path, data: Path, out: Path, engine: str) -> None:
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept in {out}, and the same command goes on from there", err=True)
         sys.exit(130)
-    module.write_record(loaded, choices, out=out)
-    module.draw_figures(loaded, out=out)
-    click.echo(f"written: {module.RESULT}, {module.FIGURES}\nNext: python -m benchmarks readme")
+    record = module.write_record(loaded, choices, out=out)
+    drawn = import_module("benchmarks.evidence_figures").draw_figures(record, baseline=loaded.baseline)
+    click.echo(f"written: {', '.join(map(str, [module.RESULT, *drawn]))}\nNext: python -m benchmarks readme")
 
 
 @main.command()

@@ -28,7 +28,6 @@ from prompttune.results import Result
 from prompttune.runs import nested
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 LOCALLY = RunOptions()
 METRICS = ("base", "new", "harmonic_mean")
 
@@ -53,6 +52,7 @@ class Evidence(Table):
     trials: Annotated[int, Field(ge=1)]
     trial_seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     shots: Annotated[int, Field(ge=1)] = 16
+    pairs: tuple[tuple[str, str], ...] = ()
     stores: dict[str, str]
     shared: dict[str, Any] = Field(default_factory=dict)
     hard_prompts: tuple[HardPrompt, ...] = ()
@@ -65,6 +65,9 @@ class Evidence(Table):
         ]
         if short:
             raise ValueError(f"every searched method needs at least trials = {self.trials} settings: {short}")
+        labels = {row.label for row in self.methods}
+        if unknown := sorted({label for pair in self.pairs for label in pair} - labels):
+            raise ValueError(f"pairs name methods that are not compared: {unknown}")
         return self
 
 
@@ -209,7 +212,10 @@ def _require_whole(outcome: Outcome, folder: Path) -> None:
 
 
 def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, path: Path = RESULT) -> dict[str, Any]:
-    """`benchmarks/results/evidence.json`: means, paired differences with intervals, and what tuning chose."""
+    """`benchmarks/results/evidence.json`: means, paired differences with intervals, and what tuning chose.
+
+    The comparison's `pairs` go to `evidence_pairs.json` beside it.
+    """
     from benchmarks.report.comparison import compare, differences
     from benchmarks.report.entries import read_groups
     from benchmarks.report.statistics import holm, paired_difference
@@ -225,6 +231,7 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
         record |= {"seconds": round(entry.seconds, 2), "n_seeds": len(entry.runs)}
         record |= {metric: {"mean": s.mean, "std": s.std} for metric, s in line.metrics.items() if metric in METRICS}
         record["settings"] = chosen[line.label].settings
+        record["anchor_gradient_share"] = anchor_gradient_share(entry.folder)
         record["against"] = {
             other.label: {
                 metric: vars(paired_difference(pairs))
@@ -251,8 +258,56 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
         "trials": {choice.label: [{**s, "harmonic_mean": hm} for s, hm in choice.trials] for choice in choices},
         "readme": _readme_table(evidence, lines),
     }
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    document = _rounded(document)
+    pairs = {"title": evidence.title, "command": evidence.command, "readme": _pair_table(evidence, document["lines"])}
+    for where, content in ((path, document), (path.with_name("evidence_pairs.json"), pairs)):
+        where.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return document
+
+
+def anchor_gradient_share(run_folder: Path) -> float | None:
+    """The weighted anchor term's gradient norm as a share of cross-entropy's: the median over logged steps and seeds;
+    None for a method without anchors.
+    """
+    shares = []
+    for log in sorted(run_folder.glob("seed*/log.jsonl")):
+        for line in log.read_text(encoding="utf-8").splitlines():
+            norms = json.loads(line).get("term_gradient_norms") or {}
+            anchors = [norm for name, norm in norms.items() if name.startswith("anchor-")]
+            if anchors and norms["cross-entropy"] > 0:
+                shares.append(anchors[0] / norms["cross-entropy"])
+    return float(np.median(shares)) if shares else None
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to six significant digits, all the way down: what differences of accuracies can carry."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _in_words(difference: Mapping[str, Any], *, with_p: bool = False) -> str:
+    """A difference in points with its interval, and the paired t test's p where asked for."""
+    words = f"{100 * difference['mean']:+.1f}"
+    if difference["low"] is not None:
+        words += f" [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+    return words + (f", p = {difference['p']:.2g}" if with_p and difference["p"] is not None else "")
+
+
+def _pair_table(evidence: Evidence, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    against = {line["label"]: line["against"] for line in lines}
+    return {
+        "columns": ["method", "minus", "base", "new", "HM"],
+        "rows": [
+            [one, other, *(_in_words(against[one][other][metric], with_p=True) for metric in METRICS)]
+            for one, other in evidence.pairs
+        ],
+        "note": f"Points, paired over {len(evidence.seeds)} seeds, with 95 % t intervals and the paired t test's p, "
+        "each for itself.",
+        "command": evidence.command,
+    }
 
 
 def _readme_table(evidence: Evidence, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -262,63 +317,24 @@ def _readme_table(evidence: Evidence, lines: Sequence[Mapping[str, Any]]) -> dic
 
     def difference(record: Mapping[str, Any], metric: str) -> str:
         found = record["against"].get(evidence.baseline, {}).get(metric)
-        if not found:
-            return "-"
-        interval = f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]" if found["low"] is not None else ""
-        return f"{100 * found['mean']:+.1f}{interval}"
+        return _in_words(found) if found else "-"
 
     return {
-        "columns": ["method", "base", "new", "HM", "new: difference", "HM: difference", "parameters", "s / seed"],
+        "columns": ["method", "base", "new", "HM", "new: difference", "HM: difference", "anchor gradient", "s / seed"],
         "rows": [
             [
                 record["label"],
                 *(cell(record, metric) for metric in METRICS),
                 difference(record, "new"),
                 difference(record, "harmonic_mean"),
-                f"{record['n_parameters']:,}",
+                "-" if record["anchor_gradient_share"] is None else f"{record['anchor_gradient_share']:.2g}",
                 f"{record['seconds']:.1f}",
             ]
             for record in lines
         ],
         "note": f"Top-1 in per cent, mean ± standard deviation over {len(evidence.seeds)} seeds; differences are "
-        f"against {evidence.baseline}, paired by seed, with 95 % t intervals. Each method's settings are the best of "
+        f"against {evidence.baseline}, paired by seed, with 95 % t intervals. Anchor gradient: norm of the weighted "
+        f"term's gradient beside cross-entropy's, median over steps. Each method's settings are the best of "
         f"{evidence.trials} trials on the store `{evidence.tuned_on}`.",
         "command": evidence.command,
     }
-
-
-def draw_figures(evidence: Evidence, *, out: Path, folder: Path = FIGURES) -> list[Path]:
-    """The two figures of docs/findings.md: base against new, and each method's differences with their intervals."""
-    from benchmarks.report.comparison import compare
-    from benchmarks.report.entries import read_groups
-    from benchmarks.report.plots import base_against_new
-
-    (group,) = read_groups(out / "final")
-    comparison = compare(group, baseline=evidence.baseline)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "evidence-base-new.svg", folder / "evidence-differences.svg"]
-    written[0].write_text(base_against_new(comparison, name="evidence"))
-    _difference_figure(json.loads(RESULT.read_text()), evidence.baseline).savefig(written[1])
-    return written
-
-
-def _difference_figure(document: Mapping[str, Any], baseline: str) -> Any:
-    from matplotlib.figure import Figure
-
-    lines = [line for line in document["lines"] if baseline in line["against"]]
-    figure = Figure(figsize=(8.0, 0.34 * len(lines) + 1.2), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    places = np.arange(len(lines))[::-1]
-    for panel, metric, title in zip(axes, METRICS, ("base", "new", "harmonic mean"), strict=True):
-        found = [line["against"][baseline][metric] for line in lines]
-        means = 100 * np.array([one["mean"] for one in found])
-        panel.axvline(0, color="0.6", lw=0.8)
-        panel.plot(means, places, "o", ms=5, color="C0")
-        for place, one in zip(places, found, strict=True):
-            if one["low"] is not None:
-                panel.plot([100 * one["low"], 100 * one["high"]], [place, place], color="C0", lw=1.4)
-        panel.set(title=f"{title}: points against {baseline}", yticks=places)
-        panel.title.set_fontsize(8)
-        panel.tick_params(labelsize=8)
-    axes[0].set_yticklabels([line["label"] for line in lines])
-    return figure

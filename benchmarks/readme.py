@@ -16,7 +16,7 @@ from pathlib import Path
 from vidfeat.errors import explain
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/findings.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence import (
+    anchor_gradient_share,
     choose,
     final_suite,
     load_evidence,
@@ -17,6 +18,7 @@ from benchmarks.evidence import (
     tuning_suite,
     write_record,
 )
+from benchmarks.evidence_figures import difference_figure, draw_figures
 from prompttune.errors import ConfigError
 from prompttune.results import Result
 
@@ -38,6 +40,7 @@ trials = 2
 trial_seeds = [11]
 stores = { target = "target.zarr", other = "other.zarr" }
 shots = 4
+pairs = [["GA2", "CoOp"]]
 shared = { optim = { epochs = 2 } }
 hard_prompts = [{ name = "source", store = "other", config = { method = "coop", context = { n_ctx = 4 } } }]
 
@@ -113,6 +116,26 @@ def test_from_trials_to_the_record(tmp_path: Path, small: Path) -> None:
     by_seed = [run.metrics["harmonic_mean"] for run in ga2.runs]
     zero_shot = lines["Zero-shot CLIP"]["harmonic_mean"]["mean"]
     difference = lines["GA2"]["against"]["Zero-shot CLIP"]["harmonic_mean"]
-    assert difference["mean"] == pytest.approx(sum(by_seed) / 3 - zero_shot)
+    assert difference["mean"] == pytest.approx(sum(by_seed) / 3 - zero_shot, rel=1e-5)
     assert difference["p_holm"] >= difference["p"]
     assert [row[0] for row in record["readme"]["rows"]] == list(lines)
+
+    drawn = draw_figures(record, baseline="Zero-shot CLIP", folder=tmp_path / "figures")
+    assert all("<svg" in path.read_text() for path in drawn)
+    panels = difference_figure(record, "Zero-shot CLIP").axes
+    dots = [line.get_xdata()[0] for line in panels[2].lines if line.get_marker() == "o"]
+    means = [lines[name]["against"]["Zero-shot CLIP"]["harmonic_mean"]["mean"] for name in ("CoOp", "GA2")]
+    assert dots == pytest.approx([100 * mean for mean in means])
+    (pair,) = json.loads((tmp_path / "evidence_pairs.json").read_text())["readme"]["rows"]
+    assert pair[:2] == ["GA2", "CoOp"]
+    assert pair[3].startswith(f"{100 * lines['GA2']['against']['CoOp']['new']['mean']:+.1f}")
+
+
+def test_the_anchors_share_is_of_the_weighted_gradients(tmp_path: Path) -> None:
+    for seed, pairs in ((1, [(4.0, 2.0), (2.0, 3.0)]), (2, [(1.0, 0.1)])):
+        (tmp_path / f"seed{seed}").mkdir()
+        lines = [{"term_gradient_norms": {"cross-entropy": ce, "anchor-distill": a}} for ce, a in pairs]
+        lines.append({"term_gradient_norms": {}})
+        (tmp_path / f"seed{seed}" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert anchor_gradient_share(tmp_path) == 0.5
+    assert anchor_gradient_share(tmp_path / "nothing") is None
