@@ -259,8 +259,8 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
         "readme": _readme_table(evidence, lines),
     }
     document = _rounded(document)
-    pairs = {"title": evidence.title, "command": evidence.command, "readme": _pair_table(evidence, document["lines"])}
-    for where, content in ((path, document), (path.with_name("evidence_pairs.json"), pairs)):
+    table = {"title": evidence.title, "command": evidence.command, "readme": _pair_table(evidence, document["lines"])}
+    for where, content in ((path, document), (path.with_name("evidence_pairs.json"), table)):
         where.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return document
 
