@@ -184,7 +184,9 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
             trainer.train(on_step)
         except (NonFiniteLossError, KeyboardInterrupt) as error:
             log.flush()
-            write_checkpoint(checkpoint, trainer.state(), training=training)
+            # Ctrl-C may fall into a step: then the last checkpoint stays the one to go on from.
+            if trainer.between_steps or isinstance(error, NonFiniteLossError):
+                write_checkpoint(checkpoint, trainer.state(), training=training)
             if isinstance(error, NonFiniteLossError):
                 message = f"{error}\n  {'kept:':<10}the state before that step, {checkpoint}"
                 raise NonFiniteLossError(message, step=error.step, run=error.run, term=error.term) from None

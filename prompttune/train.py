@@ -108,6 +108,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(inputs.videos) / config.optim.batch_size)
         self.n_steps = self.steps_per_epoch * config.optim.epochs
         self.step_index = 0
+        self.between_steps = True
         self.order_generators = RunGenerators(seeds, "order")
         self.order = torch.zeros(len(seeds), len(inputs.videos), dtype=torch.int64)
         alpha = config.targets.mixup_alpha
@@ -147,7 +148,10 @@ class Trainer:
                 on_step(record)
 
     def step(self) -> StepRecord:
-        """Trains on the next batch of every run."""
+        """Trains on the next batch of every run. Cut off on the way, it leaves `between_steps` False: some runs and
+        generators have moved on and others not, and `state()` is the state of no step.
+        """
+        self.between_steps = False
         step, epoch = self.step_index, self.epoch
         rates = self._set_learning_rates()
         self.model.train()
@@ -173,6 +177,7 @@ class Trainer:
         self.step_index += 1
         if self.step_index % self.steps_per_epoch == 0:
             self._end_epoch(epoch)
+        self.between_steps = True
         return StepRecord(step, epoch, sums, norms, gradient_norm, accuracy, torch.tensor(rates))
 
     def finish(self) -> None:

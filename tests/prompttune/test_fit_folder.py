@@ -31,6 +31,7 @@ from prompttune.evaluate import load_predictions
 from prompttune.fit import FitOptions, fit
 from prompttune.prompt_file import read_prompt_file
 from prompttune.results import Result, load
+from prompttune.train import Trainer
 
 
 def test_folder_holds_all_that_is_promised(tmp_path: Path, target: str) -> None:
@@ -93,6 +94,32 @@ def test_finished_folder_is_read_back_and_another_run_is_refused(tmp_path: Path,
     other = train_runs(tmp_path / "run", method="coop", store=target, seeds=[2], overwrite=True)
     assert other.result.runs[0].seed == 2
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["result.json", "runs.json", "seed2"]
+
+
+def test_an_interrupt_in_the_middle_of_a_step_loses_that_step_and_changes_nothing(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {"log": {"checkpoint_seconds": 0.0, "every": 1}, "targets": {"mixup_alpha": 0.4}}
+    runs = short_runs(tables, method="coop", store=target, seeds=[1, 2])
+    fit(runs, tmp_path / "whole")
+    update = Trainer._update
+
+    def first_run_alone(trainer: Trainer) -> None:
+        if trainer.step_index < 5:
+            return update(trainer)
+        trainer.optimisers[0].step()  # the second run has not moved, the generators of both have
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_update", first_run_alone)
+    with pytest.raises(KeyboardInterrupt):
+        fit(runs, tmp_path / "cut")
+    monkeypatch.setattr(Trainer, "_update", update)
+    steps: list[int] = []
+    fit(runs, tmp_path / "cut", options=FitOptions(on_step=lambda _, record: steps.append(record.step)))
+    assert steps[0] == 5
+    for seed in ("seed1", "seed2"):
+        prompts = [tmp_path / name / seed / "prompt.safetensors" for name in ("cut", "whole")]
+        assert prompts[0].read_bytes() == prompts[1].read_bytes()
 
 
 def test_interrupted_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, target: str) -> None:
