@@ -34,7 +34,8 @@ def prompted_words(config: TrainConfig) -> tuple[str, ...]:
     anchors = config.anchors
     if anchors is None or config.context.kind != "shared" or not anchors.prompted_negatives:
         return ()
-    return negative_prompts(anchors).words if ANCHOR_LOSSES[anchors.loss].prompts_negatives else ()
+    take_part = any(ANCHOR_LOSSES[loss].prompts_negatives for loss in anchors.weights)
+    return negative_prompts(anchors).words if take_part else ()
 
 
 class AnchorVideos:

@@ -14,7 +14,8 @@ unit; a bar marks what the frozen CLIP gives; s the logit scale; C classes, Q ne
 | `text-anchor`     | prompted encodings of the negatives stay near the frozen ones   | text prompts                |
 
 "classes" and "negatives" are acted on through the learned context (negatives only when they are encoded with it),
-"anchors" through visual prompts only. Each loss is a term like those in `losses.py`.
+"anchors" through visual prompts only. Each loss is a term like those in `losses.py`; several may act on the same
+anchors, each with its weight (`[anchors] loss`, `weight`, `also`).
 """
 
 from __future__ import annotations

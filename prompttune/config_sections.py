@@ -125,20 +125,35 @@ class CouplingConfig(Section):
         return self.model_dump(exclude={"variant", "hard_prompts"}, exclude_none=True)
 
 
+AnchorLossName = Literal[
+    "additive", "margin-softplus", "margin-hinge", "extra-class", "distill", "feature", "text-anchor"
+]
+
+
 class AnchorsConfig(Section):
     """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
 
     store: str
-    loss: Literal["additive", "margin-softplus", "margin-hinge", "extra-class", "distill", "feature", "text-anchor"] = (
-        "margin-softplus"
-    )
+    loss: AnchorLossName = "margin-softplus"
     weight: Weight = 1.0
+    also: dict[AnchorLossName, Weight] = Field(default_factory=dict)
     options: dict[str, float | bool | str] = Field(default_factory=dict)
     n_anchors: Positive = 8
     negatives: Literal["generic", "released"] | tuple[str, ...] = "generic"
     template: Template = "a video of {}."
     prompted_negatives: bool = True
     allow_inert: bool = False
+
+    @property
+    def weights(self) -> dict[AnchorLossName, float]:
+        """The weight of every loss: `loss` first, then those of `also` that have any."""
+        return {self.loss: self.weight, **{name: weight for name, weight in self.also.items() if weight}}
+
+    @model_validator(mode="after")
+    def _check(self) -> AnchorsConfig:
+        if self.loss in self.also:
+            raise ValueError(f"also names {self.loss!r}, which is the loss itself: its weight is anchors.weight")
+        return self
 
 
 class HeadConfig(Section):

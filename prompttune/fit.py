@@ -28,6 +28,7 @@ from prompttune.run_folder import CLAIM, Trained, claim, command_result, remove_
 from prompttune.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare, subset_accuracy
 from prompttune.run_log import RunLog
 from prompttune.runs import Run, trains_by_gradient
+from prompttune.terms import anchor_term_names
 from prompttune.train import StepRecord, Trainer
 from vidfeat.errors import VidfeatError
 
@@ -203,7 +204,7 @@ def _inert(
 ) -> list[list[str]]:
     found = inert_terms(norms, weights=weights)
     anchors = group.config.anchors
-    allowed = {f"anchor-{anchors.loss}"} if anchors is not None and anchors.allow_inert else set()
+    allowed = set(anchor_term_names(group.config)) if anchors is not None and anchors.allow_inert else set()
     wrong = [term for term in found if term.name not in allowed]
     if wrong:
         raise InertTermError("\n".join(term.message() for term in wrong))

@@ -11,9 +11,9 @@ from prompttune.losses import LOSS_TERMS, CrossEntropy, WeightedTerm
 from prompttune.runs import Run
 
 
-def anchor_term_name(config: TrainConfig) -> str | None:
-    """The name the anchors' loss is logged by, None without anchors."""
-    return f"anchor-{config.anchors.loss}" if config.anchors is not None else None
+def anchor_term_names(config: TrainConfig) -> list[str]:
+    """The names the anchors' losses are logged by; none without anchors."""
+    return [f"anchor-{loss}" for loss in config.anchors.weights] if config.anchors is not None else []
 
 
 def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
@@ -30,12 +30,14 @@ def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
         if any(weights):
             terms.append(WeightedTerm(name, term, weights))
     if config.anchors is not None:
-        try:
-            anchors = anchor_term(config.anchors.loss, **config.anchors.options)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        weights = tuple(run.config.anchors.weight for run in runs if run.config.anchors is not None)
-        terms.append(WeightedTerm(f"anchor-{config.anchors.loss}", anchors, weights))
+        for loss in config.anchors.weights:
+            options = config.anchors.options if loss == config.anchors.loss else {}
+            try:
+                term = anchor_term(loss, **options)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+            weights = tuple(run.config.anchors.weights[loss] for run in runs if run.config.anchors is not None)
+            terms.append(WeightedTerm(f"anchor-{loss}", term, weights))
     if not terms:
         raise ConfigError(f"the method {config.method} trains, but no loss term has weight: see the losses table")
     return terms

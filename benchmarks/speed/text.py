@@ -11,8 +11,9 @@ slow moment of the machine hits all of them:
 It then measures two whole processes (`text_whole.py`): a base-to-new run as large as HMDB-51's, and the memory of a
 step on 1,000 classes. `--part` measures one of the three alone and leaves the others' figures in the file.
 
-Ratios compare the fastest rounds within one run of this command: other work only adds time. Medians are in the file
-too. The plain paths take 50 classes at a time, which is no more work and spares memory. `--clock cpu` counts processor
+A machine that others share changes its speed by half within a minute, so everything is compared with its neighbours in
+time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside the
+square products timed just before and just after it. The plain paths take 50 classes at a time, which is no more work and spares memory. `--clock cpu` counts processor
 time instead of the wall clock's, for one thread on a machine that is busy with other work.
 """
 
@@ -47,6 +48,8 @@ DEPTHS = (1, 9)  # prompted blocks; 1 is the context alone
 GOALS = {"HMDB-51 base": (15.0, 20.0), "UCF-101 base": (15.0, 20.0), "Kinetics-400 base": (20.0, None)}
 SGEMM_GOAL = 0.7
 SGEMM_SIZE = 2048
+SGEMM_FLOP = 2 * SGEMM_SIZE**3
+SLOW_STEPS, FAST_STEPS = ("open_clip", "plain"), ("engine", "engine, 4 runs")
 # Source: open_clip's model config ViT-B-16-quickgelu, text_cfg and embed_dim.
 CONTEXT_LENGTH, VOCAB_SIZE, WIDTH, LAYERS, HEADS, EMBED_DIM = 77, 49408, 512, 12, 8, 512
 
@@ -161,45 +164,68 @@ def text_steps(towers: Towers, class_names: Sequence[str], depth: int) -> tuple[
     return steps, engine.flops(prompts, one).total
 
 
-def sgemm_step() -> Callable[[], None]:
-    """One square single-precision product, large enough for the machine's full rate."""
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one step, and of a square product beside it: the mean of those just before and just after."""
+
+    seconds: float
+    sgemm: float
+
+
+Round = dict[str, list[Timing]]
+
+
+def sgemm_clock(setting: Setting) -> Callable[[], float]:
+    """Seconds of one square single-precision product, large enough for the machine's full rate; the mean of three."""
     import torch
 
     left, right = torch.randn(SGEMM_SIZE, SGEMM_SIZE), torch.randn(SGEMM_SIZE, SGEMM_SIZE)
     out = torch.empty(SGEMM_SIZE, SGEMM_SIZE)
 
-    def run() -> None:
-        torch.mm(left, right, out=out)
+    def clock() -> float:
+        start = setting.now()
+        for _ in range(3):
+            torch.mm(left, right, out=out)
+        return (setting.now() - start) / 3
 
-    return run
+    return clock
 
 
-def timed(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, list[float]]:
-    """{step: seconds of each timing}, in turn; what takes a fraction of the slowest is timed more often per round."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_index in range(setting.n_rounds + 1):
+def timed(steps: dict[str, Callable[[], None]], setting: Setting) -> list[Round]:
+    """Every step in turn, round after round; what takes a fraction of the slowest is timed four times per round."""
+    sgemm, rounds = sgemm_clock(setting), list[Round]()
+    for name in FAST_STEPS:  # warms up what the engine keeps between steps
+        steps[name]()
+    before = sgemm()
+    for _ in range(setting.n_rounds):
+        rounds.append({name: [] for name in steps})
         for name, step in steps.items():
-            is_slow = name in ("open_clip", "plain")
-            if round_index == 0 and is_slow:
-                continue  # round 0 warms up what keeps things between steps
-            for _ in range(1 if is_slow else 4):
+            for _ in range(4 if name in FAST_STEPS else 1):
                 start = setting.now()
                 step()
-                if round_index:
-                    seconds[name].append(setting.now() - start)
-    return seconds
+                seconds, after = setting.now() - start, sgemm()
+                rounds[-1][name].append(Timing(seconds, (before + after) / 2))
+                before = after
+    return rounds
 
 
 @dataclass(frozen=True)
 class Row:
-    """One class list at one depth; seconds of the fastest step, ratios of these, share of sgemm on exact operations."""
+    """One class list at one depth.
+
+    Attributes:
+        gigaflop: what exact computation of one run needs.
+        seconds, fastest_seconds: of each step, median and minimum over all timings.
+        ratio_to_open_clip, ...: medians over rounds.
+        share_of_sgemm, share_of_sgemm_of_4: on the operations that exact computation needs; medians over steps.
+    """
 
     class_list: str
     n_classes: int
     depth: int
     gigaflop: float
     seconds: dict[str, float]
-    median_seconds: dict[str, float]
+    fastest_seconds: dict[str, float]
     ratio_to_open_clip: float
     ratio_to_plain: float
     ratio_to_open_clip_per_run_of_4: float
@@ -208,24 +234,37 @@ class Row:
     share_of_sgemm_of_4: float
 
     @classmethod
-    def of(cls, class_list: str, n_classes: int, depth: int, *, flops: int, seconds: dict[str, list[float]]) -> Row:
+    def of(cls, class_list: str, n_classes: int, depth: int, *, flops: int, rounds: Sequence[Round]) -> Row:
         """The row of one measurement."""
-        best = {name: min(values) for name, values in seconds.items()}
-        rate = 2 * SGEMM_SIZE**3 / best["sgemm"]
-        per_run = best["engine, 4 runs"] / RUNS_AT_ONCE
+        all_seconds = {
+            name: [timing.seconds for one in rounds for timing in one[name]] for name in (*SLOW_STEPS, *FAST_STEPS)
+        }
+        all_seconds["sgemm"] = [timing.sgemm for one in rounds for timings in one.values() for timing in timings]
+
+        def of_round(one: Round, name: str) -> float:
+            return statistics.median(timing.seconds for timing in one[name])
+
+        def ratio(slow: str, fast: str, n_runs: int) -> float:
+            return n_runs * statistics.median(of_round(one, slow) / of_round(one, fast) for one in rounds)
+
+        def share(name: str, n_runs: int) -> float:
+            timings = [timing for one in rounds for timing in one[name]]
+            return n_runs * flops / SGEMM_FLOP * statistics.median(it.sgemm / it.seconds for it in timings)
+
+        one, four = FAST_STEPS
         return cls(
             class_list=class_list,
             n_classes=n_classes,
             depth=depth,
             gigaflop=flops / 1e9,
-            seconds=best,
-            median_seconds={name: statistics.median(values) for name, values in seconds.items()},
-            ratio_to_open_clip=best["open_clip"] / best["engine"],
-            ratio_to_plain=best["plain"] / best["engine"],
-            ratio_to_open_clip_per_run_of_4=best["open_clip"] / per_run,
-            ratio_to_plain_per_run_of_4=best["plain"] / per_run,
-            share_of_sgemm=flops / best["engine"] / rate,
-            share_of_sgemm_of_4=flops / per_run / rate,
+            seconds={name: statistics.median(values) for name, values in all_seconds.items()},
+            fastest_seconds={name: min(values) for name, values in all_seconds.items()},
+            ratio_to_open_clip=ratio("open_clip", one, 1),
+            ratio_to_plain=ratio("plain", one, 1),
+            ratio_to_open_clip_per_run_of_4=ratio("open_clip", four, RUNS_AT_ONCE),
+            ratio_to_plain_per_run_of_4=ratio("plain", four, RUNS_AT_ONCE),
+            share_of_sgemm=share(one, 1),
+            share_of_sgemm_of_4=share(four, RUNS_AT_ONCE),
         )
 
     def misses(self) -> list[str]:
@@ -254,8 +293,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     for class_list in setting.class_lists:
         for depth in DEPTHS:
             steps, flops = text_steps(towers, names[class_list], depth)
-            seconds = timed({"sgemm": sgemm_step(), **steps}, setting)
-            yield Row.of(class_list, len(names[class_list]), depth, flops=flops, seconds=seconds)
+            yield Row.of(class_list, len(names[class_list]), depth, flops=flops, rounds=timed(steps, setting))
 
 
 def summary(setting: Setting, rows: list[Row], whole: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -268,9 +306,9 @@ def summary(setting: Setting, rows: list[Row], whole: dict[str, Any] | None = No
 
     memory, run = (whole or {}).get("memory"), (whole or {}).get("run")
     misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
-    rates = [2 * SGEMM_SIZE**3 / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
+    rates = [SGEMM_FLOP / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "setting": asdict(setting) | {"n_ctx": N_CTX, "runs_at_once": RUNS_AT_ONCE, "tower": "ViT-B-16-quickgelu"},
         "goal": {"met": not misses, "missed": misses},
         "rows": [asdict(row) for row in rows],
@@ -321,7 +359,7 @@ def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
             for row in rows
         ],
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
-        f"CPU thread(s), {setting.clock} clock, fastest of {setting.n_rounds} rounds or more. Plain paths push all "
+        f"CPU thread(s), {setting.clock} clock, medians over {setting.n_rounds} rounds or more. Plain paths push all "
         "classes x 77 tokens through the tower; ours differs from open_clip's in its attention kernel. "
         f"Pairs: one run, four.{whole}",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "

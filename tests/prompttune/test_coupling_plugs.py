@@ -11,8 +11,10 @@ import torch
 from training import short_runs, trainer_of
 
 from prompttune.anchors import anchor_term
-from prompttune.errors import InertTermError
+from prompttune.config import resolve
+from prompttune.errors import ConfigError, InertTermError
 from prompttune.fit import FitOptions, fit
+from prompttune.losses import compute_losses
 from prompttune.run_axis import parameters_of_run
 from prompttune.run_group import predictions_of
 
@@ -143,6 +145,38 @@ def test_every_acting_anchor_loss_has_a_gradient_through_the_text_tower(loss: st
     for record in records[1:]:
         share = record.term_gradient_norms[f"anchor-{loss}"] / record.term_gradient_norms["cross-entropy"]
         assert (share > 1e-4).all()
+
+
+def test_several_anchor_losses_act_together(stores: Path, target: str) -> None:
+    """Each is logged by its name; the sum of their values and gradients is what the step takes."""
+    store = str(stores / "irrelevant.zarr")
+
+    def first_step(**losses: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        tables = {"method": "coop", "anchors": {"store": store, "n_anchors": 4, **losses}}
+        group, trainer = trainer_of(short_runs(tables, store=target, seeds=[1]))
+        given = trainer.inputs
+        assert given.anchors is not None
+        batch = given.videos.batch(torch.arange(4).unsqueeze(0))
+        found = compute_losses(group.model.step(batch, given.vocabulary, anchors=given.anchors.draw()), given.terms)
+        found.total.sum().backward()
+        return dict(found.terms), parameters_of_run(group.model, 0)["context.ctx"].grad
+
+    both, gradient = first_step(loss="distill", weight=0.5, also={"text-anchor": 3.0, "margin-hinge": 0.0})
+    assert list(both) == ["cross-entropy", "anchor-distill", "anchor-text-anchor"]
+    distilled, of_distill = first_step(loss="distill", weight=0.5)
+    held, of_text = first_step(loss="text-anchor", weight=3.0)
+    _, of_task = first_step(loss="distill", weight=0.0)
+    torch.testing.assert_close(both["anchor-distill"], distilled["anchor-distill"])
+    torch.testing.assert_close(both["anchor-text-anchor"], held["anchor-text-anchor"])
+    for gradient_of_both in (of_distill, of_text):
+        assert (gradient_of_both - of_task).norm() > 1e-3 * of_task.norm()
+    # float32 sums of three gradients in another order
+    torch.testing.assert_close(gradient + of_task, of_distill + of_text, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_given_twice_is_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match="anchors: .*also names 'distill'"):
+        resolve({"method": "coop", "store": target, "anchors": {"store": "x", "loss": "distill", "also": {"distill": 2.0}}})
 
 
 @pytest.mark.parametrize("loss", ["additive", "feature"])
