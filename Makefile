@@ -4,6 +4,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 OUT     ?= runs/quickstart
 WORKERS ?= 2
+LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tensorboard, zarr, matplotlib.pyplot, pandas
 
 .PHONY: quickstart test lint format env clean
 
@@ -25,12 +26,14 @@ format: $(VENV)/.ready
 
 env: $(VENV)/.ready
 
-# uv resolves and installs the whole set in seconds; pip only brings uv itself.
+# uv resolves and installs the whole set in seconds; pip only brings uv itself. Importing the large packages once leaves
+# their bytecode behind: without it, every process of a machine that sets PYTHONDONTWRITEBYTECODE compiles PyTorch again.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,ray,s3]'
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import $(LARGE)'
 	@touch $@
 
 clean:

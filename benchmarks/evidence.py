@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -26,6 +26,10 @@ from prompttune.config import merge
 from prompttune.errors import ConfigError, explain
 from prompttune.results import Result
 from prompttune.runs import nested
+
+if TYPE_CHECKING:
+    from benchmarks.report.comparison import Line
+    from benchmarks.report.entries import Entry
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 LOCALLY = RunOptions()
@@ -216,32 +220,14 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
 
     The comparison's `pairs` go to `evidence_pairs.json` beside it.
     """
-    from benchmarks.report.comparison import compare, differences
+    from benchmarks.report.comparison import compare
     from benchmarks.report.entries import read_groups
-    from benchmarks.report.statistics import holm, paired_difference
+    from benchmarks.report.statistics import holm
 
     (group,) = read_groups(out / "final")
     comparison = compare(group, baseline=evidence.baseline)
-    by_label = {entry.label: entry for entry in group.entries}
     chosen = {choice.label: choice for choice in choices}
-    lines: list[dict[str, Any]] = []
-    for line in comparison.lines:
-        entry = by_label[line.label]
-        record: dict[str, Any] = {"label": line.label, "n_parameters": line.entry.n_parameters}
-        record |= {"seconds": round(entry.seconds, 2), "n_seeds": len(entry.runs)}
-        record |= {metric: {"mean": s.mean, "std": s.std} for metric, s in line.metrics.items() if metric in METRICS}
-        record["settings"] = chosen[line.label].settings
-        record["anchor_gradient_share"] = anchor_gradient_share(entry.folder)
-        record["against"] = {
-            other.label: {
-                metric: vars(paired_difference(pairs))
-                for metric in METRICS
-                if (pairs := differences(entry, other, metric))
-            }
-            for other in group.entries
-            if other is not entry
-        }
-        lines.append(record)
+    lines = [_line_record(line, group.entries, settings=chosen[line.label].settings) for line in comparison.lines]
     for metric in METRICS:
         tested = [x for x in lines if x["against"].get(evidence.baseline, {}).get(metric, {}).get("p") is not None]
         adjusted = holm([x["against"][evidence.baseline][metric]["p"] for x in tested])
@@ -263,6 +249,27 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
     for where, content in ((path, document), (path.with_name("evidence_pairs.json"), table)):
         where.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return document
+
+
+def _line_record(line: Line, entries: Sequence[Entry], *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record keeps of one method: means, the anchors' gradient, differences to every other method."""
+    from benchmarks.report.comparison import differences
+    from benchmarks.report.statistics import paired_difference
+
+    entry = line.entry
+    record: dict[str, Any] = {"label": line.label, "n_parameters": entry.n_parameters}
+    record |= {"seconds": round(entry.seconds, 2), "n_seeds": len(entry.runs)}
+    record |= {metric: {"mean": s.mean, "std": s.std} for metric, s in line.metrics.items() if metric in METRICS}
+    record["settings"] = dict(settings)
+    record["anchor_gradient_share"] = anchor_gradient_share(entry.folder)
+    record["against"] = {
+        other.label: {
+            metric: vars(paired_difference(pairs)) for metric in METRICS if (pairs := differences(entry, other, metric))
+        }
+        for other in entries
+        if other is not entry
+    }
+    return record
 
 
 def anchor_gradient_share(run_folder: Path) -> float | None:

@@ -98,15 +98,8 @@ class ClassPrompts:
             ClassPromptError: a prompt longer than the context length, an empty name, the same name twice, a template
                 without exactly one `{}`. Every class concerned is named.
         """
+        _require_place(position, n_ctx)
         template = DEFAULT_TEMPLATE if template is None else template
-        if position not in POSITIONS or n_ctx < 0:
-            raise ClassPromptError(
-                explain(
-                    "no such place for the context",
-                    expected=f"{POSITIONS}, n_ctx >= 0",
-                    got=f"{position!r}, n_ctx {n_ctx}",
-                )
-            )
         words_before, words_behind = split_template(template)
         names = [name.replace("_", " ").strip() for name in class_names]
         n_name_ids = [len(tokenizer.encode(words_before + name)) for name in names]
@@ -213,6 +206,12 @@ def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
     """
     words_before, words_behind = split_template(template)
     return [words_before + name.replace("_", " ").strip() + words_behind for name in class_names]
+
+
+def _require_place(position: str, n_ctx: int) -> None:
+    if position not in POSITIONS or n_ctx < 0:
+        expected, got = f"{POSITIONS}, n_ctx >= 0", f"{position!r}, n_ctx {n_ctx}"
+        raise ClassPromptError(explain("no such place for the context", expected=expected, got=got))
 
 
 def _empty_names(class_names: Sequence[str], names: Sequence[str], tokenizer: PromptTokenizer) -> list[str]:

@@ -108,7 +108,7 @@ class TrainConfig(Section):
             yield f"{given}: head.adapter = {self.head.adapter!r} has logits of all training classes or none"
         anchors = self.anchors
         if anchors is not None and "additive" in anchors.weights and anchors.negatives != "released":
-            yield f'{given}: the anchors\' loss "additive" pairs negatives with all classes unless negatives = "released"'
+            yield f'{given}: the anchor loss "additive" pairs negatives with all classes unless negatives = "released"'
 
     def _head_problems(self) -> Iterable[str]:
         head = self.head

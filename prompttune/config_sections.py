@@ -83,7 +83,7 @@ class VisualConfig(Section):
 
     `source` says whose the rows are: "own"; "from-text", a linear map of the text prompts per block (MaPLe); "to-text",
     own rows of which the text prompts are linear maps. `recompute` and `frames_per_chunk` (0: all) trade time for
-    memory.
+    memory; `compile` has torch.compile make kernels of the blocks: minutes once, no gain on the CPU, meant for GPUs.
     """
 
     n_prompts: Positive = 16
@@ -92,6 +92,7 @@ class VisualConfig(Section):
     source: Literal["own", "from-text", "to-text"] = "own"
     recompute: bool = False
     frames_per_chunk: NonNegative = 0
+    compile: bool = False
 
 
 class FramesConfig(Section):

@@ -76,17 +76,7 @@ def open_source(
             )
         )
     if pack_hash is not None and reader.pack_hash != pack_hash:
-        raise FeatureError(
-            explain(
-                f"the store's features come from another model than {needed_by or 'the one asked for'}",
-                where=path,
-                expected=f"pack {pack_hash}",
-                got=f"pack {reader.pack_hash}",
-                fix="extract these videos again with that model"
-                if model is None
-                else extract_command("ANOTHER.zarr", reader, taps=list(reader.taps), model=model),
-            )
-        )
+        raise _another_model(path, reader, pack_hash=pack_hash, needed_by=needed_by, model=model)
     pack = BackbonePack.load(local_pack(reader), expected_hash=reader.pack_hash)
     n_channels = tuple(reader.taps[POOLED].row_shape)
     if n_channels != (pack.config.embed_dim,):
@@ -104,6 +94,22 @@ def open_source(
         usable=ok,
     )
     return FeatureSource(str(path), reader, pack, table, tuple(ids[row] for row in np.flatnonzero(~ok)))
+
+
+def _another_model(
+    path: str | Path, reader: StoreReader, *, pack_hash: str, needed_by: str, model: BackboneConfig | None
+) -> FeatureError:
+    return FeatureError(
+        explain(
+            f"the store's features come from another model than {needed_by or 'the one asked for'}",
+            where=path,
+            expected=f"pack {pack_hash}",
+            got=f"pack {reader.pack_hash}",
+            fix="extract these videos again with that model"
+            if model is None
+            else extract_command("ANOTHER.zarr", reader, taps=list(reader.taps), model=model),
+        )
+    )
 
 
 @dataclass(frozen=True)

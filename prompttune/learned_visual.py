@@ -83,7 +83,11 @@ class LearnedVisual(nn.Module):
         frames = tokens.flatten(1, 2)
         prompts = self.prompts(text_rows)
         features = prompted_forward(
-            self.tower, frames[0] if groups == 1 else frames, prompts=prompts, recompute=self.recompute
+            self.tower,
+            frames[0] if groups == 1 else frames,
+            prompts=prompts,
+            recompute=self.recompute,
+            compiled=self.config.compile,
         )
         return features.unflatten(1, (n_videos, n_frames))
 

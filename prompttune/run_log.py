@@ -25,7 +25,8 @@ class RunLog:
 
     Args:
         folder: the run folder; each run has a folder of its name in it.
-        from_step: lines of this step and later are from a training that was killed after its checkpoint; they go.
+        from_step: lines and curves of this step and later are from a training that was killed after its checkpoint;
+            they go.
     """
 
     def __init__(self, folder: Path, runs: Sequence[Run], *, from_step: int) -> None:
@@ -45,7 +46,7 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(lines), encoding="utf-8")
             self._files.append(path.open("a", encoding="utf-8"))
-        self._boards = self._open_boards() if runs[0].config.log.tensorboard else []
+        self._boards = self._open_boards(from_step) if runs[0].config.log.tensorboard else []
 
     def __enter__(self) -> RunLog:
         return self
@@ -68,7 +69,7 @@ class RunLog:
 
     def flush(self) -> None:
         """What was written so far is in the files afterwards."""
-        for file in self._files:
+        for file in [*self._files, *self._boards]:
             file.flush()
 
     def term_gradient_norms(self) -> dict[str, Tensor]:
@@ -85,10 +86,11 @@ class RunLog:
         whole = [line for line in lines if line.endswith("}\n")]
         return [line for line in whole if json.loads(line)["step"] < from_step]
 
-    def _open_boards(self) -> list[Any]:
+    def _open_boards(self, from_step: int) -> list[Any]:
         from torch.utils.tensorboard import SummaryWriter
 
-        return [SummaryWriter(str(self.folder / run.name)) for run in self.runs]
+        # TensorBoard drops what an earlier process wrote of this step and later.
+        return [SummaryWriter(str(self.folder / run.name), purge_step=from_step) for run in self.runs]
 
 
 def _line(record: StepRecord, place: int) -> dict[str, Any]:

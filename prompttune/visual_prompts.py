@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from vidfeat.backbone import ResidualBlock, VisionTower
 
 # Source: multimodal-prompt-learning and PromptSRC, clip/model.py: nn.init.normal_(ctx_vectors, std=0.02).
 INIT_STD = 0.02
+KERNEL_LIMIT = 64
 
 
 def placement(first_block: int) -> str:
@@ -142,7 +144,12 @@ KEEP_ALL = Recompute()
 
 
 def prompted_forward(
-    tower: VisionTower, tokens: Tensor, *, prompts: VisualPrompts, recompute: Recompute = KEEP_ALL
+    tower: VisionTower,
+    tokens: Tensor,
+    *,
+    prompts: VisualPrompts,
+    recompute: Recompute = KEEP_ALL,
+    compiled: bool = False,
 ) -> Tensor:
     """[R N E] features, not normalised, of frames whose tokens enter block `prompts.first_block`.
 
@@ -152,6 +159,7 @@ def prompted_forward(
             float dtype, cast to the tower's.
         prompts: rows of every prompted block.
         recompute: trades time for memory.
+        compiled: blocks run through torch.compile, which needs a C++ compiler (on CUDA: Triton) at the first call.
 
     Raises:
         ValueError: blocks that the tower does not have, or tokens and prompts that do not fit it or each other.
@@ -159,20 +167,49 @@ def prompted_forward(
     _check_blocks(tower, first_block=prompts.first_block, depth=len(prompts.rows))
     frames = _with_run_axis(tower, tokens, prompts)
     rows = tuple(rows.to(tower.proj.dtype) for rows in prompts.rows)
+    blocks = _compiled_blocks() if compiled else _Blocks(_joined_block, _later_block)
+    features = partial(_features, tower, first_block=prompts.first_block, blocks=blocks, per_block=recompute.per_block)
     chunk = recompute.frames_per_chunk
     if chunk is None or chunk >= frames.shape[1]:
-        return _features(tower, frames, rows, prompts.first_block, recompute.per_block)
-    return torch.cat(
-        [
-            _checkpointed(_features, tower, part, rows, prompts.first_block, recompute.per_block)
-            for part in frames.split(chunk, dim=1)
-        ],
-        dim=1,
-    )
+        return features(frames, rows)
+    return torch.cat([_checkpointed(features, part, rows) for part in frames.split(chunk, dim=1)], dim=1)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What runs a block that rows join, and a block behind the last of those."""
+
+    joined: Callable[[ResidualBlock, Tensor, Tensor, int], Tensor]
+    later: Callable[[ResidualBlock, Tensor, int | None], Tensor]
+
+
+@cache
+def _compiled_blocks() -> _Blocks:
+    return _Blocks(_compiled(_joined_block), _compiled(_later_block))
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """One kernel for each way a block is run: with and without gradient, its rows shared or not, all, some or one asked
+    for; that is more than PyTorch's limit, behind which it stops compiling. Sizes become symbolic when they change."""
+    import torch._dynamo
+
+    compiled = torch.compile(function)
+
+    def run(*arguments: Any) -> Tensor:
+        with torch._dynamo.config.patch(recompile_limit=KERNEL_LIMIT):
+            return compiled(*arguments)
+
+    return run
 
 
 def _features(
-    tower: VisionTower, frames: Tensor, prompt_rows: tuple[Tensor, ...], first_block: int, per_block: bool
+    tower: VisionTower,
+    frames: Tensor,
+    prompt_rows: tuple[Tensor, ...],
+    *,
+    first_block: int,
+    blocks: _Blocks,
+    per_block: bool,
 ) -> Tensor:
     """[R N E] of frames [G N S D], G = 1 or R."""
     run: Callable[..., Tensor] = _checkpointed if per_block else _called
@@ -184,11 +221,16 @@ def _features(
             rows = tower.ln_pre(rows)
         n_query = n_tokens + rows.shape[1] if block_index == last_prompted else n_tokens
         n_query = 1 if block_index == last_block else n_query
-        x = run(_joined_block, tower.blocks[block_index], x, rows, n_query)
+        x = run(blocks.joined, tower.blocks[block_index], x, rows, n_query)
     x = x.flatten(0, 1)
     for block_index in range(last_prompted + 1, tower.n_layers):
-        x = run(tower.blocks[block_index], x, n_query=1 if block_index == last_block else None)
+        x = run(blocks.later, tower.blocks[block_index], x, 1 if block_index == last_block else None)
     return tower.pool(x).unflatten(0, (n_runs, n_frames))
+
+
+def _later_block(block: ResidualBlock, x: Tensor, n_query: int | None) -> Tensor:
+    output: Tensor = block(x, n_query=n_query)
+    return output
 
 
 def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int) -> Tensor:

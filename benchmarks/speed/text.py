@@ -12,9 +12,10 @@ It then measures two whole processes (`text_whole.py`): a base-to-new run as lar
 step on 1,000 classes. `--part` measures one of the three alone and leaves the others' figures in the file.
 
 A machine that others share changes its speed by half within a minute, so everything is compared with its neighbours in
-time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside the
-square products timed just before and just after it. The plain paths take 50 classes at a time, which is no more work and spares memory. `--clock cpu` counts processor
-time instead of the wall clock's, for one thread on a machine that is busy with other work.
+time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside
+the square products timed just before and just after it. The plain paths take 50 classes at a time, which is no more
+work and spares memory. `--clock cpu` counts processor time instead of the wall clock's, for one thread on a machine
+that is busy with other work.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -198,8 +199,9 @@ def whole_run(work: Path, *, n_threads: int, n_rounds: int) -> dict[str, Any]:
 
 
 def _train(arguments: Sequence[str | Path], out: Path, n_threads: int) -> float:
-    """Seconds of `prompttune train` in a process of its own."""
+    """Seconds of `prompttune train` in a process of its own, which may keep and use its imports' bytecode."""
     environment = os.environ | {"OMP_NUM_THREADS": str(n_threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "prompttune.cli", "train", *map(str, arguments), "--out", str(out)]
     start = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -249,8 +251,8 @@ def misses(memory: dict[str, Any] | None, run: dict[str, Any] | None) -> list[st
     if memory is not None and memory["gigabytes"]["kept"]["peak"] >= GIGABYTES_GOAL:
         peak = memory["gigabytes"]["kept"]["peak"]
         found.append(f"a step on {memory['n_classes']} classes: {peak:.2f} GB, goal below {GIGABYTES_GOAL:.0f} GB")
-    if run is not None and min(run["seconds"]) > SECONDS_GOAL:
-        found.append(f"a whole run as large as HMDB-51's: {min(run['seconds']):.0f} s, goal {SECONDS_GOAL:.0f} s")
+    if run is not None and (seconds := statistics.median(run["seconds"])) > SECONDS_GOAL:
+        found.append(f"a whole run as large as HMDB-51's: {seconds:.0f} s, goal {SECONDS_GOAL:.0f} s")
     return found
 
 
@@ -264,8 +266,9 @@ def sentences(memory: dict[str, Any] | None, run: dict[str, Any] | None) -> str:
             f"{peaks['recompute']:.1f} GB where 100 classes at a time are recomputed."
         )
     if run is not None:
+        seconds = statistics.median(run["seconds"])
         text += (
             f" A whole base-to-new run as large as HMDB-51's ({run['n_train']} training and {run['n_test']:,} test "
-            f"clips, GA2-CLIP's text half, 12 epochs, 3 seeds): {min(run['seconds']):.0f} s from start to result."
+            f"clips, GA2-CLIP's text half, 12 epochs, 3 seeds): {seconds:.0f} s from start to result."
         )
     return text

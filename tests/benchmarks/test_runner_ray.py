@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray_cluster import patiently
 from rich.console import Console
 from tiny_suite import GA2, SHORT, learned, learning_rate, method, suite, write_stores
 
@@ -49,17 +50,6 @@ def test_resources_are_as_declared_else_as_planned(tmp_path: Path) -> None:
     assert found.fits({"CPU": 2.0, "GPU": 1.0, "memory": 2.0 * 2**30})
     assert not found.fits({"CPU": 2.0, "memory": 2.0 * 2**30})
     assert not found.fits({"CPU": 1.0, "GPU": 1.0, "memory": 2.0 * 2**30})
-
-
-def patiently(start: Callable[[], Any]) -> Any:
-    """What `start` makes: Ray gives a raylet 30 s to come up, which a busy machine may exceed once."""
-    for attempt in range(4):
-        try:
-            return start()
-        except Exception as error:
-            if "timed out during startup" not in str(error) or attempt == 3:
-                raise
-    raise AssertionError("unreachable")
 
 
 @pytest.fixture(scope="module")

@@ -291,14 +291,10 @@ def test_what_cannot_work_with_it_is_refused(given: dict[str, Any], message: str
 
 
 def test_the_released_anchor_takes_part(target: str, stores: Path) -> None:
-    resolve(
-        {
-            "method": "coop",
-            "store": target,
-            "classes": {"sample": "hard"},
-            "anchors": {"store": "x", "loss": "additive", "negatives": "released"},
-        }
-    )
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": "additive", "negatives": "released", "n_anchors": 1}
+    tables = FEW_SHOT | SAMPLED | {"method": "coop", "anchors": anchors | {"allow_inert": True}}
+    _, trainer = trainer_of(short_runs(tables, store=target, seeds=[1]))
+    assert set(trainer.step().terms) == {"cross-entropy", "anchor-additive"}
 
 
 def test_each_run_keeps_its_own_weights(target: str) -> None:

@@ -175,8 +175,9 @@ def test_several_anchor_losses_act_together(stores: Path, target: str) -> None:
 
 
 def test_a_loss_given_twice_is_refused(target: str) -> None:
-    with pytest.raises(ConfigError, match="anchors: .*also names 'distill'"):
-        resolve({"method": "coop", "store": target, "anchors": {"store": "x", "loss": "distill", "also": {"distill": 2.0}}})
+    anchors = {"store": "x", "loss": "distill", "also": {"distill": 2.0}}
+    with pytest.raises(ConfigError, match=r"anchors: .*also names 'distill'"):
+        resolve({"method": "coop", "store": target, "anchors": anchors})
 
 
 @pytest.mark.parametrize("loss", ["additive", "feature"])

@@ -13,6 +13,7 @@ from training import short_runs, train_runs, trainer_of
 
 from prompttune.class_prompts import ClassPrompts
 from prompttune.config import OptimConfig
+from prompttune.run_log import RunLog
 from prompttune.text_engine import TextContext, TextEngine
 from prompttune.train import learning_rate, make_optimiser
 from vidfeat.backbone import TextTower
@@ -121,6 +122,25 @@ def test_tensorboard_curves_are_written_when_asked_for(tmp_path: Path, target: s
         curve = board.Scalars("loss")
         assert [one.step for one in curve] == [line["step"] for line in logged]
         assert [one.value for one in curve] == pytest.approx([line["loss"] for line in logged], rel=1e-6)
+
+
+@pytest.mark.parametrize("from_step", [0, 3])
+def test_curves_of_a_killed_training_go_on_from_its_checkpoint(from_step: int, tmp_path: Path, target: str) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    runs = short_runs({"method": "coop", "log": {"tensorboard": True}}, store=target, seeds=[1])
+    _, trainer = trainer_of(runs)
+    records = [trainer.step() for _ in range(6)]
+    for first, last in ((0, 5), (from_step, 6)):
+        with RunLog(tmp_path, runs, from_step=first) as log:
+            for record in records[first:last]:
+                log.write(record)
+    board = EventAccumulator(str(tmp_path / "seed1"))
+    board.Reload()
+    lines = (tmp_path / "seed1" / "log.jsonl").read_text().splitlines()
+    steps = [one.step for one in board.Scalars("loss")]
+    assert steps == [json.loads(line)["step"] for line in lines] == list(range(6))
 
 
 def test_frozen_text_is_encoded_once_and_evaluation_encodes_its_classes_once(

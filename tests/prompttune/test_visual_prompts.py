@@ -6,13 +6,17 @@ Tolerances: values 1e-5, gradients 1e-4 of the largest entry, float32; both side
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
+from prompttune import visual_prompts
 from prompttune.visual_prompts import (
     Recompute,
     VisualContext,
@@ -118,6 +122,30 @@ def test_recomputing_changes_nothing(tower, pixels, recompute, first_block, dept
     assert relative_error(again, kept) < VALUES
     for ours, theirs in zip(gradients(again, rows), gradients(kept, rows), strict=True):
         assert relative_error(ours, theirs) < GRADIENTS
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile without its C++ kernels, whose making takes minutes: traced and differentiated all the same."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    visual_prompts._compiled_blocks.cache_clear()
+    yield
+    visual_prompts._compiled_blocks.cache_clear()
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_blocks_change_nothing(tower, pixels) -> None:
+    """Prompts from the last but one block on, and in the first of the last two; blocks kept and computed again."""
+    for first_block, depth, n_frames, recompute in ((3, 2, 3, Recompute()), (3, 1, 2, Recompute(per_block=True))):
+        rows = random_rows(depth)
+        tokens = tower.taps(pixels[:n_frames], [first_block]).tokens[first_block]
+        prompts = VisualPrompts(rows, first_block)
+        plain = prompted_forward(tower, tokens, prompts=prompts)
+        found = prompted_forward(tower, tokens, prompts=prompts, recompute=recompute, compiled=True)
+        assert relative_error(found, plain) < VALUES
+        for ours, theirs in zip(gradients(found, rows), gradients(plain, rows), strict=True):
+            assert relative_error(ours, theirs) < GRADIENTS
+    assert counters["frames"]["ok"] == counters["frames"]["total"] > 0  # nothing ran uncompiled
 
 
 def test_recomputing_keeps_less(tower, pixels) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_cluster import patiently
 from small_extraction import digests, small_options, write_tiny_clip, write_videos
 
 from vidfeat import scale
@@ -33,17 +34,6 @@ def model(tmp_path_factory) -> ModelChoice:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"), 24)
-
-
-def patiently(start: Callable[[], Any]) -> Any:
-    """What `start` makes: Ray gives a raylet 30 s to come up, which a busy machine may exceed once."""
-    for attempt in range(4):
-        try:
-            return start()
-        except Exception as error:
-            if "timed out during startup" not in str(error) or attempt == 3:
-                raise
-    raise AssertionError("unreachable")
 
 
 @pytest.fixture(scope="module")
