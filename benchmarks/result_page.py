@@ -25,7 +25,8 @@ Read it with `prompttune.results.Result.read(FOLDER)`, many at once as a pandas 
 
 Beside it in the run folder: `runs.json` (whose folder it is, with every setting), and per run a folder of its name with
 `config.toml` (does the same run again), `prompt.safetensors` (what was learned), `log.jsonl` (a line per logged step),
-`predictions.npz` (ids, labels and logits of every test video), TensorBoard's event file with `log.tensorboard = true`.
+`predictions.npz` (ids, labels and logits of every test video; `prompttune.results.confusion("RUN/seed1", "new")` makes
+the confusion matrix of them), TensorBoard's event file with `log.tensorboard = true`.
 """
 
 

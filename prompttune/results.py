@@ -68,7 +68,7 @@ class RunResult(_Record):
 class Summary(_Record):
     """A number over the runs of a cell."""
 
-    mean: float
+    mean: float = Field(description="mean over runs")
     std: float | None = Field(description="sample standard deviation over runs; null where it has no meaning")
     n: int = Field(description="runs")
 
@@ -86,7 +86,7 @@ class CellResult(_Record):
 class StoreFacts(_Record):
     """A store that was read."""
 
-    path: str
+    path: str = Field(description="where it was read from, as given")
     fingerprint: str = Field(description="sha256 of all that changed its numbers")
     pack_hash: str = Field(description="hash of the backbone pack")
     model: str = Field(description="the backbone's name and weights")
@@ -112,8 +112,8 @@ class Result(_Record):
     classes: dict[str, list[str]] = Field(description="class names by test set")
     prompts: dict[str, str] = Field(description="exact prompt of each class; [M] stands for M learned vectors")
     hard_prompts: list[dict[str, Any]] = Field(description="provenance of the hard prompts that were coupled")
-    runs: list[RunResult]
-    cells: list[CellResult]
+    runs: list[RunResult] = Field(description="one per seed and place on the run axes")
+    cells: list[CellResult] = Field(description="one per place on the run axes: its runs' mean and deviation")
     versions: dict[str, str] = Field(description="packages that made it")
     seconds: float = Field(description="wall clock of the whole command")
 

@@ -74,6 +74,8 @@ def test_parts_measured_alone_leave_the_other_figures(tmp_path: Path) -> None:
     assert rows == [row]
     assert whole == {"memory": None}
     assert text.measured_before(tmp_path / "speed.json", text.PARTS) == ([], {})
+    assert text.measured_before(tmp_path / "speed.json", ["steps"], ["UCF-101 base"])[0] == []
+    assert text.measured_before(tmp_path / "speed.json", ["steps"], ["HMDB-51 base"])[0] == [row]
     assert text.measured_before(tmp_path / "none.json", ["steps"]) == ([], {"run": None, "memory": None})
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,19 +167,35 @@ def test_kill_in_the_evaluation_costs_no_training(tmp_path: Path, target: str, m
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
-def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path: Path, target: str) -> None:
-    """Optimiser moments, dropout masks, data order, mix-up and aggregation all go through the kills."""
-    tables = {
+@pytest.mark.parametrize("method", ["coop", "ga2"])
+def test_killed_at_random_steps_it_ends_with_the_same_bytes(
+    method: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Optimiser moments, data order, mix-up and aggregation go through the kills; for the whole method also dropout
+    masks, visual prompts, the drawing of frames, views and anchors."""
+    kind = "visual_" if method == "ga2" else ""
+    target = request.getfixturevalue(f"{kind}target")
+    tables: dict[str, Any] = {
         "optim": {"epochs": 30, "name": "adamw", "accumulate": 2},
-        "targets": {"mixup_alpha": 0.4},
         "aggregation": {"mean": 20.0, "std": 5.0},
         "log": {"checkpoint_seconds": 0.0, "every": 1},
     }
+    if method == "ga2":
+        anchors = str(request.getfixturevalue("visual_stores") / "irrelevant.zarr")
+        tables |= {
+            "context": {"prompt_depth": 3},
+            "visual": {"n_prompts": 2, "depth": 2, "first_block": 2},
+            "frames": {"used": 1, "views": "random"},
+            "coupling": {"hard_prompts": [request.getfixturevalue("visual_hard_prompt")], "dropout": 0.3},
+            "anchors": {"store": anchors, "loss": "distill", "n_anchors": 2},
+        }
+    else:
+        tables["targets"] = {"mixup_alpha": 0.4}
     # A process that tells each step, so that the kill comes in the middle of its training and not of its start.
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from training import short_runs\n"
         "from prompttune.fit import FitOptions, fit\n"
-        f"runs = short_runs({tables!r}, method='coop', store=sys.argv[3], seeds=[1, 2])\n"
+        f"runs = short_runs({tables!r}, method={method!r}, store=sys.argv[3], seeds=[1, 2])\n"
         "fit(runs, sys.argv[2], options=FitOptions(on_step=lambda _, record: print(record.step, flush=True)))"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "cut"), target]
@@ -194,7 +211,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path: Path, targ
         assert steps == list(range(steps[0], steps[0] + n_steps))
         assert steps[0] > reached, (kill_after, steps)
         reached = steps[-1]
-    runs = short_runs(tables, method="coop", store=target, seeds=[1, 2])
+    runs = short_runs(tables, method=method, store=target, seeds=[1, 2])
     fit(runs, tmp_path / "cut")
     fit(runs, tmp_path / "whole")
     for run in ("seed1", "seed2"):
