@@ -14,6 +14,7 @@ from statistics import median
 import torch
 
 from prompttune.learned_visual import LearnedVisual
+from prompttune.train import Trainer
 from prompttune.visual_cost import VisualStep, visual_step_cost
 from prompttune.vocabulary import TextPass
 
@@ -83,3 +84,18 @@ def text_rate(sent: TextPass, *, device: torch.device) -> float:
         ctx.grad = None
 
     return few.flops / few.n_images * n_runs / timed(step, device=device)
+
+
+def step_seconds(trainer: Trainer) -> float:
+    """Median seconds of whole training steps, from drawing the batch to the optimiser; the trainer is used up by it.
+
+    As many steps as it has, or about `SECONDS` of them; the first, which makes what later ones keep, is left out.
+    """
+    taken: list[float] = []
+    while not trainer.finished and sum(taken[1:]) < SECONDS:
+        started = time.perf_counter()
+        trainer.step()
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        taken.append(time.perf_counter() - started)
+    return median(taken[1:] or taken or [0.0])

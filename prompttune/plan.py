@@ -2,14 +2,15 @@
 
 Operations and bytes are counted from the configuration and the store's index (`visual_cost`, `text_engine`); seconds
 are operations over the rate at which this machine does a small piece of the same computation (`machine_rate`). Reading,
-losses and optimisers are not counted: they are small beside the towers, and all there is without learned prompts.
+losses and optimisers are not counted: they are small beside the towers. Where they are not, in steps of milliseconds,
+whole steps are timed instead, and thrown away.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from prompttune.class_sampling import classes_per_step
 from prompttune.config import TrainConfig
 from prompttune.data import FeatureSource
 from prompttune.learned_visual import LearnedVisual
-from prompttune.machine_rate import matrix_rate, text_rate, visual_rate
-from prompttune.memory_plan import free_bytes, visual_bytes_per_run
+from prompttune.machine import choose_threads, cpu_threads
+from prompttune.machine_rate import matrix_rate, step_seconds, text_rate, visual_rate
+from prompttune.memory_plan import free_bytes, largest_product_flop, visual_bytes_per_run
 from prompttune.model import PromptModel
 from prompttune.protocols import Sources, open_sources, other_test_sets
-from prompttune.run_group import plan_groups, planned
+from prompttune.run_group import make_trainer, plan_groups, planned, prepare
 from prompttune.runs import Run, trains_by_gradient
 from prompttune.splits import Split
 from prompttune.store_needs import needed_taps, tap_bytes
@@ -30,6 +32,9 @@ from prompttune.terms import loss_terms
 from prompttune.visual_cost import VisualCost, VisualStep, visual_step_cost
 from prompttune.visual_prompts import placement
 from prompttune.vocabulary import TextPass
+
+# Shorter steps are timed whole, if no more features than this must be read for it.
+SHORT_STEP_SECONDS, FEATURE_BYTES = 0.25, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -132,13 +137,11 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
     step = step_operations(members, model, sent, n_frames=n_frames)
     evaluation = _evaluation_flops(model, split, sources, n_frames=n_frames)
     width = model.pack.config.vision.width if model.visual is not None else model.pack.config.text.width
-    visual_seconds = text_seconds = 0.0
-    if model.visual is not None:
-        frames = _frames(config, n_frames)[0]
-        visual_seconds = 1 / visual_rate(model.visual, n_frames=frames, n_runs=model.n_runs, device=model.device)
-    if sent is not None:
-        text_seconds = 1 / text_rate(sent, device=model.device)
-    with_norms = 1 + step.norms / max(step.visual + step.text, 1.0)
+    with cpu_threads(_threads(model, split, n_frames=n_frames)):
+        seconds = _counted_seconds(model, step, sent, evaluation, n_frames=n_frames)
+        is_short = seconds.step < SHORT_STEP_SECONDS and _feature_bytes(model, split, sources) < FEATURE_BYTES
+        if trains_by_gradient(config) and is_short:
+            seconds = replace(seconds, step=step_seconds(make_trainer(prepare(members, sources))))
     batch = config.optim.batch_size
     return TrainingPlan(
         title=_title(config),
@@ -152,9 +155,42 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         memory_bytes=_memory_bytes(model, split, sources, sent, n_frames=n_frames),
         free_bytes=free_bytes(model.device),
         matrix_rate=matrix_rate(width, device=model.device),
-        step_seconds=(step.visual * visual_seconds + step.text * text_seconds) * with_norms,
-        evaluation_seconds=evaluation * visual_seconds,
+        step_seconds=seconds.step,
+        evaluation_seconds=seconds.evaluation,
     )
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """Of one step, and of the evaluation, of all runs that go together."""
+
+    step: float
+    evaluation: float
+
+
+def _counted_seconds(
+    model: PromptModel, step: StepOperations, sent: TextPass | None, evaluation_flops: float, *, n_frames: int
+) -> _Seconds:
+    """Operations over the rates of both towers here."""
+    visual = text = 0.0
+    if model.visual is not None:
+        frames = _frames(model.config, n_frames)[0]
+        visual = 1 / visual_rate(model.visual, n_frames=frames, n_runs=model.n_runs, device=model.device)
+    if sent is not None:
+        text = 1 / text_rate(sent, device=model.device)
+    with_norms = 1 + step.norms / max(step.visual + step.text, 1.0)
+    return _Seconds((step.visual * visual + step.text * text) * with_norms, evaluation_flops * visual)
+
+
+def _threads(model: PromptModel, split: Split, *, n_frames: int) -> int:
+    """CPU threads that training takes."""
+    n_channels = model.pack.config.embed_dim
+    numbers = n_channels * (n_frames if _keeps_frames(model.config) else 1)
+    return choose_threads(largest_product_flop(model, split.classes, numbers_per_video=numbers, n_frames=n_frames))
+
+
+def _keeps_frames(config: TrainConfig) -> bool:
+    return config.head.temporal not in ("mean", "mean-of-normalised")
 
 
 def _title(config: TrainConfig) -> str:
@@ -262,7 +298,7 @@ def _memory_bytes(model: PromptModel, split: Split, sources: Sources, sent: Text
 def _feature_bytes(model: PromptModel, split: Split, sources: Sources) -> int:
     """Pooled features in float32: averaged over frames where nothing looks at frames."""
     config, embed_dim = model.config, model.pack.config.embed_dim
-    keeps_frames = config.head.temporal not in ("mean", "mean-of-normalised")
+    keeps_frames = _keeps_frames(config)
     n_videos = len(split.train) + len(split.val) + sum(len(test.videos) for test in split.tests)
     n_videos += sum(int(source.table.usable.sum()) for source in sources.tests.values())
 
