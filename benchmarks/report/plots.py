@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from benchmarks.report.answers import ClassChange
 from benchmarks.report.comparison import Comparison, scores
 from benchmarks.report.logs import Curve, Curves
 from benchmarks.report.statistics import harmonic_means
-from benchmarks.report.svg import BASELINE, FAINT, GAIN, INK, LOSS, Drawing, colours, drawing
+from benchmarks.report.svg import BASELINE, FAINT, GAIN, INK, LOSS, Drawing, colours, drawing, markers
 from benchmarks.report.tables import heading, mean_and_std
 
 if TYPE_CHECKING:
@@ -27,20 +27,25 @@ def label_colours(comparison: Comparison) -> dict[str, str]:
     return colours([entry.label for entry in comparison.group.entries], baseline)
 
 
+def label_markers(comparison: Comparison) -> dict[str, str]:
+    """The comparison's shape per label."""
+    baseline = comparison.baseline.label if comparison.baseline else None
+    return markers([entry.label for entry in comparison.group.entries], baseline)
+
+
 def base_against_new(comparison: Comparison, *, name: str) -> str:
     """Scatter of new over base accuracy, a dot per seed and a large one per mean, with lines of equal HM."""
-    palette = label_colours(comparison)
+    palette, shapes = label_colours(comparison), label_markers(comparison)
     with drawing(height=3.9) as figure:
         axes = figure.axes[0]
         for entry in comparison.group.entries:
             base, new = (100 * np.array(list(scores(entry, metric).values())) for metric in ("base", "new"))
             tip = f"{entry.label}: base {base.mean():.1f}, new {new.mean():.1f}"
-            figure.mark(
-                axes.plot(base, new, "o", ms=3.5, mew=0, alpha=0.45, color=palette[entry.label]), label=entry.label
-            )
+            look: dict[str, Any] = {"marker": shapes[entry.label], "color": palette[entry.label]}
+            figure.mark(axes.plot(base, new, ls="", ms=3.5, mew=0, alpha=0.45, **look), label=entry.label)
             # The baseline as a ring: a method that moved nowhere lies inside it, not on top of it.
             shape = {"ms": 12, "mew": 2, "mfc": "none"} if entry is comparison.baseline else {"ms": 9, "mew": 0}
-            mean = axes.plot(base.mean(), new.mean(), "o", color=palette[entry.label], label=entry.label, **shape)
+            mean = axes.plot(base.mean(), new.mean(), ls="", label=entry.label, **look, **shape)
             figure.mark(mean, label=entry.label, tip=tip)
         _equal_limits(figure)
         _iso_lines(figure)
@@ -85,7 +90,8 @@ def cost_against_accuracy(comparison: Comparison, *, cost: str, name: str) -> st
     Args:
         cost: "seconds" of training per seed, or "n_parameters" trained.
     """
-    palette, metric = label_colours(comparison), comparison.group.main_metric
+    palette, shapes = label_colours(comparison), label_markers(comparison)
+    metric = comparison.group.main_metric
     with drawing(height=3.3) as figure:
         axes = figure.axes[0]
         for line in comparison.lines:
@@ -97,7 +103,7 @@ def cost_against_accuracy(comparison: Comparison, *, cost: str, name: str) -> st
             if paid > 0:
                 std = 100 * (found.std or 0)
                 bar = axes.plot([paid, paid], [accuracy - std, accuracy + std], color=colour)
-                mean = axes.plot(paid, accuracy, "o", ms=7, mew=0, color=colour, label=line.label)
+                mean = axes.plot(paid, accuracy, shapes[line.label], ms=7, mew=0, color=colour, label=line.label)
                 figure.mark([*bar, *mean], label=line.label, tip=tip)
             else:
                 across = axes.axhline(accuracy, ls="--", lw=1.2, color=colour, label=line.label)

@@ -20,6 +20,7 @@ INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 _PAGE_COLOURS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "var(--paper)"}
 GAIN, LOSS, BASELINE = "#2a9d8f", "#e76f51", "#8d99ae"
 # Okabe and Ito's colours, told apart by most colour-blind readers; the yellow, unreadable on white, left out.
+MARKERS = ("o", "s", "^", "D")
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#a05a2c")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -88,6 +89,13 @@ def drawing(*, width: float = 4.4, height: float = 3.3, columns: int = 1, rows: 
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
         yield Drawing(figure, axes)
+
+
+def markers(labels: Sequence[str], baseline: str | None) -> dict[str, str]:
+    """A shape per label: labels that share a colour differ in it. The baseline's is a circle."""
+    others = [label for label in labels if label != baseline]
+    found = {label: MARKERS[place // len(PALETTE) % len(MARKERS)] for place, label in enumerate(others)}
+    return found | ({baseline: MARKERS[0]} if baseline is not None else {})
 
 
 def colours(labels: Sequence[str], baseline: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ step on 1,000 classes. `--part` measures one of the three alone and leaves the o
 A machine that others share changes its speed by half within a minute, so everything is compared with its neighbours in
 time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside
 the square products timed just before and just after it. The plain paths take all classes at once, as the published
-code does: 9 GB for the 200 of Kinetics-400, half as fast as 50 at a time (`--plain-classes 50`; docs/log.md has both).
+code does: 9 GB for the 200 of Kinetics-400, slower than 50 at a time (`--plain-classes 50`; docs/log.md has both).
 `--clock cpu` counts processor time instead of the wall clock's, for one thread on a machine that is busy with other
 work.
 """
@@ -368,7 +368,8 @@ def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
         f"CPU thread(s), {setting.clock} clock, medians over {setting.n_rounds} rounds or more. Plain paths push "
         f"{setting.plain_classes or 'all'} classes x 77 tokens through the tower at a time (the published code: all; "
-        "Kinetics-400's 200 take half the time 50 at a time); ours differs from open_clip's in its attention kernel. "
+        "50 at a time spare memory and are faster for Kinetics-400, see docs/log.md); ours differs from open_clip's in "
+        "its attention kernel. "
         f"Pairs: one run, four.{whole}",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
         f"--clock {setting.clock}" + (f" --plain-classes {setting.plain_classes}" if setting.plain_classes else ""),

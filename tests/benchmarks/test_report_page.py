@@ -19,6 +19,7 @@ from benchmarks.__main__ import main
 from benchmarks.report.comparison import compare
 from benchmarks.report.entries import read_groups
 from benchmarks.report.page import render_page
+from benchmarks.report.svg import PALETTE, colours, markers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "prompttune"))
 from tiny_store import Recipe, write_tiny_store
@@ -257,3 +258,9 @@ def test_screenshot_shows_a_page_that_fits(page: Path, tmp_path: Path, width: in
     for half in np.array_split(picture[:1500], 2, axis=1):
         inked = (np.abs(half.astype(int) - paper) > 60).mean()
         assert 0.005 < inked < 0.5
+
+
+def test_no_two_methods_look_alike() -> None:
+    labels = [f"method {place}" for place in range(3 * len(PALETTE))]
+    looks = set(zip(colours(labels, None).values(), markers(labels, None).values(), strict=True))
+    assert len(looks) == len(labels)
