@@ -273,8 +273,9 @@ def _line_record(line: Line, entries: Sequence[Entry], *, settings: Mapping[str,
 
 
 def anchor_gradient_share(run_folder: Path) -> float | None:
-    """The weighted anchor term's gradient norm as a share of cross-entropy's: the median over logged steps and seeds;
-    None for a method without anchors.
+    """The weighted anchor term's gradient norm as a share of cross-entropy's: the median over logged steps and seeds.
+
+    Of several anchor terms the largest at each step, as norms do not add; None for a method without anchors.
     """
     shares = []
     for log in sorted(run_folder.glob("seed*/log.jsonl")):
@@ -282,7 +283,7 @@ def anchor_gradient_share(run_folder: Path) -> float | None:
             norms = json.loads(line).get("term_gradient_norms") or {}
             anchors = [norm for name, norm in norms.items() if name.startswith("anchor-")]
             if anchors and norms["cross-entropy"] > 0:
-                shares.append(anchors[0] / norms["cross-entropy"])
+                shares.append(max(anchors) / norms["cross-entropy"])
     return float(np.median(shares)) if shares else None
 
 

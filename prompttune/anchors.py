@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prompttune.errors import explain
+from prompttune.errors import ConfigError, explain
 from prompttune.losses import AnchorTensors, LossTerm, StepTensors
 
 
@@ -158,7 +158,7 @@ class Additive:
         anchors = _anchors(step, "additive")
         n_negatives = len(anchors.frozen_negative_features)
         if n_negatives not in (1, step.n_classes):
-            raise ValueError(
+            raise ConfigError(
                 explain(
                     "the released additive anchor cannot use this number of negative prompts",
                     expected=f"1, or one per class ({step.n_classes})",
@@ -303,11 +303,11 @@ class TextAnchor:
     def __call__(self, step: StepTensors) -> Tensor:
         anchors = _anchors(step, "text-anchor")
         if anchors.negative_features is None:
-            raise ValueError(
+            raise ConfigError(
                 explain(
                     "text-anchor needs the negatives encoded with the learned context",
                     expected="AnchorTensors.negative_features [R Q E]",
-                    fix="encode the negative words as further classes of the same text pass",
+                    fix='anchors.prompted_negatives = true and context.kind = "shared"',
                 )
             )
         return (1.0 - (anchors.negative_features * anchors.frozen_negative_features).sum(dim=-1)).mean(dim=1)

@@ -94,8 +94,8 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     """Say what `train` with the same arguments will take: store bytes, GFLOP and seconds per step, memory.
 
-    Measures this machine for a second or two and trains nothing. A configuration that the stores cannot serve is
-    refused with the `vidfeat extract` command that would make it so.
+    Measures this machine for a few seconds (with visual.compile longer: kernels are made) and keeps nothing. A
+    configuration that the stores cannot serve is refused with the `vidfeat extract` command that would make it so.
 
     \b
     prompttune plan --method ivlp --store target.zarr --seeds 1,2,3

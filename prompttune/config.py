@@ -99,6 +99,10 @@ class TrainConfig(Section):
             yield from self._visual_problems(self.visual)
         if self.classes.sample != "all":
             yield from self._class_sampling_problems()
+        anchors = self.anchors
+        puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
+        if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
+            yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"
 
     def _class_sampling_problems(self) -> Iterable[str]:
         given = f"classes.sample = {self.classes.sample!r}"
@@ -123,6 +127,9 @@ class TrainConfig(Section):
 
     def _visual_problems(self, visual: VisualConfig) -> Iterable[str]:
         given = f"visual.source = {visual.source!r}"
+        if visual.compile and (visual.recompute or visual.frames_per_chunk):
+            # Torch may recompute a block by another kernel than it first ran, and then says that shapes differ.
+            yield "visual.compile does not go with visual.recompute or visual.frames_per_chunk"
         context = self.context
         if METHODS[self.method].fit != "gradient":
             yield f"visual prompts are trained, and {self.method} trains nothing by gradient (visual = none)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 
 import torch
 
@@ -87,15 +87,16 @@ def text_rate(sent: TextPass, *, device: torch.device) -> float:
 
 
 def step_seconds(trainer: Trainer) -> float:
-    """Median seconds of whole training steps, from drawing the batch to the optimiser; the trainer is used up by it.
+    """Mean seconds of whole training steps, from drawing the batch to the optimiser; the trainer is used up by it.
 
-    As many steps as it has, or about `SECONDS` of them; the first, which makes what later ones keep, is left out.
+    At least as many steps as lie between two that measure each term's gradient, if it has so many. The first, which
+    makes what later ones keep, is left out.
     """
     taken: list[float] = []
-    while not trainer.finished and sum(taken[1:]) < SECONDS:
+    while not trainer.finished and (len(taken) <= trainer.config.log.every or sum(taken[1:]) < SECONDS):
         started = time.perf_counter()
         trainer.step()
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         taken.append(time.perf_counter() - started)
-    return median(taken[1:] or taken or [0.0])
+    return fmean(taken[1:] or taken or [0.0])

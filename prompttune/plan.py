@@ -121,9 +121,10 @@ def _bytes(size: float) -> str:
 
 
 def plan_training(runs: Sequence[Run]) -> TrainingPlan:
-    """What training and evaluating these runs will take on this machine; measures for a second or two, trains nothing.
+    """What training and evaluating these runs will take on this machine; measures for a few seconds, keeps nothing.
 
     Raises:
+        NonFiniteLossError: a loss that is not finite in the first steps.
         FeatureError: stores that cannot serve the configuration, with the command that would make them.
         ConfigError: a run that does not fit the memory.
     """

@@ -13,6 +13,7 @@ from prompttune.errors import ConfigError, explain
 from prompttune.methods import METHODS
 
 # What may differ between runs that are trained together: it touches no shape, no batch and no schedule's length.
+WEIGHT_TABLES = ("losses", "anchors.also")  # tables of weights by the names of loss terms
 PER_RUN_KEYS = ("optim.lr", "optim.weight_decay", "optim.momentum", "optim.warmup_lr", "anchors.weight")
 
 
@@ -80,6 +81,8 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     for run in runs:
         tables = run.config.model_dump(mode="json", exclude={"seeds", "out"})
         tables["losses"] = sorted(name for name, weight in run.config.losses.items() if weight > 0)
+        if run.config.anchors is not None:
+            tables["anchors"]["also"] = sorted(run.config.anchors.weights)
         for key in PER_RUN_KEYS:
             section, name = key.split(".")
             if tables[section] is not None:
@@ -155,7 +158,8 @@ def _keys_ending_in(short: str) -> list[str]:
 
 def _is_unknown(key: str) -> bool:
     keys = valid_keys()
-    return not (key in keys or key in sections(keys) or (key.startswith("losses.") and key.count(".") == 1))
+    in_a_table = any(key.startswith(f"{table}.") and key.count(".") == table.count(".") + 1 for table in WEIGHT_TABLES)
+    return not (key in keys or key in sections(keys) or in_a_table)
 
 
 def _key_problem(key: str) -> str | None:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prompttune.errors import explain
+from prompttune.errors import ConfigError, explain
 from prompttune.run_axis import RunGenerators, RunParameter
 from vidfeat.backbone import ResidualBlock, VisionTower
 
@@ -190,14 +190,28 @@ def _compiled_blocks() -> _Blocks:
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """One kernel for each way a block is run: with and without gradient, its rows shared or not, all, some or one asked
-    for; that is more than PyTorch's limit, behind which it stops compiling. Sizes become symbolic when they change."""
-    import torch._dynamo
+    for; that is more than PyTorch's limit, behind which it stops compiling. Sizes become symbolic when they change.
 
+    Raises:
+        ConfigError: kernels cannot be made here, for want of a compiler say.
+    """
+    import torch._dynamo
+    import torch._functorch.config
+
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # PyTorch 2.6
+    # Gradients of single loss terms are taken over a graph that is kept, which donated buffers would not survive. For
+    # the whole process, as backward kernels are made when they are first needed.
+    torch._functorch.config.donated_buffer = False
     compiled = torch.compile(function)
 
     def run(*arguments: Any) -> Tensor:
-        with torch._dynamo.config.patch(recompile_limit=KERNEL_LIMIT):
-            return compiled(*arguments)
+        try:
+            with torch._dynamo.config.patch({limit: KERNEL_LIMIT}):
+                return compiled(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            fix = "visual.compile = false, or what is missing (on the CPU: a C++ compiler)"
+            raise ConfigError(explain("torch.compile cannot make kernels here", got=reason, fix=fix)) from None
 
     return run
 

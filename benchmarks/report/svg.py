@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 _PAGE_COLOURS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "var(--paper)"}
 GAIN, LOSS, BASELINE = "#2a9d8f", "#e76f51", "#8d99ae"
-# Okabe and Ito's colours, told apart by most colour-blind readers; the yellow, unreadable on white, left out.
 MARKERS = ("o", "s", "^", "D")
+# Okabe and Ito's colours, told apart by most colour-blind readers; the yellow, unreadable on white, left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#a05a2c")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",

@@ -30,30 +30,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from benchmarks.speed import text_whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from prompttune.class_prompts import ClassPrompts
-    from prompttune.text_engine import TextContext
-    from vidfeat.backbone import TextTower
+from benchmarks.speed.text_paths import N_CTX, RUNS_AT_ONCE, random_towers, text_steps
 
 RESULT = Path(__file__).parents[1] / "results" / "speed_text.json"
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
-N_CTX, RUNS_AT_ONCE = 16, 4
 DEPTHS = (1, 9)  # prompted blocks; 1 is the context alone
 GOALS = {"HMDB-51 base": (15.0, 20.0), "UCF-101 base": (15.0, 20.0), "Kinetics-400 base": (20.0, None)}
 SGEMM_GOAL = 0.7
+SCHEMA_VERSION = 4
 SGEMM_SIZE = 2048
 SGEMM_FLOP = 2 * SGEMM_SIZE**3
 SLOW_STEPS, FAST_STEPS = ("open_clip", "plain"), ("engine", "engine, 4 runs")
-# Source: open_clip's model config ViT-B-16-quickgelu, text_cfg and embed_dim.
-CONTEXT_LENGTH, VOCAB_SIZE, WIDTH, LAYERS, HEADS, EMBED_DIM = 77, 49408, 512, 12, 8, 512
 
 
 @dataclass(frozen=True)
@@ -68,107 +60,14 @@ class Setting:
     plain_classes: int | None = None
 
     @property
+    def rows_name(self) -> str:
+        """Where its rows are kept."""
+        return "rows" if self.plain_classes is None else "in_pieces"
+
+    @property
     def now(self) -> Callable[[], float]:
         """Seconds on the chosen clock."""
         return time.perf_counter if self.clock == "wall" else time.process_time
-
-
-@dataclass(frozen=True)
-class Towers:
-    """One set of weights, in open_clip's model and in our tower, and CLIP's tokenizer."""
-
-    open_clip: Any
-    ours: TextTower
-    tokenizer: Any
-
-
-class ClipTokenizer:
-    """open_clip's tokenizer in the words of ours."""
-
-    def __init__(self) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        tokenizer = SimpleTokenizer()
-        self.encode: Callable[[str], list[int]] = tokenizer.encode
-        self.sot_id, self.eot_id = tokenizer.sot_token_id, tokenizer.eot_token_id
-        self.context_length = CONTEXT_LENGTH
-
-
-def random_towers() -> Towers:
-    """Towers with the same random weights."""
-    import torch
-    from open_clip.model import CLIP
-
-    from vidfeat.backbone import TextConfig, TextTower
-
-    torch.manual_seed(0)
-    text = {
-        "context_length": CONTEXT_LENGTH,
-        "vocab_size": VOCAB_SIZE,
-        "width": WIDTH,
-        "heads": HEADS,
-        "layers": LAYERS,
-    }
-    vision = {"image_size": 8, "patch_size": 8, "width": 16, "head_width": 16, "layers": 1}
-    model = CLIP(EMBED_DIM, vision, text, quick_gelu=True).eval().requires_grad_(False)  # type: ignore[arg-type]
-    config = TextConfig(CONTEXT_LENGTH, VOCAB_SIZE, WIDTH, LAYERS, HEADS, activation="quick_gelu")
-    tower = TextTower(config, embed_dim=EMBED_DIM)
-    names = set(tower.state_dict())
-    tower.load_state_dict({name: value for name, value in model.state_dict().items() if name in names})
-    return Towers(open_clip=model, ours=tower.eval().requires_grad_(False), tokenizer=ClipTokenizer())
-
-
-def open_clip_encode(model: Any, prompts: ClassPrompts, context: TextContext) -> Tensor:
-    """`[1 C E]` through open_clip's own blocks, all 77 positions."""
-    import torch
-
-    layout, n_classes = prompts.plain_layout(), prompts.n_classes
-    words = model.token_embedding(layout.token_ids)
-    x = torch.cat([words[:, :1], context.ctx.expand(n_classes, -1, -1), words[:, 1 + N_CTX :]], dim=1)
-    x = x + model.positional_embedding
-    for index, block in enumerate(model.transformer.resblocks):
-        if 1 <= index <= len(context.deep):
-            rows = context.deep[index - 1].expand(n_classes, -1, -1)
-            x = torch.cat([x[:, :1], rows, x[:, 1 + N_CTX :]], dim=1)
-        x = block(x, attn_mask=model.attn_mask)
-    x = model.ln_final(x[torch.arange(n_classes), layout.eot_index])
-    return (x @ model.text_projection).unsqueeze(0)
-
-
-def text_steps(
-    towers: Towers, class_names: Sequence[str], depth: int, *, plain_classes: int | None = None
-) -> tuple[dict[str, Callable[[], None]], int]:
-    """One forward and backward per path, and the operations that exact computation needs for one run."""
-    import torch
-
-    from prompttune.class_prompts import ClassPrompts
-    from prompttune.text_engine import TextContext, TextEngine, plain_encode
-
-    prompts = ClassPrompts.build(class_names, towers.tokenizer, n_ctx=N_CTX)
-    size = plain_classes or len(class_names)
-    starts = range(0, len(class_names), size)
-    pieces = [prompts.subset(range(start, min(start + size, len(class_names)))) for start in starts]
-    engine = TextEngine(towers.ours)
-
-    def context_of(n_runs: int) -> TextContext:
-        rows = [(0.02 * torch.randn(n_runs, N_CTX, WIDTH)).requires_grad_() for _ in range(depth)]
-        return TextContext(ctx=rows[0], deep=tuple(rows[1:]))
-
-    def step(encode: Callable[[ClassPrompts], Tensor], parts: Sequence[ClassPrompts]) -> Callable[[], None]:
-        def run() -> None:
-            for part in parts:
-                encode(part).square().mean().backward()
-
-        return run
-
-    one, several = context_of(1), context_of(RUNS_AT_ONCE)
-    steps = {
-        "open_clip": step(lambda part: open_clip_encode(towers.open_clip, part, one), pieces),
-        "plain": step(lambda part: plain_encode(towers.ours, part, one), pieces),
-        "engine": step(lambda part: engine.encode(part, one), [prompts]),
-        "engine, 4 runs": step(lambda part: engine.encode(part, several), [prompts]),
-    }
-    return steps, engine.flops(prompts, one).total
 
 
 @dataclass(frozen=True)
@@ -201,8 +100,8 @@ def sgemm_clock(setting: Setting) -> Callable[[], float]:
 def timed(steps: dict[str, Callable[[], None]], setting: Setting) -> list[Round]:
     """Every step in turn, round after round; what takes a fraction of the slowest is timed four times per round."""
     sgemm, rounds = sgemm_clock(setting), list[Round]()
-    for name in FAST_STEPS:  # warms up what the engine keeps between steps
-        steps[name]()
+    for step in steps.values():  # what the engine keeps between steps is made, and memory touched for the first time
+        step()
     before = sgemm()
     for _ in range(setting.n_rounds):
         rounds.append({name: [] for name in steps})
@@ -303,22 +202,60 @@ def measure(setting: Setting) -> Iterator[Row]:
             yield Row.of(class_list, len(names[class_list]), depth, flops=flops, rounds=timed(steps, setting))
 
 
-def summary(setting: Setting, rows: list[Row], whole: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The result file: setting, rows, goals, machine, versions, and the README's table.
+@dataclass
+class Measured:
+    """What the result file holds: rows, those with the plain paths in pieces, and the figures of `text_whole`."""
 
-    Args:
-        whole: `memory` and `run` of `text_whole`, as far as they were measured.
-    """
+    rows: list[Row]
+    in_pieces: list[Row]
+    run: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+
+    @classmethod
+    def before(cls, out: Path, setting: Setting, parts: Sequence[str]) -> Measured:
+        """What the file at `out` holds, but for what is measured now.
+
+        Raises:
+            click.UsageError: rows that stay were measured on other threads or by another clock.
+        """
+        found = json.loads(out.read_text("utf-8")) if out.exists() else {}
+        if found.get("schema_version") != SCHEMA_VERSION:
+            return cls([], [])
+        kept: dict[str, list[Row]] = {}
+        for name in ("rows", "in_pieces"):
+            is_measured = "steps" in parts and name == setting.rows_name
+            again = setting.class_lists if is_measured else ()
+            kept[name] = [Row(**row) for row in found[name] if row["class_list"] not in again]
+        given = (setting.n_threads, setting.clock)
+        theirs = (found["setting"]["n_threads"], found["setting"]["clock"])
+        if given != theirs and any(kept.values()):
+            raise click.UsageError(
+                f"{out} holds rows of {theirs[0]} thread(s) and the {theirs[1]} clock, which {given[0]} and {given[1]} "
+                "do not go with: measure everything again, or give another --out"
+            )
+        whole = {name: found[name] for name in ("run", "memory") if name not in parts}
+        return cls(kept["rows"], kept["in_pieces"], **whole)
+
+    def add(self, row: Row, setting: Setting) -> None:
+        """A new row, in the order of the lists."""
+        rows = getattr(self, setting.rows_name)
+        rows.append(row)
+        rows.sort(key=lambda one: (list(GOALS).index(one.class_list), one.depth))
+
+
+def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
+    """The result file: setting, rows, goals, machine, versions, and the README's table."""
     from importlib.metadata import version
 
-    memory, run = (whole or {}).get("memory"), (whole or {}).get("run")
+    rows, memory, run = measured.rows, measured.memory, measured.run
     misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
     rates = [SGEMM_FLOP / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
     return {
-        "schema_version": 3,
+        "schema_version": SCHEMA_VERSION,
         "setting": asdict(setting) | {"n_ctx": N_CTX, "runs_at_once": RUNS_AT_ONCE, "tower": "ViT-B-16-quickgelu"},
         "goal": {"met": not misses, "missed": misses},
         "rows": [asdict(row) for row in rows],
+        "in_pieces": [asdict(row) for row in measured.in_pieces],
         "memory": memory,
         "run": run,
         "sgemm_gigaflop_per_second": [min(rates), max(rates)],
@@ -328,7 +265,7 @@ def summary(setting: Setting, rows: list[Row], whole: dict[str, Any] | None = No
             "torch": version("torch"),
             "open_clip": version("open_clip_torch"),
         },
-        "readme": _readme(setting, rows, text_whole.sentences(memory, run)),
+        "readme": _readme(setting, rows, _in_pieces(measured.in_pieces) + text_whole.sentences(memory, run)),
     }
 
 
@@ -338,6 +275,11 @@ def _processor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
+
+
+def _in_pieces(rows: Sequence[Row]) -> str:
+    ratios = ", ".join(f"{row.class_list}, {row.depth}: {row.ratio_to_open_clip:.1f}x" for row in rows)
+    return f" With the plain paths in pieces, which spares memory (`--plain-classes`): {ratios}." if rows else ""
 
 
 def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
@@ -367,70 +309,53 @@ def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
         ],
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
         f"CPU thread(s), {setting.clock} clock, medians over {setting.n_rounds} rounds or more. Plain paths push "
-        f"{setting.plain_classes or 'all'} classes x 77 tokens through the tower at a time (the published code: all; "
-        "50 at a time spare memory and are faster for Kinetics-400, see docs/log.md); ours differs from open_clip's in "
-        "its attention kernel. "
+        "all classes x 77 tokens through the tower at once, as the published code does; ours differs from open_clip's "
+        "in its attention kernel. "
         f"Pairs: one run, four.{whole}",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
-        f"--clock {setting.clock}" + (f" --plain-classes {setting.plain_classes}" if setting.plain_classes else ""),
+        f"--clock {setting.clock}",
     }
 
 
 PARTS = ("steps", "run", "memory")
 
 
-def measured_before(
-    out: Path, parts: Sequence[str], class_lists: Sequence[str] = tuple(GOALS)
-) -> tuple[list[Row], dict[str, Any]]:
-    """Rows and whole figures of the file at `out`, but for the parts and class lists that are measured now."""
-    found = json.loads(out.read_text("utf-8")) if out.exists() else {}
-    again = class_lists if "steps" in parts else ()
-    rows = [Row(**row) for row in found.get("rows", []) if row["class_list"] not in again]
-    return rows, {name: found.get(name) for name in ("run", "memory") if name not in parts}
-
-
 @click.command()
 @click.option("--classes", "class_lists", type=click.Choice(list(GOALS)), multiple=True, help="[default: all lists]")
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="[default: all parts]")
-@click.option("--rounds", default=3, show_default=True, help="Timed rounds.")
-@click.option("--threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
+@click.option("--rounds", "n_rounds", default=3, show_default=True, help="Timed rounds.")
+@click.option("--threads", "n_threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="Of the steps.")
-@click.option("--plain-classes", type=int, help="Classes at once on the plain paths. [default: all, as published]")
+@click.option(
+    "--plain-classes",
+    type=click.IntRange(min=1),
+    help="Classes at a time on the plain paths; such rows are kept beside the others. [default: all, as published]",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
-def text(
-    class_lists: tuple[str, ...],
-    parts: tuple[str, ...],
-    rounds: int,
-    threads: int,
-    clock: str,
-    plain_classes: int | None,
-    out: Path,
-) -> None:
+def text(class_lists: tuple[str, ...], parts: tuple[str, ...], out: Path, **how: Any) -> None:
     """Time text steps on real class names: open_clip's tower, our plain path, the engine with one run and with four;
     then a whole run and the memory of a step on 1,000 classes."""
     from benchmarks.readme import markdown_table
 
-    setting = Setting(class_lists or tuple(GOALS), rounds, threads, clock, plain_classes)
-    parts = parts or PARTS
+    setting, parts = Setting(class_lists or tuple(GOALS), **how), parts or PARTS
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows, whole = measured_before(out, parts, setting.class_lists)
+    measured = Measured.before(out, setting, parts)
 
     def write() -> dict[str, Any]:
         # After every row and part: a long measurement that is stopped is not lost.
-        result = summary(setting, rows, whole)
+        result = summary(setting, measured)
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return result
 
     if "memory" in parts:
-        whole["memory"] = text_whole.step_memory()
+        measured.memory = text_whole.step_memory()
         write()
     if "run" in parts:
         with tempfile.TemporaryDirectory() as work:
-            whole["run"] = text_whole.whole_run(Path(work), n_threads=threads, n_rounds=rounds)
+            measured.run = text_whole.whole_run(Path(work), n_threads=setting.n_threads, n_rounds=setting.n_rounds)
         write()
     for row in measure(setting) if "steps" in parts else ():
-        rows.append(row)
-        rows.sort(key=lambda one: (list(GOALS).index(one.class_list), one.depth))
+        measured.add(row, setting)
         write()
         click.echo(f"{row.class_list}, {row.depth} prompted block(s): {row.ratio_to_open_clip:.1f}x", err=True)
     result = write()

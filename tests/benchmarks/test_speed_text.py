@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import torch
 
-from benchmarks.speed import text, text_whole
+from benchmarks.speed import text, text_paths, text_whole
 from prompttune.class_prompts import ClassPrompts
 from prompttune.text_engine import TextContext, TextEngine, plain_encode
 
@@ -42,7 +46,7 @@ def test_missed_goals_are_named() -> None:
     ]
     whole = {"memory": {"n_classes": 9, "gigabytes": {"kept": {"peak": 3.5}, "recompute": {"peak": 1.0}}}}
     whole["run"] = {"seconds": [50.0, 46.0, 44.0], "n_train": 416, "n_test": 1530}
-    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), [row], whole)
+    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), text.Measured([row], [], **whole))
     assert result["goal"]["missed"][-2:] == [
         "a step on 9 classes: 3.50 GB, goal below 3 GB",
         "a whole run as large as HMDB-51's: 46 s, goal 45 s",
@@ -68,15 +72,22 @@ def test_parts_measured_alone_leave_the_other_figures(tmp_path: Path) -> None:
     rounds = rounds_of(open_clip=10.0, plain=10.0, engine=1.0, four=4.0, sgemm=1.0)
     row = text.Row.of("UCF-101 base", 51, 9, flops=1, rounds=rounds)
     setting = text.Setting(("UCF-101 base",), 1, 1, "wall")
-    written = json.dumps(text.summary(setting, [row], {"run": {"seconds": [1.0], "n_train": 1, "n_test": 2}}))
-    (tmp_path / "speed.json").write_text(written)
-    rows, whole = text.measured_before(tmp_path / "speed.json", ["run"])
-    assert rows == [row]
-    assert whole == {"memory": None}
-    assert text.measured_before(tmp_path / "speed.json", text.PARTS) == ([], {})
-    assert text.measured_before(tmp_path / "speed.json", ["steps"], ["UCF-101 base"])[0] == []
-    assert text.measured_before(tmp_path / "speed.json", ["steps"], ["HMDB-51 base"])[0] == [row]
-    assert text.measured_before(tmp_path / "none.json", ["steps"]) == ([], {"run": None, "memory": None})
+    out, run = tmp_path / "speed.json", {"seconds": [1.0], "n_train": 1, "n_test": 2}
+    out.write_text(json.dumps(text.summary(setting, text.Measured([row], [], run=run))))
+
+    def kept(parts: Sequence[str], class_list: str = "UCF-101 base", **how: Any) -> text.Measured:
+        return text.Measured.before(out, replace(setting, class_lists=(class_list,), **how), parts)
+
+    assert kept(["run"]) == text.Measured([row], [])
+    assert kept(["memory"]) == text.Measured([row], [], run=run)
+    assert kept(text.PARTS) == text.Measured([], [])
+    assert kept(["steps"], "HMDB-51 base").rows == [row]
+    assert kept(["steps"], plain_classes=50).rows == [row]
+    with pytest.raises(click.UsageError, match=r"1 thread\(s\) and the wall clock"):
+        kept(["run"], n_threads=2)
+    in_pieces = kept(["steps"], plain_classes=50)
+    in_pieces.add(row, replace(setting, plain_classes=50))
+    assert "UCF-101 base, 9: 10.0x" in text.summary(setting, in_pieces)["readme"]["note"]
 
 
 def test_the_whole_run_is_as_large_as_hmdb_51() -> None:
@@ -107,12 +118,12 @@ def test_a_small_whole_run_goes_through_the_command_line(tmp_path: Path, monkeyp
 @pytest.mark.long
 def test_the_timed_paths_compute_the_same_features() -> None:
     pytest.importorskip("open_clip")
-    towers = text.random_towers()
-    prompts = ClassPrompts.build(["playing violin", "hurling (sport)"], towers.tokenizer, n_ctx=text.N_CTX)
-    rows = [0.02 * torch.randn(1, text.N_CTX, text.WIDTH) for _ in range(3)]
+    towers = text_paths.random_towers()
+    prompts = ClassPrompts.build(["playing violin", "hurling (sport)"], towers.tokenizer, n_ctx=text_paths.N_CTX)
+    rows = [0.02 * torch.randn(1, text_paths.N_CTX, text_paths.WIDTH) for _ in range(3)]
     context = TextContext(ctx=rows[0], deep=tuple(rows[1:]))
     with torch.no_grad():
-        expected = text.open_clip_encode(towers.open_clip, prompts, context)
+        expected = text_paths.open_clip_encode(towers.open_clip, prompts, context)
         for found in (plain_encode(towers.ours, prompts, context), TextEngine(towers.ours).encode(prompts, context)):
             # float32 over 12 blocks of a real width
             assert (found - expected).norm() / expected.norm() < 1e-5

@@ -17,6 +17,7 @@ from prompttune.fit import FitOptions, fit
 from prompttune.losses import compute_losses
 from prompttune.run_axis import parameters_of_run
 from prompttune.run_group import predictions_of
+from prompttune.runs import group_runs, parse_overrides
 
 HOSTS: dict[str, dict[str, Any]] = {
     "coop": {},
@@ -178,6 +179,26 @@ def test_a_loss_given_twice_is_refused(target: str) -> None:
     anchors = {"store": "x", "loss": "distill", "also": {"distill": 2.0}}
     with pytest.raises(ConfigError, match=r"anchors: .*also names 'distill'"):
         resolve({"method": "coop", "store": target, "anchors": anchors})
+
+
+def test_weights_of_further_losses_are_a_run_axis(stores: Path, target: str) -> None:
+    """They go through the towers together, and each run keeps its own."""
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": "distill", "n_anchors": 4}
+    _, axes = parse_overrides(["anchors.also.text-anchor=1.0,4.0"])
+    runs = short_runs({"method": "coop", "anchors": anchors}, axes, store=target, seeds=[1])
+    assert len(group_runs(runs)) == 1
+    _, trainer = trainer_of(runs)
+    values = trainer.step().terms["anchor-text-anchor"]
+    torch.testing.assert_close(values[1], 4.0 * values[0])
+    assert values[0] > 0
+
+
+@pytest.mark.parametrize("anchors", [{"prompted_negatives": False}, {"context": "class"}])
+def test_text_anchor_without_prompted_negatives_is_refused(anchors: dict[str, Any], target: str) -> None:
+    kind = anchors.pop("context", "shared")
+    anchors |= {"store": "x", "loss": "distill", "also": {"text-anchor": 1.0}}
+    with pytest.raises(ConfigError, match=r"text-anchor needs anchors\.prompted_negatives = true"):
+        resolve({"method": "coop", "store": target, "context": {"kind": kind}, "anchors": anchors})
 
 
 @pytest.mark.parametrize("loss", ["additive", "feature"])

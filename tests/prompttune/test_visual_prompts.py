@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from prompttune import visual_prompts
+from prompttune.errors import ConfigError
 from prompttune.visual_prompts import (
     Recompute,
     VisualContext,
@@ -135,17 +136,37 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("traced")
 def test_compiled_blocks_change_nothing(tower, pixels) -> None:
-    """Prompts from the last but one block on, and in the first of the last two; blocks kept and computed again."""
-    for first_block, depth, n_frames, recompute in ((3, 2, 3, Recompute()), (3, 1, 2, Recompute(per_block=True))):
-        rows = random_rows(depth)
-        tokens = tower.taps(pixels[:n_frames], [first_block]).tokens[first_block]
-        prompts = VisualPrompts(rows, first_block)
-        plain = prompted_forward(tower, tokens, prompts=prompts)
-        found = prompted_forward(tower, tokens, prompts=prompts, recompute=recompute, compiled=True)
+    """Two numbers of frames in one loss, as videos and anchors are; a term's gradient over a graph that is kept."""
+    rows = random_rows(2)
+    tokens, prompts = tower.taps(pixels, [3]).tokens[3], VisualPrompts(rows, 3)
+
+    def terms(compiled: bool) -> list[Tensor]:
+        videos, anchors = tokens, tokens[:2]
+        return [prompted_forward(tower, frames, prompts=prompts, compiled=compiled) for frames in (videos, anchors)]
+
+    for found, plain in zip(terms(compiled=True), terms(compiled=False), strict=True):
         assert relative_error(found, plain) < VALUES
-        for ours, theirs in zip(gradients(found, rows), gradients(plain, rows), strict=True):
-            assert relative_error(ours, theirs) < GRADIENTS
+    first, second = terms(compiled=True)
+    torch.autograd.grad(first.sum(), rows, retain_graph=True)
+    expected = torch.autograd.grad(sum(part.square().sum() for part in terms(compiled=False)), rows)
+    for ours, theirs in zip(
+        torch.autograd.grad(first.square().sum() + second.square().sum(), rows), expected, strict=True
+    ):
+        assert relative_error(ours, theirs) < GRADIENTS
     assert counters["frames"]["ok"] == counters["frames"]["total"] > 0  # nothing ran uncompiled
+
+
+def test_without_a_compiler_the_message_says_so(tower, pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(*_: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    visual_prompts._compiled_blocks.cache_clear()
+    with pytest.raises(ConfigError, match=r"visual\.compile = false"):
+        prompted_forward(
+            tower, tower.taps(pixels, [4]).tokens[4], prompts=VisualPrompts(random_rows(1), 4), compiled=True
+        )
+    visual_prompts._compiled_blocks.cache_clear()
 
 
 def test_recomputing_keeps_less(tower, pixels) -> None:
