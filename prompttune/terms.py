@@ -30,14 +30,14 @@ def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
         if any(weights):
             terms.append(WeightedTerm(name, term, weights))
     if config.anchors is not None:
-        for loss in config.anchors.weights:
+        for loss, name in zip(config.anchors.weights, anchor_term_names(config), strict=True):
             options = config.anchors.options if loss == config.anchors.loss else {}
             try:
                 term = anchor_term(loss, **options)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             weights = tuple(run.config.anchors.weights[loss] for run in runs if run.config.anchors is not None)
-            terms.append(WeightedTerm(f"anchor-{loss}", term, weights))
+            terms.append(WeightedTerm(name, term, weights))
     if not terms:
         raise ConfigError(f"the method {config.method} trains, but no loss term has weight: see the losses table")
     return terms

@@ -278,6 +278,12 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
         "CPU time, encoder / pipeline": best["cpu, encoder"] / best["cpu, pipeline, encoder-bound"],
         "ring / pipe": best["transfer, ring"] / best["transfer, pipe"],
     }
+    pairs = {"pipeline / encoder": ("pipeline, encoder-bound", "encoder")}
+    pairs["pipeline / decoding"] = ("pipeline, decode-bound", "decoding")
+    of_rounds = {
+        name: [a / b for a, b in zip(rounds[over], rounds[under], strict=True)] for name, (over, under) in pairs.items()
+    }
+    encoder_rounds, decode_rounds = (f"{min(r):.2f} to {max(r):.2f}" for r in of_rounds.values())
     goals = {"pipeline / encoder": ENCODER_GOAL, "pipeline / decoding": DECODE_GOAL}
     n_cores = len(os.sched_getaffinity(0))
     cpu_ratio = f"{ratios['CPU time, encoder / pipeline']:.2f}"
@@ -290,6 +296,7 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "setting": setting.__dict__,
         "fastest": best,
+        "ratio_of_each_round": of_rounds,
         "rounds": rounds,
         "ratios": ratios,
         "goals": {name: {"at_least": goal, "met": ratios[name] >= goal} for name, goal in goals.items()},
@@ -300,7 +307,8 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
             "rows": rows,
             "note": f"{setting.n_videos} clips of {setting.clip_seconds:g} s, {FRAMES} frames each, ViT-B-32 on one "
             f"CPU core, {setting.n_workers} decoding process(es) on the others; {n_cores} cores, "
-            f"load {os.getloadavg()[0]:.1f}.",
+            f"load {os.getloadavg()[0]:.1f}. Fastest of {setting.n_rounds} rounds; the first two ratios within single "
+            f"rounds: {encoder_rounds}, and {decode_rounds}.",
             "command": "python -m benchmarks speed extract",
         },
     }

@@ -138,4 +138,8 @@ def test_the_anchors_share_is_of_the_weighted_gradients(tmp_path: Path) -> None:
         lines.append({"term_gradient_norms": {}})
         (tmp_path / f"seed{seed}" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert anchor_gradient_share(tmp_path) == 0.5
+    several = {"cross-entropy": 1.0, "anchor-distill": 0.25, "anchor-text-anchor": 0.75}
+    (tmp_path / "two" / "seed1").mkdir(parents=True)
+    (tmp_path / "two" / "seed1" / "log.jsonl").write_text(json.dumps({"term_gradient_norms": several}))
+    assert anchor_gradient_share(tmp_path / "two") == 0.75
     assert anchor_gradient_share(tmp_path / "nothing") is None

@@ -201,6 +201,21 @@ def test_text_anchor_without_prompted_negatives_is_refused(anchors: dict[str, An
         resolve({"method": "coop", "store": target, "context": {"kind": kind}, "anchors": anchors})
 
 
+def test_an_additive_anchor_beside_another_names_the_number_of_negatives(stores: Path, target: str) -> None:
+    anchors = {"store": str(stores / "irrelevant.zarr"), "loss": "distill", "also": {"additive": 1.0}}
+    _, trainer = trainer_of(short_runs({"method": "coop", "anchors": anchors}, store=target, seeds=[1]))
+    with pytest.raises(ConfigError, match="cannot use this number of negative prompts"):
+        trainer.step()
+
+
+@pytest.mark.parametrize("memory", [{"recompute": True}, {"frames_per_chunk": 2}])
+def test_compiled_blocks_are_not_computed_again(memory: dict[str, Any], target: str) -> None:
+    visual = {"depth": 2, "compile": True}
+    resolve({"method": "vpt-deep", "store": target, "visual": visual})
+    with pytest.raises(ConfigError, match=r"visual\.compile does not go with"):
+        resolve({"method": "vpt-deep", "store": target, "visual": visual | memory})
+
+
 @pytest.mark.parametrize("loss", ["additive", "feature"])
 def test_an_anchor_that_cannot_act_is_an_error_unless_it_is_allowed(
     loss: str, tmp_path: Path, stores: Path, target: str

@@ -18,6 +18,7 @@ from prompttune.cli import cli
 from prompttune.config import merge
 from prompttune.errors import FeatureError
 from prompttune.plan import plan_training, step_operations
+from prompttune.train import Trainer
 
 WITH_ANCHORS: dict[str, Any] = {"anchors": {"loss": "feature", "n_anchors": 3}, "log": {"every": 1000}}
 
@@ -95,6 +96,46 @@ def test_seconds_are_measured(monkeypatch: pytest.MonkeyPatch, visual_target: st
     assert other.matrix_rate == pytest.approx(one.matrix_rate / 2)
     assert one.n_steps == 8
     assert one.step_seconds > 0
+
+
+def test_short_steps_are_timed_whole_on_the_threads_of_training(
+    monkeypatch: pytest.MonkeyPatch, visual_target: str
+) -> None:
+    runs = short_runs({"method": "coop"}, store=visual_target, seeds=[1, 2])
+    threads: list[int] = []
+
+    def timed_whole(trainer: Trainer) -> float:
+        threads.append(torch.get_num_threads())
+        return 0.125
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(plan, "step_seconds", timed_whole)
+    monkeypatch.setattr(plan, "choose_threads", lambda _: before + 1)
+    assert plan_training(runs).step_seconds == 0.125
+    assert threads == [before + 1]
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(plan, "FEATURE_BYTES", 0)  # too much to read for it
+    assert plan_training(runs).step_seconds != 0.125
+
+
+def test_whole_steps_are_averaged_with_those_that_measure_gradients(
+    monkeypatch: pytest.MonkeyPatch, visual_target: str
+) -> None:
+    """Every second step measures norms here and takes 3 s by a clock of the test's, others 1 s, the first 100 s."""
+    now = [0.0]
+    tables = {"method": "kgcoop", "log": {"every": 2}, "optim": {"epochs": 5}}
+    _, trainer = trainer_of(short_runs(tables, store=visual_target, seeds=[1]))
+    step = trainer.step
+
+    def slow() -> object:
+        record = step()
+        now[0] += 100.0 if record.step == 0 else 3.0 if record.term_gradient_norms else 1.0
+        return record
+
+    monkeypatch.setattr(trainer, "step", slow)
+    monkeypatch.setattr(machine_rate.time, "perf_counter", lambda: now[0])
+    assert machine_rate.step_seconds(trainer) == pytest.approx(2.0)
+    assert trainer.step_index == 3
 
 
 @pytest.mark.long
