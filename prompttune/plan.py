@@ -35,6 +35,8 @@ from prompttune.vocabulary import TextPass
 
 # Shorter steps are timed whole, if no more features than this must be read for it.
 SHORT_STEP_SECONDS, FEATURE_BYTES = 0.25, 256 * 2**20
+# What libraries take on the way, whatever the training: buffers of matrix products, code that is first touched.
+LIBRARY_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,8 @@ class TrainingPlan:
             f"{self.step.norms / 1e9:.4g}); {self.step_seconds:.3g} s"
         )
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"
-        yield (
-            f"  memory   {_bytes(self.memory_bytes)}, of {_bytes(self.free_bytes)} free, for {self.together} run(s) "
-            "together"
-        )
+        memory = _bytes(self.memory_bytes + LIBRARY_BYTES)
+        yield f"  memory   {memory}, of {_bytes(self.free_bytes)} free, for {self.together} run(s) together"
         yield (
             f"  total    {self.runs} run(s) in {self.groups} group(s) of {self.n_steps} steps: about "
             f"{self.seconds:.3g} s, of which evaluation {self.groups * self.evaluation_seconds:.3g} s"
@@ -291,7 +291,9 @@ def _memory_bytes(model: PromptModel, split: Split, sources: Sources, sent: Text
     kept = 0 if sent is None else sent.kept_bytes * model.n_runs
     if model.visual is not None:
         weights += sum(p.numel() * p.element_size() for p in model.visual.tower.parameters())
-        kept += visual_bytes_per_run(model, n_frames) * model.n_runs
+        # While one block is differentiated, its gradients are about as many as what it keeps.
+        n_blocks = model.visual.tower.n_layers - model.visual.options.first_block
+        kept += int(visual_bytes_per_run(model, n_frames) * model.n_runs * (1 + 1 / n_blocks))
     learned = 4 * model.n_parameters * model.n_runs * 4  # with gradient and two moments
     return int(weights + kept + learned + _feature_bytes(model, split, sources))
 
