@@ -35,9 +35,8 @@ class FixedRows:
     @classmethod
     def of(cls, block: FrozenBlock, x: Tensor) -> FixedRows:
         """What block 0 makes of its words' rows `[F W]`."""
-        normed = block.ln_1.forward(x)[0]
-        query = block.query.forward(normed).add_(block.query_bias)
-        return cls(x=x, query=query, key_value=block.key_value.forward(normed))
+        query = block.query.forward(block.ln_1.forward(x)[0]).add_(block.query_bias)
+        return cls(x=x, query=query[0], key_value=block.keys_and_values(x))
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class BlockInput:
     """What a block takes besides the rows that carry gradients.
 
     Attributes:
-        block: the weights.
+        block: the weights, in the tiles' Z parts.
         tiles: who attends to whom.
         constant_kv: `[n_constants 2W]`, keys and values of the constant rows.
         fixed: the layout's last rows, in block 0 alone.
@@ -72,7 +71,6 @@ class BlockPass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, trunk_kv: Tensor | None, given: BlockInput) -> tuple[Tensor, Tensor | None]:
-        tiles, n_runs = given.tiles, given.tiles.n_runs
         rows = x.reshape(-1, x.shape[-1])
         attended, lent_kv, kept_by_attention = _attention_forward(rows, trunk_kv, given)
         y, kept_by_mlp = _mlp_forward(attended, given.block)
@@ -81,8 +79,7 @@ class BlockPass(torch.autograd.Function):
         ctx.n_kept_by_attention = len(kept_by_attention)
         ctx.save_for_backward(*kept_by_attention, *kept_by_mlp)
         ctx.set_materialize_grads(False)
-        lent = lent_kv.view(tiles.n_own_trunk, n_runs, lent_kv.shape[-1]) if given.lends_trunk else None
-        return y.view(tiles.n_queries, n_runs, y.shape[-1]), lent
+        return y.view(given.tiles.n_queries, given.tiles.n_runs, y.shape[-1]), lent_kv
 
     @staticmethod
     @once_differentiable
@@ -93,8 +90,7 @@ class BlockPass(torch.autograd.Function):
         # The forward pass left autocast outside; a backward pass may be called within.
         with _Outside(dy.device.type):
             d_attended = _mlp_backward(dy.reshape(-1, width), given.block, kept[n:])
-            d_lent = None if d_lent_kv is None else d_lent_kv.reshape(-1, 2 * width)
-            d_rows, d_trunk_kv = _attention_backward(d_attended, d_lent, given, kept[:n])
+            d_rows, d_trunk_kv = _attention_backward(d_attended, d_lent_kv, given, kept[:n])
         return (
             d_rows.view(ctx.live_shape),
             None if ctx.borrowed_shape is None else d_trunk_kv.view(ctx.borrowed_shape),
@@ -119,34 +115,30 @@ class _Outside:
 
 def _attention_forward(
     rows: Tensor, trunk_kv: Tensor | None, given: BlockInput
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """`[n_queries*R W]` with attention added, the keys and values `[P*R 2W]` of own trunk rows, what backward needs."""
-    block, tiles, fixed, n_runs = given.block, given.tiles, given.fixed, given.tiles.n_runs
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+    """`[n_queries*R W]` with attention added, the keys and values `[P R 2W]` to lend, what backward needs."""
+    block, tiles, fixed = given.block, given.tiles, given.fixed
     normed, mean, rstd = block.ln_1.forward(rows)
-    kv = _keys_and_values(normed, trunk_kv, given)
+    kv, live_kv = _keys_and_values(normed, trunk_kv, given)
     key_value = in_dtype(tiles.keys_and_values(kv), rows.dtype)
-    first_query = tiles.first_query * n_runs
-    query = block.query.forward(normed[first_query:]).add_(block.query_bias)
-    query = in_dtype(tiles.queries(_with_fixed(query, fixed.query if fixed else None, tiles)), rows.dtype)
+    query = block.query.forward(_from(tiles.first_query, normed, tiles)).add_(block.query_bias)
+    query = in_dtype(tiles.queries(query, fixed.query if fixed else None), rows.dtype)
     key, value = key_value.unbind(0)
-    scores = torch.bmm(query, key.transpose(1, 2))
-    tiles.hide(scores)
-    weights = torch.softmax(scores, dim=-1)
-    attended = tiles.rows_of_queries(torch.bmm(weights, value))
-    residual = _with_fixed(rows[first_query:], fixed.x if fixed else None, tiles)
-    y = block.out.add_to(residual + block.out_bias, attended)
-    n_ahead = len(given.constant_kv) * n_runs
-    return y, kv[n_ahead : n_ahead + tiles.n_own_trunk * n_runs], (rows, mean, rstd, query, key_value, weights)
+    weights = torch.softmax(torch.baddbmm(tiles.hidden, query, key.transpose(1, 2)), dim=-1)
+    attended = tiles.attended(torch.bmm(weights, value))
+    residual = _with_fixed(_from(tiles.first_query, rows, tiles), fixed.x if fixed else None, tiles)
+    y = block.out.add_forward(residual + block.out_bias, attended)
+    lent = tiles.trunk_of(live_kv).flatten(2) if given.lends_trunk else None
+    return y, lent, (rows, mean, rstd, query, key_value, weights)
 
 
 def _attention_backward(
     dy: Tensor, d_lent_kv: Tensor | None, given: BlockInput, kept: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the live rows `[n_live*R W]`, and of borrowed trunk keys and values `[P*R 2W]` (P may be 0)."""
+    """Gradients of the live rows `[n_live*R W]`, and of borrowed trunk keys and values `[P R 2W]` (P may be 0)."""
     rows, mean, rstd, query, key_value, weights = kept
-    block, tiles, n_runs = given.block, given.tiles, given.tiles.n_runs
-    n_borrowed = tiles.n_trunk - tiles.n_own_trunk
-    d_out = tiles.queries(block.out.backward(dy))
+    block, tiles = given.block, given.tiles
+    d_out = tiles.gradients_of_attended(block.out.backward(dy))
     gradients = tiles.new_key_gradients(query)
     d_key, d_value = tiles.gradients_of_tiles(gradients).unbind(0)
     key, value = key_value.unbind(0)
@@ -154,52 +146,56 @@ def _attention_backward(
     d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
     torch.bmm(d_scores.transpose(1, 2), query, out=d_key)
     torch.bmm(weights.transpose(1, 2), d_out, out=d_value)
-    d_kv = tiles.rows_of_key_gradients(gradients, n_rows=n_borrowed + len(rows) // n_runs)
-    d_trunk_kv, d_own_kv = d_kv[: n_borrowed * n_runs], d_kv[n_borrowed * n_runs :]
+    d_trunk_kv, d_live_kv = tiles.gradients_of_keys(gradients)
     if d_lent_kv is not None:
-        d_own_kv[: len(d_lent_kv)].add_(d_lent_kv)
-    d_normed = block.key_value.backward(d_own_kv)
-    first_query = tiles.first_query * n_runs
-    n_live_queries = max(len(rows) - first_query, 0)
+        trunk = tiles.trunk_of(d_live_kv)
+        trunk.add_(d_lent_kv.reshape(trunk.shape))
+    d_normed = block.key_value.backward(d_live_kv)
+    n_live_queries = max(len(rows) - tiles.first_query * tiles.n_runs, 0)
     if n_live_queries:
-        d_query = tiles.rows_of_queries(torch.bmm(d_scores, key))[:n_live_queries]
-        block.query.add_backward(d_normed[first_query:], d_query)
+        d_query = tiles.gradients_of_queries(torch.bmm(d_scores, key))
+        block.query.add_backward(_from(tiles.first_query, d_normed, tiles), d_query)
     d_rows = block.ln_1.backward(d_normed, rows, mean, rstd)
     if n_live_queries:
-        d_rows[first_query:].add_(dy[:n_live_queries])
+        _from(tiles.first_query, d_rows, tiles).add_(dy if n_live_queries == len(dy) else dy[:n_live_queries])
     return d_rows, d_trunk_kv
 
 
 def _mlp_forward(rows: Tensor, block: FrozenBlock) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`[n W]` with the MLP added, and what backward needs."""
     normed, mean, rstd = block.ln_2.forward(rows)
-    hidden = block.c_fc.forward(normed).add_(block.c_fc_bias)
-    y = block.c_proj.add_to(rows + block.c_proj_bias, block.activate(hidden))
-    return y, (rows, mean, rstd, hidden)
+    activated, slope = block.activate(block.c_fc.forward(normed).add_(block.c_fc_bias))
+    y = block.c_proj.add_forward(rows + block.c_proj_bias, activated)
+    return y, (rows, mean, rstd, slope)
 
 
 def _mlp_backward(dy: Tensor, block: FrozenBlock, kept: tuple[Tensor, ...]) -> Tensor:
     """The gradient `[n W]` of the MLP branch's input."""
-    rows, mean, rstd, hidden = kept
-    d_hidden = block.activate_backward(block.c_proj.backward(in_dtype(dy, hidden.dtype)), hidden)
-    d_normed = in_dtype(block.c_fc.backward(d_hidden), dy.dtype)
-    return block.ln_2.backward(d_normed, rows, mean, rstd).add_(dy)
+    rows, mean, rstd, slope = kept
+    d_hidden = block.c_proj.backward(in_dtype(dy, slope.dtype)).mul_(slope)
+    d_normed = block.c_fc.backward(d_hidden)
+    return block.ln_2.backward(in_dtype(d_normed, dy.dtype), rows, mean, rstd).add_(dy)
 
 
-def _keys_and_values(normed: Tensor, trunk_kv: Tensor | None, given: BlockInput) -> Tensor:
-    """`[(constants + trunk + leaf rows)*R 2W]`, of everything the tiles attend to."""
-    n_runs, constants = given.tiles.n_runs, given.constant_kv
-    n_ahead = len(constants) + (0 if trunk_kv is None else len(trunk_kv))
-    n_live = len(normed) // n_runs
-    kv = constants.new_empty(n_ahead + given.tiles.n_rows, n_runs, constants.shape[1])
-    kv[: len(constants)] = constants.unsqueeze(1)
-    if trunk_kv is not None:
-        kv[len(constants) : n_ahead] = trunk_kv
-    if given.fixed is not None:
-        kv[n_ahead + n_live :] = given.fixed.key_value.unsqueeze(1)
-    kv = kv.view(-1, constants.shape[1])
-    given.block.key_value.write(normed, out=kv[n_ahead * n_runs : (n_ahead + n_live) * n_runs])
-    return kv
+def _keys_and_values(normed: Tensor, trunk_kv: Tensor | None, given: BlockInput) -> tuple[Tensor, Tensor]:
+    """Everything the tiles attend to, one behind the other: the constants', a borrowed trunk's, the live rows' and the
+    fixed ones'; and the live rows' piece of it, `[Z n_live*R 2W/Z]`."""
+    ahead = [given.constant_kv] if trunk_kv is None else [given.constant_kv, trunk_kv]
+    behind = [] if given.fixed is None else [given.fixed.key_value]
+    n_parts, n_columns = given.tiles.n_parts, given.constant_kv.shape[1]
+    sizes = [*(part.numel() for part in ahead), len(normed) * n_columns, *(part.numel() for part in behind)]
+    kv = given.constant_kv.new_empty(sum(sizes))
+    pieces = list(kv.split(sizes))
+    live = pieces.pop(len(ahead)).view(n_parts, len(normed), n_columns // n_parts)
+    given.block.key_value.forward(normed, out=live)
+    for piece, part in zip(pieces, [*ahead, *behind], strict=True):
+        piece.copy_(part.flatten())
+    return kv, live
+
+
+def _from(first: int, rows: Tensor, tiles: HeadTiles) -> Tensor:
+    """The runs' rows `[n*R W]` without the first ones."""
+    return rows[first * tiles.n_runs :] if first else rows
 
 
 def _with_fixed(live: Tensor, fixed: Tensor | None, tiles: HeadTiles) -> Tensor:

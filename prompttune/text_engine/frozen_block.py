@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vidfeat.backbone import ResidualBlock
 
+MAX_ROWS_IN_PARTS = 320  # rows of all runs together; beyond, MKL's own sharing is as fast (docs/log.md)
+MIN_FLOP_IN_PARTS = 4_000_000  # of the smallest product, 50 microseconds on one core
 QUICK_GELU_SLOPE = 1.702  # quick_gelu(x) = x sigmoid(1.702 x) = silu(1.702 x) / 1.702
 
 
@@ -45,7 +47,7 @@ class FrozenNorm:
 
 @dataclass(frozen=True)
 class FrozenMatrix:
-    """`x W^T` with the weight kept both ways round: matrices of few rows multiply up to 1.4 times faster so.
+    """A weight, kept both ways round: matrices of few rows multiply up to 1.4 times faster so.
 
     Biases are the caller's: adding one inside the product costs more than a pass over its result (docs/log.md).
 
@@ -64,30 +66,89 @@ class FrozenMatrix:
         weight = weight.detach()
         return cls(forward_weight=(weight.t() * scale).to(dtype).contiguous(), weight=weight.to(dtype), scale=scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[n out]` of `x [n in]`, in the weight's dtype."""
-        return torch.mm(in_dtype(x, self.weight.dtype), self.forward_weight)
 
-    def write(self, x: Tensor, *, out: Tensor) -> None:
-        """`forward` into `out [n out]`."""
-        torch.mm(in_dtype(x, self.weight.dtype), self.forward_weight, out=out)
+class Spread:
+    """`x W^T` from rows `[n in]` to Z parts of their columns, `[Z n out/Z]`: one CPU thread computes one part.
 
-    def add_to(self, sums: Tensor, x: Tensor) -> Tensor:
-        """`sums [n out]` with the product for `x [n in]` added in place, in the dtype of `sums`."""
-        if x.dtype == sums.dtype == self.weight.dtype:
-            return sums.addmm_(x, self.forward_weight)
-        return sums.add_(torch.mm(x.to(self.weight.dtype), self.forward_weight))
+    Threads share a product of few rows badly (docs/log.md); in a batch of Z products each has its own part of the
+    weight. `Spread`, then `Collect`, and in between no part needs another.
+    Source: Shoeybi et al., "Megatron-LM", arXiv 1909.08053, section 3, there among GPUs.
+    """
+
+    def __init__(self, matrix: FrozenMatrix, n_parts: int) -> None:
+        self.matrix = matrix
+        self._columns = _columns(matrix.forward_weight, n_parts)
+        self._rows = _rows(matrix.weight, n_parts)
+
+    def forward(self, x: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """`[Z n out/Z]` of `x [n in]`, in the weight's dtype; in `out` if there is one."""
+        return _products(in_dtype(x, self.matrix.weight.dtype), self._columns, out=out)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """The gradient `[n in]` of x but for the scale, in the dtype of `gradient [n out]`."""
-        return in_dtype(torch.mm(in_dtype(gradient, self.weight.dtype), self.weight), gradient.dtype)
+        """The gradient `[n in]` of x but for the scale, in the dtype of `gradient [Z n out/Z]`."""
+        return in_dtype(_product(in_dtype(gradient, self.matrix.weight.dtype), self._rows), gradient.dtype)
 
     def add_backward(self, sums: Tensor, gradient: Tensor) -> None:
         """Adds the gradient of x to `sums [n in]` in place."""
-        if gradient.dtype == sums.dtype == self.weight.dtype:
-            sums.addmm_(gradient, self.weight, alpha=self.scale)
-        else:
-            sums.add_(self.backward(gradient), alpha=self.scale)
+        _add_product(sums, gradient, self._rows, scale=self.matrix.scale)
+
+
+class Collect:
+    """`x W^T` from Z parts of the columns, `[Z n in/Z]`, to rows `[n out]`: the parts' products are added up."""
+
+    def __init__(self, matrix: FrozenMatrix, n_parts: int) -> None:
+        self.matrix = matrix
+        self._rows = _rows(matrix.forward_weight, n_parts)
+        self._columns = _columns(matrix.weight, n_parts)
+
+    def add_forward(self, sums: Tensor, x: Tensor) -> Tensor:
+        """`sums [n out]` with the product for `x [Z n in/Z]` added in place, in the dtype of `sums`."""
+        return _add_product(sums, x, self._rows)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """The gradient `[Z n in/Z]` of x but for the scale, in the dtype of `gradient [n out]`."""
+        return in_dtype(_products(in_dtype(gradient, self.matrix.weight.dtype), self._columns), gradient.dtype)
+
+
+def choose_parts(n_rows: int, *, width: int, n_heads: int, like: Tensor) -> int:
+    """Z, into how many parts the products of `n_rows` rows are cut: one for each CPU thread, of whole heads.
+
+    One part where that gains nothing: many rows, which MKL shares as well itself; products so small that threads cost
+    more than they save; another device; half precision, which is not MKL's.
+    """
+    is_mkl = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+    if not is_mkl or n_rows > MAX_ROWS_IN_PARTS or 2 * n_rows * width * width < MIN_FLOP_IN_PARTS:
+        return 1
+    return next(z for z in range(min(torch.get_num_threads(), n_heads), 0, -1) if n_heads % z == 0)
+
+
+def _columns(weight: Tensor, n_parts: int) -> Tensor:
+    """`[k m]` cut into `[Z k m/Z]`, a view."""
+    return weight.view(weight.shape[0], n_parts, -1).transpose(0, 1)
+
+
+def _rows(weight: Tensor, n_parts: int) -> Tensor:
+    """`[k m]` cut into `[Z k/Z m]`, a view."""
+    return weight.view(n_parts, -1, weight.shape[1])
+
+
+def _products(x: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`[Z n m/Z]` of `x [n k]` and `weight [Z k m/Z]`."""
+    if len(weight) == 1:
+        return torch.mm(x, weight[0], out=None if out is None else out[0]).unsqueeze(0)
+    return torch.bmm(x.expand(len(weight), -1, -1), weight, out=out)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """`[n m]` of `x [Z n k/Z]` and `weight [Z k/Z m]`."""
+    return torch.mm(x[0], weight[0]) if len(x) == 1 else torch.bmm(x, weight).sum(0)
+
+
+def _add_product(sums: Tensor, x: Tensor, weight: Tensor, *, scale: float = 1.0) -> Tensor:
+    """`sums [n m]` with the product of `x [Z n k/Z]` and `weight [Z k/Z m]`, times `scale`, added in place."""
+    if len(x) == 1 and x.dtype == sums.dtype == weight.dtype:
+        return sums.addmm_(x[0], weight[0], alpha=scale)
+    return sums.add_(_product(in_dtype(x, weight.dtype), weight), alpha=scale)
 
 
 @dataclass(frozen=True)
@@ -97,20 +158,23 @@ class FrozenBlock:
     - The queries' scale `1 / sqrt(head width)` is in the query weight and bias.
     - The keys' bias adds the same to all scores of a query, which softmax ignores: there is none.
     - The values' bias passes through attention unchanged, as weights sum to one: it is part of `out_bias`.
-    - quick_gelu's slope is in the MLP's forward weights, which makes it PyTorch's fused silu. The backward pass through
-      the MLP needs no slope: its two occurrences cancel.
+    - quick_gelu's slope is in the MLP's forward weights, which makes it a silu. The backward pass through the MLP needs
+      no slope: its two occurrences cancel.
+
+    Attributes:
+        query_bias, c_fc_bias: `[Z 1 out/Z]`.
     """
 
     ln_1: FrozenNorm
-    query: FrozenMatrix
+    query: Spread
     query_bias: Tensor
-    key_value: FrozenMatrix
-    out: FrozenMatrix
+    key_value: Spread
+    out: Collect
     out_bias: Tensor
     ln_2: FrozenNorm
-    c_fc: FrozenMatrix
+    c_fc: Spread
     c_fc_bias: Tensor
-    c_proj: FrozenMatrix
+    c_proj: Collect
     c_proj_bias: Tensor
     is_quick: bool
 
@@ -125,25 +189,44 @@ class FrozenBlock:
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
         return cls(
             ln_1=FrozenNorm.of(block.ln_1),
-            query=FrozenMatrix.of(weight[:width], dtype=dtype, scale=head_scale),
-            query_bias=(bias[:width] * head_scale).to(dtype),
-            key_value=FrozenMatrix.of(weight[width:], dtype=dtype),
-            out=FrozenMatrix.of(attn.out_proj.weight, dtype=dtype),
+            query=Spread(FrozenMatrix.of(weight[:width], dtype=dtype, scale=head_scale), 1),
+            query_bias=(bias[:width] * head_scale).to(dtype).view(1, 1, -1),
+            key_value=Spread(FrozenMatrix.of(weight[width:], dtype=dtype), 1),
+            out=Collect(FrozenMatrix.of(attn.out_proj.weight, dtype=dtype), 1),
             out_bias=attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :],
             ln_2=FrozenNorm.of(block.ln_2),
-            c_fc=FrozenMatrix.of(mlp.c_fc.weight, dtype=dtype, scale=slope),
-            c_fc_bias=(mlp.c_fc.bias * slope).to(dtype),
-            c_proj=FrozenMatrix.of(mlp.c_proj.weight, dtype=dtype, scale=1.0 / slope),
+            c_fc=Spread(FrozenMatrix.of(mlp.c_fc.weight, dtype=dtype, scale=slope), 1),
+            c_fc_bias=(mlp.c_fc.bias * slope).to(dtype).view(1, 1, -1),
+            c_proj=Collect(FrozenMatrix.of(mlp.c_proj.weight, dtype=dtype, scale=1.0 / slope), 1),
             c_proj_bias=mlp.c_proj.bias.detach(),
             is_quick=is_quick,
         )
 
-    def activate(self, hidden: Tensor) -> Tensor:
-        """The MLP's activation, of hidden rows that carry the slope."""
-        return F.silu(hidden) if self.is_quick else F.gelu(hidden)
+    def in_parts(self, n_parts: int) -> FrozenBlock:
+        """The same weights, seen in Z parts."""
+        return replace(
+            self,
+            query=Spread(self.query.matrix, n_parts),
+            query_bias=self.query_bias.view(n_parts, 1, -1),
+            key_value=Spread(self.key_value.matrix, n_parts),
+            out=Collect(self.out.matrix, n_parts),
+            c_fc=Spread(self.c_fc.matrix, n_parts),
+            c_fc_bias=self.c_fc_bias.view(n_parts, 1, -1),
+            c_proj=Collect(self.c_proj.matrix, n_parts),
+        )
 
-    def activate_backward(self, gradient: Tensor, hidden: Tensor) -> Tensor:
-        """The gradient of the hidden rows."""
+    def keys_and_values(self, rows: Tensor) -> Tensor:
+        """Keys and values `[n 2W]` of rows `[n W]` that enter the block."""
+        normed = in_dtype(self.ln_1.forward(rows)[0], self.key_value.matrix.weight.dtype)
+        return torch.mm(normed, self.key_value.matrix.forward_weight)
+
+    def activate(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The MLP's activation of hidden rows that carry the slope, and its derivative there; `hidden` is overwritten.
+
+        The derivative is kept in the hidden rows' place: one exponential less in the backward pass.
+        """
         if self.is_quick:
-            return torch.ops.aten.silu_backward(gradient, hidden)
-        return torch.ops.aten.gelu_backward(gradient, hidden)
+            sigmoid = torch.sigmoid(hidden)
+            activated = hidden.mul_(sigmoid)
+            return activated, sigmoid.lerp_(activated.new_ones(()), activated)  # s + x s (1 - s)
+        return F.gelu(hidden), torch.ops.aten.gelu_backward(hidden.new_ones(()).expand_as(hidden), hidden)

@@ -12,8 +12,8 @@ from torch import Tensor
 from prompttune.text_engine.block_pass import BlockInput, BlockPass, FixedRows
 from prompttune.text_engine.constants import constant_rows
 from prompttune.text_engine.context import TextContext
-from prompttune.text_engine.frozen_block import FrozenBlock, in_dtype
-from prompttune.text_engine.head_tiles import HeadTiles
+from prompttune.text_engine.frozen_block import FrozenBlock, choose_parts, in_dtype
+from prompttune.text_engine.head_tiles import Heads, HeadTiles
 from prompttune.text_engine.plan import BlockStep
 from vidfeat.backbone import TextTower
 
@@ -43,7 +43,7 @@ class PreparedChunk:
         self.blocks = blocks
         self.steps = steps
         self.lends_trunk = lends_trunk
-        self._given: dict[tuple[int, int], BlockInput] = {}
+        self._given: dict[tuple[int, int, int], BlockInput] = {}
         sources = [step.layout.ctx_sources for step in steps]
         self._is_prefix = [np.array_equal(rows, np.arange(len(rows))) for rows in sources]
         layout = steps[0].layout
@@ -55,9 +55,7 @@ class PreparedChunk:
         words = tower.embed(word_ids) + positions[torch.from_numpy(layout.word_positions).to(device)]
         self._fixed = FixedRows.of(blocks[0], words)
         constants = constant_rows(tower, layout.constants, sot_id=sot_id)
-        self._constant_kv = [
-            block.key_value.forward(block.ln_1.forward(rows)[0]) for block, rows in zip(blocks, constants, strict=True)
-        ]
+        self._constant_kv = [block.keys_and_values(rows) for block, rows in zip(blocks, constants, strict=True)]
 
     def run(self, context: TextContext, trunk_kv: Sequence[Tensor | None] | None) -> tuple[Tensor, list[Tensor | None]]:
         """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of trunk rows it lends.
@@ -93,21 +91,27 @@ class PreparedChunk:
         return torch.cat([rows, words])
 
     def _block_input(self, index: int, n_runs: int) -> BlockInput:
-        if (index, n_runs) not in self._given:
-            self._given[index, n_runs] = BlockInput(
-                block=self.blocks[index],
-                tiles=self._head_tiles(index, n_runs),
+        n_rows, config = self.steps[index].layout.n_rows * n_runs, self.tower.config
+        like = self._constant_kv[index]
+        n_parts = choose_parts(n_rows, width=config.width, n_heads=config.heads, like=like)
+        key = (index, n_runs, n_parts)
+        if key not in self._given:
+            self._given[key] = BlockInput(
+                block=self.blocks[index].in_parts(n_parts),
+                tiles=self._head_tiles(index, n_runs, n_parts),
                 constant_kv=self._constant_kv[index],
                 fixed=self._fixed if index == 0 else None,
                 lends_trunk=self.lends_trunk,
             )
-        return self._given[index, n_runs]
+        return self._given[key]
 
-    def _head_tiles(self, index: int, n_runs: int) -> HeadTiles:
-        """The block's tiles; blocks of one tiling share them."""
-        tiling = self.steps[index].tiling
-        for (other, runs), given in self._given.items():
-            if runs == n_runs and self.steps[other].tiling is tiling:
+    def _head_tiles(self, index: int, n_runs: int, n_parts: int) -> HeadTiles:
+        """The block's tiles; blocks of one tiling share them, but for block 0, whose words carry no gradients."""
+        layout, tiling = self.steps[index].layout, self.steps[index].tiling
+        for (other, *others_key), given in self._given.items():
+            if others_key == [n_runs, n_parts] and 0 not in (index, other) and self.steps[other].tiling is tiling:
                 return given.tiles
         like, n_heads = self.tower.positional_embedding, self.tower.config.heads
-        return HeadTiles.of(self.steps[index].layout, tiling, n_runs=n_runs, n_heads=n_heads, like=like)
+        heads = Heads(n_runs=n_runs, n_heads=n_heads, n_parts=n_parts, width=like.shape[1] // n_heads)
+        n_live = layout.n_ctx_rows if index == 0 else layout.n_rows
+        return HeadTiles.of(layout, tiling, heads=heads, n_live=n_live, like=like)

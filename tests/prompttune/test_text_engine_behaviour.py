@@ -10,14 +10,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from text_towers import CASES, CLASS_NAMES, WIDTH, ContextCase, WordTokenizer, open_clip_text_model, our_tower
+from text_towers import CASES, CLASS_NAMES, VOCAB, WIDTH, ContextCase, WordTokenizer, open_clip_text_model, our_tower
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prompttune.class_prompts import ClassPrompts
 from prompttune.text_engine import TextContext, TextEngine, plain_encode
+from prompttune.text_engine.frozen_block import choose_parts
 from prompttune.text_engine.plan import build_plan
-from vidfeat.backbone import TextTower
+from vidfeat.backbone import TextConfig, TextTower
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -228,6 +229,59 @@ def test_plans_are_prepared_once_and_forgotten_in_time(tower: TextTower) -> None
         for count in range(1, 25):
             engine.encode(prompts.subset(range(count % 7 + 1)), context_of("shared-end"))
     assert len(engine._prepared) <= 16
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "n_rows", "width", "dtype", "expected"),
+    [
+        (2, 102, 512, torch.float32, 2),
+        (2, 102, 512, torch.float64, 2),
+        (3, 102, 512, torch.float32, 2),  # 8 heads do not go into three parts
+        (16, 102, 512, torch.float32, 8),
+        (1, 102, 512, torch.float32, 1),
+        (2, 1200, 512, torch.float32, 1),  # MKL shares these as well
+        (2, 102, 64, torch.float32, 1),  # too small to be shared
+        (2, 102, 512, torch.bfloat16, 1),  # not MKL's
+    ],
+)
+def test_parts_are_threads_where_that_pays(
+    n_threads: int, n_rows: int, width: int, dtype: torch.dtype, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    assert choose_parts(n_rows, width=width, n_heads=8, like=torch.zeros(1, dtype=dtype)) == expected
+
+
+def test_a_change_of_threads_changes_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are prepared once, but for as many parts as there are threads now."""
+    torch.manual_seed(0)
+    tower = TextTower(TextConfig(77, VOCAB, 512, 2, 8, activation="quick_gelu"), embed_dim=32).requires_grad_(False)
+    for parameter in tower.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    prompts = BY_NAME["shared-end"].prompts()
+    engine, context = TextEngine(tower), TextContext(ctx=torch.randn(1, 5, 512))
+    batches = []
+    for n_threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n_threads=n_threads: n_threads)
+        with BatchCounter() as ran:
+            features = engine.encode(prompts, context)
+        batches.append((ran.sizes, features))
+    (alone, expected), (shared, found) = batches
+    assert 2 not in alone
+    assert 2 in shared
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class BatchCounter(TorchDispatchMode):
+    """How many products each batch of them has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "bmm":
+            self.sizes.add(len(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
 def test_shapes_that_do_not_fit_are_refused_together() -> None:

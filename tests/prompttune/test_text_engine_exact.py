@@ -7,6 +7,7 @@ room and a wrong row does not. float32 shows what users get: 1e-5 for features, 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,26 @@ def test_tiles_of_any_size_change_nothing(name: str, tile_rows: int, monkeypatch
     assert_same(encoded(TextEngine(tower), BY_NAME[name], 2, torch.float64), expected, values=1e-11, gradients=1e-11)
 
 
+@pytest.mark.parametrize("class_chunk", [None, 4])
+@pytest.mark.parametrize("n_parts", [2, 4])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_products_in_parts_change_nothing(
+    name: str, n_parts: int, class_chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activation = "gelu" if CHUNKED.index(name) % 2 else "quick_gelu"
+    expected = reference(name, 3, activation)
+    asked: list[int] = []
+
+    def choose(n_rows: int, **_: Any) -> int:
+        asked.append(n_rows)
+        return n_parts
+
+    monkeypatch.setattr("prompttune.text_engine.prepared.choose_parts", choose)
+    engine = TextEngine(our_tower(model_of(activation), activation=activation), class_chunk=class_chunk)
+    assert_same(encoded(engine, BY_NAME[name], 3, torch.float64), expected, values=1e-11, gradients=1e-11)
+    assert asked
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_run_among_others_equals_the_run_alone(case: ContextCase) -> None:
     engine = TextEngine(our_tower(model_of("quick_gelu")).float())
@@ -135,8 +156,10 @@ def test_one_class_alone(name: str) -> None:
     assert relative_error(found, open_clip_encode(model, prompts, context)) < 1e-11
 
 
-def test_a_tower_of_one_block() -> None:
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_a_tower_of_one_block(n_parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its one block is the first and the last: constant words and EOT-only queries at once."""
+    monkeypatch.setattr("prompttune.text_engine.prepared.choose_parts", lambda n_rows, **_: n_parts)
     case = BY_NAME["shared-end"]
     model = open_clip_text_model(layers=1)
     leaves = case.leaves(n_runs=2)

@@ -14,7 +14,7 @@ from prompttune.class_prompts import ClassPrompts, Position
 from prompttune.text_engine import TextContext
 from vidfeat.backbone import TextConfig, TextTower
 
-WIDTH, HEADS, LAYERS, EMBED_DIM, VOCAB = 32, 2, 12, 24, 20_000
+WIDTH, HEADS, LAYERS, EMBED_DIM, VOCAB = 32, 4, 12, 24, 20_000
 CLASS_NAMES = (
     "playing guitar",
     "playing violin in a large orchestra",
