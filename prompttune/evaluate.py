@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -118,22 +118,47 @@ class Predictions:
         return sum(gaps) / len(self.labels)
 
 
-def predict(model: PromptModel, videos: TestVideos) -> list[Predictions]:
-    """Every run's predictions on one test set that all share."""
-    return [_predictions(videos, run) for run in _logits(model, videos, videos.test.videos[None])]
+class Classifiers:
+    """A model's classifiers by their classes, each encoded once, for as long as no parameter changes."""
+
+    def __init__(self, model: PromptModel) -> None:
+        self.model = model
+        self._made: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
+
+    def among(self, classes: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """The classifier among these classes, see `PromptModel.classifier`."""
+        names = tuple(classes)
+        if names not in self._made:
+            self._made[names] = self.model.classifier(names)
+        return self._made[names]
 
 
-def predict_own(model: PromptModel, videos: Sequence[TestVideos]) -> list[Predictions]:
+def predict(model: PromptModel, videos: TestVideos, *, classifiers: Classifiers | None = None) -> list[Predictions]:
+    """Every run's predictions on one test set that all share.
+
+    Args:
+        model: of any number of runs.
+        videos: the test set.
+        classifiers: of the same model, where several test sets are predicted; None encodes the classes anew.
+    """
+    logits = _logits(classifiers or Classifiers(model), videos, videos.test.videos[None])
+    return [_predictions(videos, run) for run in logits]
+
+
+def predict_own(
+    model: PromptModel, videos: Sequence[TestVideos], *, classifiers: Classifiers | None = None
+) -> list[Predictions]:
     """Each run's predictions on a test set of its own, run r's on `videos[r]`, in one pass for all.
 
     Args:
         model: of as many runs.
         videos: of one store and among the same classes; they may be unequally many.
+        classifiers: as for `predict`.
     """
     longest = max(len(own.test.videos) for own in videos)
     # Shorter sets are filled up with their last video, whose further logits are not looked at.
     rows = np.stack([np.pad(own.test.videos, (0, longest - len(own.test.videos)), mode="edge") for own in videos])
-    logits = _logits(model, videos[0], rows)
+    logits = _logits(classifiers or Classifiers(model), videos[0], rows)
     return [_predictions(own, run[: len(own.test.videos)]) for own, run in zip(videos, logits, strict=True)]
 
 
@@ -145,23 +170,25 @@ def _predictions(videos: TestVideos, logits: Tensor) -> Predictions:
 
 
 @torch.no_grad()
-def _logits(model: PromptModel, videos: TestVideos, rows: np.ndarray) -> Tensor:
+def _logits(classifiers: Classifiers, videos: TestVideos, rows: np.ndarray) -> Tensor:
     """Float32 [R n C] of the store's `rows`: [R n], or [1 n] where all runs see the same."""
+    model = classifiers.model
     was_training = model.training
     model.eval()
     try:
-        return _all_logits(model, videos, rows)
+        return _all_logits(classifiers, videos, rows)
     finally:
         model.train(was_training)
 
 
-def _all_logits(model: PromptModel, videos: TestVideos, rows: np.ndarray) -> Tensor:
+def _all_logits(classifiers: Classifiers, videos: TestVideos, rows: np.ndarray) -> Tensor:
+    model = classifiers.model
     values = videos.features.values
     device = torch.device(values.device)
     positions = torch.stack([videos.features.positions(own) for own in rows]).to(device)
     size = _videos_per_pass(model, videos)
     with autocast(device, model.config.precision):
-        classes = model.classifier(videos.test.classes)
+        classes = classifiers.among(videos.test.classes)
         parts = []
         for start in range(0, rows.shape[1], size):
             features, tokens = values[positions[:, start : start + size]], None

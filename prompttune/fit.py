@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prompttune.checkpoint import read_checkpoint, training_hash, write_checkpoint
 from prompttune.errors import InertTermError, NonFiniteLossError, PrompttuneError
-from prompttune.evaluate import Predictions
+from prompttune.evaluate import Classifiers, Predictions
 from prompttune.fitted_adapters import tune_adapter
 from prompttune.gradients import inert_terms
 from prompttune.machine import choose_threads, cpu_threads, keep_freed_memory
@@ -148,8 +148,9 @@ def _run_group(
         trainer = make_trainer(group)
         inert = _train(group, trainer, folder, options)
     tune_adapter(group.model, splits=group.splits, features=group.features[""])
-    predicted = predictions_of(group)
-    accuracy = subset_accuracy(group, "train") if len(group.splits[0].train) else None
+    classifiers = Classifiers(group.model)
+    predicted = predictions_of(group, classifiers=classifiers)
+    accuracy = subset_accuracy(group, "train", classifiers=classifiers) if len(group.splits[0].train) else None
     trained = Trained(trainer, inert, accuracy)
     found: dict[str, tuple[RunResult, Mapping[str, Predictions]]] = {}
     for place, (run, predictions) in enumerate(zip(group.runs, predicted, strict=True)):

@@ -14,7 +14,7 @@ from prompttune.anchor_videos import AnchorVideos
 from prompttune.config import TrainConfig
 from prompttune.data import FeatureSource, FeatureTable, read_features
 from prompttune.errors import SplitError, explain
-from prompttune.evaluate import Predictions, TestVideos, predict, predict_own
+from prompttune.evaluate import Classifiers, Predictions, TestVideos, predict, predict_own
 from prompttune.fitted_adapters import attach_adapter
 from prompttune.frames import TokenReader, TrainingVideos, VideoReader, make_sampler, token_reader
 from prompttune.heads import frame_reduction
@@ -210,26 +210,27 @@ def _content_hashes(group: RunGroup) -> frozenset[str]:
     return frozenset(videos[row].content_sha256 for row in used) - {""}
 
 
-def predictions_of(group: RunGroup) -> list[dict[str, Predictions]]:
+def predictions_of(group: RunGroup, *, classifiers: Classifiers | None = None) -> list[dict[str, Predictions]]:
     """Each run's predictions by test set; runs that share a test set see its videos once."""
+    classifiers = classifiers or Classifiers(group.model)
     found: list[dict[str, Predictions]] = [{} for _ in group.runs]
     by_run = [group.test_videos(run) for run in range(len(group.runs))]
     for name in by_run[0]:
-        for run, predictions in enumerate(_predict_each(group, [videos[name] for videos in by_run])):
+        for run, predictions in enumerate(_predict_each(classifiers, [videos[name] for videos in by_run])):
             found[run][name] = predictions
     return found
 
 
-def _predict_each(group: RunGroup, videos: Sequence[TestVideos]) -> list[Predictions]:
+def _predict_each(classifiers: Classifiers, videos: Sequence[TestVideos]) -> list[Predictions]:
     """Run r's predictions on `videos[r]`."""
     first = videos[0].test
     if all(np.array_equal(own.test.videos, first.videos) for own in videos):
-        return predict(group.model, videos[0])
-    return predict_own(group.model, videos)
+        return predict(classifiers.model, videos[0], classifiers=classifiers)
+    return predict_own(classifiers.model, videos, classifiers=classifiers)
 
 
-def subset_accuracy(group: RunGroup, part: str) -> Tensor:
+def subset_accuracy(group: RunGroup, part: str, *, classifiers: Classifiers | None = None) -> Tensor:
     """Accuracy of each run on its own training or validation videos, among the training classes [R]."""
     tests = [TestSet(part, getattr(split, part), split.classes) for split in group.splits]
     videos = [group.videos(test, split.table) for test, split in zip(tests, group.splits, strict=True)]
-    return torch.tensor([found.top(1) for found in _predict_each(group, videos)])
+    return torch.tensor([found.top(1) for found in _predict_each(classifiers or Classifiers(group.model), videos)])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from prompttune.errors import (
 )
 from prompttune.evaluate import load_predictions
 from prompttune.fit import FitOptions, fit
+from prompttune.model import PromptModel
 from prompttune.prompt_file import read_prompt_file
 from prompttune.results import Result, load
 from prompttune.train import Trainer
@@ -64,6 +66,23 @@ def test_folder_holds_all_that_is_promised(tmp_path: Path, target: str) -> None:
     cell = result.cells[0].metrics
     assert cell["base"].mean == pytest.approx(sum(run.metrics["base"] for run in result.runs) / 2)
     assert cell["harmonic_mean"].n == 2
+
+
+def test_evaluation_encodes_each_set_of_classes_once(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training videos' accuracy, too, is among the base classes."""
+    asked: list[tuple[str, ...]] = []
+    classifier = PromptModel.classifier
+
+    def counted(model: PromptModel, names: Sequence[str]) -> Any:
+        asked.append(tuple(names))
+        return classifier(model, names)
+
+    monkeypatch.setattr(PromptModel, "classifier", counted)
+    fitted = train_runs(tmp_path / "run", method="coop", store=target, seeds=[1, 2])
+    assert fitted.result.runs[0].train_accuracy is not None
+    assert sorted(asked) == sorted(tuple(fitted.result.classes[part]) for part in ("base", "new"))
 
 
 def test_result_schema_documents_every_key() -> None:
@@ -148,7 +167,7 @@ def test_interrupted_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Pat
 def test_kill_in_the_evaluation_costs_no_training(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from prompttune import fit as fit_module
 
-    def stop(*arguments: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise SystemExit("killed")
 
     runs = short_runs(method="coop", store=target, seeds=[1])
@@ -324,9 +343,9 @@ def test_validation_selects_and_never_sees_test(tmp_path: Path, target: str, mon
     seen: list[str] = []
     honest = run_group.predict
 
-    def watched(model, videos):
+    def watched(model, videos, **options):
         seen.append(videos.test.name)
-        return honest(model, videos)
+        return honest(model, videos, **options)
 
     monkeypatch.setattr(run_group, "predict", watched)
     tables = {"protocol": {"val_shots": 1}, "selection": "val"}
