@@ -28,7 +28,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,7 @@ class Measured:
 
     rows: list[Row]
     in_pieces: list[Row]
+    n_rounds: int  # the fewest of any row
     run: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
 
@@ -220,7 +221,7 @@ class Measured:
         """
         found = json.loads(out.read_text("utf-8")) if out.exists() else {}
         if found.get("schema_version") != SCHEMA_VERSION:
-            return cls([], [])
+            return cls([], [], setting.n_rounds)
         kept: dict[str, list[Row]] = {}
         for name in ("rows", "in_pieces"):
             is_measured = "steps" in parts and name == setting.rows_name
@@ -234,7 +235,8 @@ class Measured:
                 "do not go with: measure everything again, or give another --out"
             )
         whole = {name: found[name] for name in ("run", "memory") if name not in parts}
-        return cls(kept["rows"], kept["in_pieces"], **whole)
+        n_rounds = min(setting.n_rounds, found["setting"]["n_rounds"]) if any(kept.values()) else setting.n_rounds
+        return cls(kept["rows"], kept["in_pieces"], n_rounds, **whole)
 
     def add(self, row: Row, setting: Setting) -> None:
         """A new row, in the order of the lists."""
@@ -247,6 +249,7 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
     """The result file: setting, rows, goals, machine, versions, and the README's table."""
     from importlib.metadata import version
 
+    setting = replace(setting, n_rounds=measured.n_rounds)
     rows, memory, run = measured.rows, measured.memory, measured.run
     misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
     rates = [SGEMM_FLOP / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]

@@ -46,7 +46,7 @@ def test_missed_goals_are_named() -> None:
     ]
     whole = {"memory": {"n_classes": 9, "gigabytes": {"kept": {"peak": 3.5}, "recompute": {"peak": 1.0}}}}
     whole["run"] = {"seconds": [50.0, 46.0, 44.0], "n_train": 416, "n_test": 1530}
-    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), text.Measured([row], [], **whole))
+    result = text.summary(text.Setting(("UCF-101 base",), 1, 1, "cpu"), text.Measured([row], [], 1, **whole))
     assert result["goal"]["missed"][-2:] == [
         "a step on 9 classes: 3.50 GB, goal below 3 GB",
         "a whole run as large as HMDB-51's: 46 s, goal 45 s",
@@ -73,16 +73,18 @@ def test_parts_measured_alone_leave_the_other_figures(tmp_path: Path) -> None:
     row = text.Row.of("UCF-101 base", 51, 9, flops=1, rounds=rounds)
     setting = text.Setting(("UCF-101 base",), 1, 1, "wall")
     out, run = tmp_path / "speed.json", {"seconds": [1.0], "n_train": 1, "n_test": 2}
-    out.write_text(json.dumps(text.summary(setting, text.Measured([row], [], run=run))))
+    out.write_text(json.dumps(text.summary(setting, text.Measured([row], [], 1, run=run))))
 
     def kept(parts: Sequence[str], class_list: str = "UCF-101 base", **how: Any) -> text.Measured:
         return text.Measured.before(out, replace(setting, class_lists=(class_list,), **how), parts)
 
-    assert kept(["run"]) == text.Measured([row], [])
-    assert kept(["memory"]) == text.Measured([row], [], run=run)
-    assert kept(text.PARTS) == text.Measured([], [])
+    assert kept(["run"]) == text.Measured([row], [], 1)
+    assert kept(["memory"]) == text.Measured([row], [], 1, run=run)
+    assert kept(text.PARTS) == text.Measured([], [], 1)
     assert kept(["steps"], "HMDB-51 base").rows == [row]
     assert kept(["steps"], plain_classes=50).rows == [row]
+    assert kept(["run"], n_rounds=5).n_rounds == 1  # the row's
+    assert kept(text.PARTS, n_rounds=5).n_rounds == 5
     with pytest.raises(click.UsageError, match=r"1 thread\(s\) and the wall clock"):
         kept(["run"], n_threads=2)
     in_pieces = kept(["steps"], plain_classes=50)
