@@ -164,16 +164,16 @@ def _attention_backward(
 def _mlp_forward(rows: Tensor, block: FrozenBlock) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`[n W]` with the MLP added, and what backward needs."""
     normed, mean, rstd = block.ln_2.forward(rows)
-    activated, slope = block.activate(block.c_fc.forward(normed).add_(block.c_fc_bias))
-    y = block.c_proj.add_forward(rows + block.c_proj_bias, activated)
-    return y, (rows, mean, rstd, slope)
+    hidden = block.c_fc.forward(normed).add_(block.c_fc_bias)
+    y = block.c_proj.add_forward(rows + block.c_proj_bias, block.activate(hidden))
+    return y, (rows, mean, rstd, hidden)
 
 
 def _mlp_backward(dy: Tensor, block: FrozenBlock, kept: tuple[Tensor, ...]) -> Tensor:
     """The gradient `[n W]` of the MLP branch's input."""
-    rows, mean, rstd, slope = kept
-    d_hidden = block.c_proj.backward(in_dtype(dy, slope.dtype)).mul_(slope)
-    d_normed = block.c_fc.backward(d_hidden)
+    rows, mean, rstd, hidden = kept
+    d_activated = block.c_proj.backward(in_dtype(dy, hidden.dtype))
+    d_normed = block.c_fc.backward(block.activate_backward(d_activated, hidden))
     return block.ln_2.backward(in_dtype(d_normed, dy.dtype), rows, mean, rstd).add_(dy)
 
 
