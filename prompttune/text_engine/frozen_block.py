@@ -53,7 +53,7 @@ class FrozenMatrix:
 
     Attributes:
         forward_weight: `scale * W^T` `[in out]`, contiguous.
-        weight: W `[out in]` itself; the gradient of x is `scale * gradient W`.
+        weight: W `[out in]` itself, contiguous; the gradient of x is `scale * gradient W`.
     """
 
     forward_weight: Tensor
@@ -64,7 +64,8 @@ class FrozenMatrix:
     def of(cls, weight: Tensor, *, dtype: torch.dtype, scale: float = 1.0) -> FrozenMatrix:
         """From W `[out in]`, in `dtype`."""
         weight = weight.detach()
-        return cls(forward_weight=(weight.t() * scale).to(dtype).contiguous(), weight=weight.to(dtype), scale=scale)
+        forward_weight = (weight.t() * scale).to(dtype).contiguous()
+        return cls(forward_weight=forward_weight, weight=weight.to(dtype).contiguous(), scale=scale)
 
 
 class Spread:
