@@ -21,7 +21,7 @@ from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from benchmarks.world.datasets import make_dataset
 from prompttune.apply_prompts import config_of_prompt, prompted_model
 from prompttune.data import FeatureSource, open_source
-from prompttune.evaluate import Predictions, predict
+from prompttune.evaluate import Classifiers, Predictions, predict
 from prompttune.splits import base_and_new, zero_shot
 from vidfeat.store import Rows
 
@@ -57,7 +57,8 @@ def _predictions(source: FeatureSource) -> dict[str, Predictions]:
     tests = base_and_new(source.table) if any(source.table.splits) else zero_shot(source.table).tests
     config = config_of_prompt(None, {"store": source.path})
     model, videos = prompted_model(config, source, None, table=source.table, tests=tests)
-    return {name: predict(model, one)[0] for name, one in videos.items()}
+    classifiers = Classifiers(model)
+    return {name: predict(classifiers, one)[0] for name, one in videos.items()}
 
 
 def _compare(exact: Predictions, rounded: Predictions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from prompttune import evaluate
 from prompttune.config import NONE, TrainConfig, merge, resolve
 from prompttune.data import FeatureSource, open_source, read_features
-from prompttune.evaluate import Predictions, TestVideos, predict
+from prompttune.evaluate import Classifiers, Predictions, TestVideos, predict
 from prompttune.frames import token_reader
 from prompttune.heads import frame_reduction
 from prompttune.model import PromptModel
@@ -50,7 +50,8 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
         config = config_of_prompt(prompt, given)
         require_served(config, [source], trains=False)
         model, tests = _prepare(config, source, prompt, base_to_new)
-        found = {name: predict(model, videos)[0] for name, videos in tests.items()}
+        classifiers = Classifiers(model)
+        found = {name: predict(classifiers, videos)[0] for name, videos in tests.items()}
         run = _run_result(prompt, path, tests, found, model)
         runs.append(run)
         metrics = {name: Summary(mean=value, std=None, n=1) for name, value in run.metrics.items()}

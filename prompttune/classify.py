@@ -14,7 +14,7 @@ from prompttune.apply_prompts import config_of_prompt, prompted_model
 from prompttune.config import TrainConfig
 from prompttune.data import FeatureSource, open_source
 from prompttune.errors import ConfigError, PromptFileError, explain
-from prompttune.evaluate import Predictions, predict
+from prompttune.evaluate import Classifiers, Predictions, predict
 from prompttune.prompt_file import PromptFile, read_prompt_file
 from prompttune.splits import TestSet
 from prompttune.store_needs import require_served
@@ -91,7 +91,7 @@ def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -
     table = replace(opened.table, labels=(classes[0],) * len(opened.table.ids), classes=classes)
     tests = (TestSet("videos", rows, classes),)
     model, videos = prompted_model(config, opened, prompt, table=table, tests=tests)
-    (found,) = predict(model, videos["videos"])
+    (found,) = predict(Classifiers(model), videos["videos"])
     return _most_likely(found, top=options.top)
 
 

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from prompttune.config import NONE, TrainConfig, merge, nearest, resolve, valid_keys
 from prompttune.data import read_features
 from prompttune.errors import ConfigError, SplitError, explain
-from prompttune.evaluate import Predictions, TestVideos, metrics, predict
+from prompttune.evaluate import Classifiers, Predictions, TestVideos, metrics, predict
 from prompttune.fitted_adapters import tune_adapter
 from prompttune.heads import frame_reduction
 from prompttune.progress import StepBar
@@ -240,4 +240,5 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         reduce = frame_reduction(self.config_.head)
         features = read_features(self.store_.source, rows, reduce=reduce).to(self.group_.model.device)
         tokens = self.group_.tokens(self.store_.source)
-        return predict(self.group_.model, TestVideos(TestSet("videos", rows, names), table, features, tokens))[0]
+        videos = TestVideos(TestSet("videos", rows, names), table, features, tokens)
+        return predict(Classifiers(self.group_.model), videos)[0]

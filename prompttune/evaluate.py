@@ -133,32 +133,22 @@ class Classifiers:
         return self._made[names]
 
 
-def predict(model: PromptModel, videos: TestVideos, *, classifiers: Classifiers | None = None) -> list[Predictions]:
-    """Every run's predictions on one test set that all share.
-
-    Args:
-        model: of any number of runs.
-        videos: the test set.
-        classifiers: of the same model, where several test sets are predicted; None encodes the classes anew.
-    """
-    logits = _logits(classifiers or Classifiers(model), videos, videos.test.videos[None])
-    return [_predictions(videos, run) for run in logits]
+def predict(classifiers: Classifiers, videos: TestVideos) -> list[Predictions]:
+    """Every run's predictions on one test set that all share."""
+    return [_predictions(videos, run) for run in _logits(classifiers, videos, videos.test.videos[None])]
 
 
-def predict_own(
-    model: PromptModel, videos: Sequence[TestVideos], *, classifiers: Classifiers | None = None
-) -> list[Predictions]:
+def predict_own(classifiers: Classifiers, videos: Sequence[TestVideos]) -> list[Predictions]:
     """Each run's predictions on a test set of its own, run r's on `videos[r]`, in one pass for all.
 
     Args:
-        model: of as many runs.
+        classifiers: of a model of as many runs.
         videos: of one store and among the same classes; they may be unequally many.
-        classifiers: as for `predict`.
     """
     longest = max(len(own.test.videos) for own in videos)
     # Shorter sets are filled up with their last video, whose further logits are not looked at.
     rows = np.stack([np.pad(own.test.videos, (0, longest - len(own.test.videos)), mode="edge") for own in videos])
-    logits = _logits(classifiers or Classifiers(model), videos[0], rows)
+    logits = _logits(classifiers, videos[0], rows)
     return [_predictions(own, run[: len(own.test.videos)]) for own, run in zip(videos, logits, strict=True)]
 
 

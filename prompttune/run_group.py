@@ -225,8 +225,8 @@ def _predict_each(classifiers: Classifiers, videos: Sequence[TestVideos]) -> lis
     """Run r's predictions on `videos[r]`."""
     first = videos[0].test
     if all(np.array_equal(own.test.videos, first.videos) for own in videos):
-        return predict(classifiers.model, videos[0], classifiers=classifiers)
-    return predict_own(classifiers.model, videos, classifiers=classifiers)
+        return predict(classifiers, videos[0])
+    return predict_own(classifiers, videos)
 
 
 def subset_accuracy(group: RunGroup, part: str, *, classifiers: Classifiers | None = None) -> Tensor:

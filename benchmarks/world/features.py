@@ -50,7 +50,7 @@ def _read_pixels(path: Path) -> torch.Tensor:
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * FRAMES_USED)] for i in range(FRAMES_USED)]
-    return torch.stack([transform(frame.to_image()) for frame in chosen]).half()
+    return torch.stack([transform(frame.to_image()) for frame in chosen]).to(torch.float16)
 
 
 def _transform() -> Callable[[Any], torch.Tensor]:

@@ -94,7 +94,7 @@ def export(model: OpenClip, weights_path: Path) -> None:
     weight = torch.zeros(model.vocab_size, rows.shape[1])
     weight[ids] = rows
     state["token_embedding.weight"] = weight
-    save_compact(weights_path, {key: v.half() if v.ndim >= 2 else v for key, v in state.items()}, ids)
+    save_compact(weights_path, {key: v.to(torch.float16) if v.ndim >= 2 else v for key, v in state.items()}, ids)
 
 
 def _optimizer(model: OpenClip, options: PretrainOptions) -> torch.optim.AdamW:

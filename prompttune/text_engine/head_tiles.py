@@ -76,7 +76,7 @@ class HeadTiles:
         query_gradient_index: into tiles `[T R H Q]`, for `[Z live queries R H/Z]`.
         key_gradient_index: into `[2 T R H K]` and, behind it, the trunk's sums `[2 R H P]`, for a borrowed trunk's
             `[P R 2 H]` and the live rows' `[Z n_live R 2H/Z]`.
-        hidden: `[G Q K]`, 0 where a query sees a key, minus infinity elsewhere.
+        hidden: `[T 1 Q K]`, 0 where a query sees a key, minus infinity elsewhere.
     """
 
     n_live: int
@@ -117,7 +117,7 @@ class HeadTiles:
             n_tiles=n_tiles,
             n_columns=n_columns,
             heads=heads,
-            hidden=hidden.repeat_interleave(heads.n_runs * heads.n_heads, dim=0).to(like.device),
+            hidden=hidden.unsqueeze(1).to(like.device),
             **{name: index.to(like.device) for name, index in indices.items()},
         )
 
@@ -134,11 +134,15 @@ class HeadTiles:
     def queries(self, live: Tensor, fixed: Tensor | None) -> Tensor:
         """Queries of the live rows `[Z live queries*R W/Z]` and of fixed ones `[F W]` -> `[G Q d]`."""
         vectors = self._vectors(live) if fixed is None else torch.cat([self._vectors(live), self._vectors(fixed)])
-        return self._tiled(vectors, self.query_index)
+        return torch.embedding(vectors, self.query_index)
 
     def keys_and_values(self, kv: Tensor) -> Tensor:
         """The four pieces of `key_value_index`, one behind the other -> keys and values `[2 G K d]`."""
         return torch.embedding(self._vectors(kv), self.key_value_index)
+
+    def hide(self, scores: Tensor) -> None:
+        """Puts minus infinity where a query in `scores [G Q K]` does not see a key, in place."""
+        scores.view(self.n_tiles, -1, scores.shape[1], self.n_columns).add_(self.hidden)
 
     def attended(self, tiled: Tensor) -> Tensor:
         """`[G Q d]` -> `[Z n_queries*R W/Z]`."""
@@ -146,7 +150,7 @@ class HeadTiles:
 
     def gradients_of_attended(self, gradients: Tensor) -> Tensor:
         """`[Z n_queries*R W/Z]` -> `[G Q d]`."""
-        return self._tiled(self._vectors(gradients), self.attended_gradient_index)
+        return torch.embedding(self._vectors(gradients), self.attended_gradient_index)
 
     def gradients_of_queries(self, gradients: Tensor) -> Tensor:
         """`[G Q d]` -> the live queries' `[Z live queries*R W/Z]`."""
@@ -188,9 +192,6 @@ class HeadTiles:
 
     def _vectors(self, rows: Tensor) -> Tensor:
         return rows.view(-1, self.heads.width)
-
-    def _tiled(self, vectors: Tensor, index: Tensor) -> Tensor:
-        return torch.embedding(vectors, index)
 
     def _rows(self, tiled: Tensor, index: Tensor) -> Tensor:
         rows = self._vectors(tiled).index_select(0, index)

@@ -343,9 +343,9 @@ def test_validation_selects_and_never_sees_test(tmp_path: Path, target: str, mon
     seen: list[str] = []
     honest = run_group.predict
 
-    def watched(model, videos, **options):
+    def watched(classifiers, videos):
         seen.append(videos.test.name)
-        return honest(model, videos, **options)
+        return honest(classifiers, videos)
 
     monkeypatch.setattr(run_group, "predict", watched)
     tables = {"protocol": {"val_shots": 1}, "selection": "val"}
