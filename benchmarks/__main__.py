@@ -16,7 +16,7 @@ COMPARISON = Path(__file__).parent / "evidence.toml"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Whole comparisons of prompt-learning methods, the embedded small world, and speed measurements."""
-    import_module("prompttune.machine").wait_briefly()
+    import_module("prompttune.base.machine").wait_briefly()
 
 
 @main.command()

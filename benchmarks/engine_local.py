@@ -10,7 +10,7 @@ from benchmarks.jobs import Job, apart, run_job
 from benchmarks.progress import SuiteProgress
 
 if TYPE_CHECKING:
-    from prompttune.fit import OnStep
+    from prompttune.training.fit import OnStep
 
 
 def run_local(jobs: Sequence[Job], *, log: FailureLog, progress: SuiteProgress, overwrite: bool) -> None:

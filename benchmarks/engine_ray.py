@@ -65,7 +65,7 @@ def run_on_ray(
     """
     import ray
 
-    from vidfeat.extract import sigterm_as_interrupt
+    from vidfeat.extraction.extract import sigterm_as_interrupt
 
     started_here = not ray.is_initialized()
     if started_here:

@@ -22,10 +22,10 @@ from rich.console import Console
 
 from benchmarks.runner import Outcome, RunOptions, run_suite
 from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells, read_table
-from prompttune.config import merge
+from prompttune.config.runs import nested
+from prompttune.config.train_config import merge
 from prompttune.errors import ConfigError, explain
-from prompttune.results import Result
-from prompttune.runs import nested
+from prompttune.evaluation.results import Result
 
 if TYPE_CHECKING:
     from benchmarks.report.comparison import Line

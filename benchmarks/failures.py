@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prompttune.tensor_files import write_bytes
+from prompttune.base.tensor_files import write_bytes
 
 FAILURES = "failures.json"
 TRACEBACKS = "failures"

@@ -1,9 +1,9 @@
 """Cells -> jobs: what is trained in one go, where, and how each cell gets a result of its own.
 
 Cells that differ in their learning rate, weight decay or loss weights alone go through the towers together along the
-run axis (`prompttune.runs.group_runs`). They train in a folder they share, `together/HASH`, and when it is finished
-each cell's runs are copied into the cell's own folder, which then reads as if the cell had been trained alone. The
-shared folder goes last, so that a kill anywhere loses nothing.
+run axis (`prompttune.config.runs.group_runs`). They train in a folder they share, `together/HASH`, and when it is
+finished each cell's runs are copied into the cell's own folder, which then reads as if the cell had been trained alone.
+The shared folder goes last, so that a kill anywhere loses nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from benchmarks.locks import held
 from benchmarks.suite import Cell, Resources
-from prompttune.checkpoint import NOT_TRAINING
-from prompttune.results import RESULT, Result
-from prompttune.run_folder import CLAIM, claim, claim_content
-from prompttune.runs import Run, group_runs, trains_by_gradient
-from prompttune.tensor_files import write_bytes
+from prompttune.base.tensor_files import write_bytes
+from prompttune.config.runs import Run, group_runs, trains_by_gradient
+from prompttune.evaluation.results import RESULT, Result
+from prompttune.training.checkpoint import NOT_TRAINING
+from prompttune.training.run_folder import CLAIM, claim, claim_content
 
 if TYPE_CHECKING:
-    from prompttune.fit import OnStep
+    from prompttune.training.fit import OnStep
 
 TOGETHER = "together"
 MEMBERS = "cells.json"  # in a shared folder: the names of its cells
@@ -137,7 +137,7 @@ def run_job(job: Job, *, overwrite: bool = False, on_step: OnStep | None = None)
     A lock on the job's folder is held, so that a worker taken for dead and the one in its place do not write at once.
 
     Raises:
-        whatever `prompttune.fit.fit` raises.
+        whatever `prompttune.training.fit.fit` raises.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with held(job.folder):
@@ -147,7 +147,7 @@ def run_job(job: Job, *, overwrite: bool = False, on_step: OnStep | None = None)
 
 
 def _fit(job: Job, *, overwrite: bool, on_step: OnStep | None) -> None:
-    from prompttune.fit import FitOptions, fit
+    from prompttune.training.fit import FitOptions, fit
 
     options = FitOptions(overwrite=overwrite, on_step=on_step)
     if len(job.cells) == 1:

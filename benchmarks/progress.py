@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.jobs import Job
-from benchmarks.plan import in_words
+from benchmarks.suite_plan import in_words
 from benchmarks.trial import Estimate
 
 if TYPE_CHECKING:
-    from prompttune.fit import OnStep
-    from prompttune.train import StepRecord, Trainer
+    from prompttune.training.fit import OnStep
+    from prompttune.training.trainer import StepRecord, Trainer
 
 LEAST_SECONDS = 0.05  # what a training with no estimate counts for
 

@@ -53,9 +53,9 @@ def chain(suite: Suite, *, out: Path, seed: int, workers: int, console: Console)
 
 def fill_store(files: DatasetFiles, store: Path, *, workers: int, console: Console) -> None:
     """The videos' features in `store`, by the small CLIP; prints the command that does the same."""
-    from vidfeat.extract import extract_or_resume
-    from vidfeat.extract_options import ExtractOptions, Machine, ModelChoice
-    from vidfeat.sampling import SamplingPolicy
+    from vidfeat.extraction.extract import extract_or_resume
+    from vidfeat.extraction.options import ExtractOptions, Machine, ModelChoice
+    from vidfeat.video.sampling import SamplingPolicy
 
     classes = f" --classes {files.classes_csv}" if files.classes_csv else ""
     source = f"{files.videos_csv}{classes} --out {store} --frames {FRAMES}"

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from prompttune.config import TrainConfig, section_of
-from prompttune.split_file import SplitFile, TestPart, TrainPart
+from prompttune.config.train_config import TrainConfig, section_of
+from prompttune.splits.file import SplitFile, TestPart, TrainPart
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 WIDTH = 110
@@ -78,7 +78,7 @@ def _type_name(annotation: Any) -> str:
 
 def render() -> str:
     """The whole page."""
-    from prompttune.cli import cli
+    from prompttune.cli.commands import cli
     from vidfeat.cli import main
 
     parts = [HEAD]

@@ -9,24 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prompttune.results import SCHEMA_VERSION, Result
+from prompttune.evaluation.results import SCHEMA_VERSION, Result
 
 PAGE = Path(__file__).parents[1] / "docs" / "result-format.md"
 
 HEAD = f"""# `result.json`, version {SCHEMA_VERSION}
 
 What every `prompttune train`, every cell of a suite and `prompttune eval --out` leave in their run folder. This page is
-written by `python -m benchmarks readme` from the field descriptions of `prompttune/results.py`; a test pins it. The
-version changes when a key changes its meaning; a reader of another version refuses the file, by name. Accuracies are
-shares in [0, 1], times are seconds.
+written by `python -m benchmarks readme` from the field descriptions of `prompttune/evaluation/results.py`; a test pins
+it. The version changes when a key changes its meaning; a reader of another version refuses the file, by name.
+Accuracies are shares in [0, 1], times are seconds.
 
-Read it with `prompttune.results.Result.read(FOLDER)`, many at once as a pandas frame with
-`prompttune.results.load(FOLDERS)` (one row per run), or with any JSON library.
+Read it with `prompttune.evaluation.results.Result.read(FOLDER)`, many at once as a pandas frame with
+`prompttune.load_results(FOLDERS)` (one row per run), or with any JSON library.
 
 Beside it in the run folder: `runs.json` (whose folder it is, with every setting), and per run a folder of its name with
 `config.toml` (does the same run again), `prompt.safetensors` (what was learned), `log.jsonl` (a line per logged step),
-`predictions.npz` (ids, labels and logits of every test video; `prompttune.results.confusion("RUN/seed1", "new")` makes
-the confusion matrix of them), TensorBoard's event file with `log.tensorboard = true`.
+`predictions.npz` (ids, labels and logits of every test video;
+`prompttune.evaluation.results.confusion("RUN/seed1", "new")` makes the confusion matrix of them), TensorBoard's
+event file with `log.tensorboard = true`.
 """
 
 

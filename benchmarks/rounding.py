@@ -19,10 +19,10 @@ import torch
 from benchmarks.quickstart import FRAMES
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from benchmarks.world.datasets import make_dataset
-from prompttune.apply_prompts import config_of_prompt, prompted_model
-from prompttune.data import FeatureSource, open_source
-from prompttune.evaluate import Classifiers, Predictions, predict
-from prompttune.splits import base_and_new, zero_shot
+from prompttune.api.apply_prompts import config_of_prompt, prompted_model
+from prompttune.data.features import FeatureSource, open_source
+from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
+from prompttune.splits.split import base_and_new, zero_shot
 from vidfeat.store import Rows
 
 OUT = Path(__file__).parent / "results" / "fp16_rounding.json"
@@ -74,9 +74,9 @@ def _compare(exact: Predictions, rounded: Predictions) -> dict[str, Any]:
 
 def extract_target(videos: Path, store: Path, *, workers: int) -> None:
     """The small world's target in float32."""
-    from vidfeat.extract import extract_or_resume
-    from vidfeat.extract_options import ExtractOptions, Machine, ModelChoice
-    from vidfeat.sampling import SamplingPolicy
+    from vidfeat.extraction.extract import extract_or_resume
+    from vidfeat.extraction.options import ExtractOptions, Machine, ModelChoice
+    from vidfeat.video.sampling import SamplingPolicy
 
     files = make_dataset("target", videos, seed=0, workers=workers)
     extract_or_resume(

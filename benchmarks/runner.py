@@ -19,8 +19,8 @@ from rich.console import Console
 from benchmarks.failures import FAILURES, Failure, FailureLog
 from benchmarks.jobs import forget_shared, is_finished
 from benchmarks.locks import held
-from benchmarks.plan import SuitePlan, in_words, plan_suite
 from benchmarks.suite import Cell, Suite, cells
+from benchmarks.suite_plan import SuitePlan, in_words, plan_suite
 from benchmarks.table import Row, print_rows, rows_of, write_rows
 from prompttune.errors import ConfigError, explain
 
@@ -126,7 +126,7 @@ def _chosen(planned: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 def _run(plan: SuitePlan, out: Path, options: RunOptions, console: Console) -> FailureLog:
     from benchmarks.engine_local import run_local
     from benchmarks.progress import SuiteProgress
-    from vidfeat.extract import sigterm_as_interrupt
+    from vidfeat.extraction.extract import sigterm_as_interrupt
 
     log = FailureLog(out, retried=[one.cell.name for one in plan.cells])
     for name, problem in plan.problems.items():

@@ -18,9 +18,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from prompttune.config import TrainConfig, merge, resolve
+from prompttune.config.runs import Run, expand_runs
+from prompttune.config.train_config import TrainConfig, merge, resolve
 from prompttune.errors import ConfigError, explain
-from prompttune.runs import Run, expand_runs
 
 PLACEHOLDER = re.compile(r"\{(stores|prompts)\.([\w-]+)\}")
 PROMPTS = "prompts-"  # how the folders of hard prompts begin

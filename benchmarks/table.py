@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.readme import markdown_table
-from prompttune.results import Result, describe
-from prompttune.tensor_files import write_bytes
+from prompttune.base.tensor_files import write_bytes
+from prompttune.evaluation.results import Result, describe
 
 if TYPE_CHECKING:
     from rich.console import Console

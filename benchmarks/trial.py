@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.jobs import Job
 from benchmarks.suite import Cell
-from prompttune.runs import PER_RUN_KEYS, Run, trains, trains_by_gradient
+from prompttune.config.runs import PER_RUN_KEYS, Run, trains, trains_by_gradient
 
 if TYPE_CHECKING:
     import torch
 
-    from prompttune.protocols import Sources
-    from prompttune.run_group import RunGroup
-    from prompttune.visual_cost import VisualCost
+    from prompttune.cost.visual import VisualCost
+    from prompttune.data.protocols import Sources
+    from prompttune.training.run_group import RunGroup
 
 LONGEST_TRIAL_SECONDS = 5.0
 TIMED_STEPS, TIMED_SECONDS = 5, 1.0
@@ -91,7 +91,7 @@ class Trials:
         Raises:
             PrompttuneError, vidfeat.errors.VidfeatError: stores that are not there, or not of one backbone.
         """
-        from prompttune.protocols import open_sources
+        from prompttune.data.protocols import open_sources
 
         config = cell.config
         anchors = config.anchors.store if config.anchors is not None else ""
@@ -141,7 +141,7 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
     """A prompt file such as the cell will make, its context random."""
     import torch
 
-    from prompttune.prompt_file import PromptFile, write_prompt_file
+    from prompttune.prompts.file import PromptFile, write_prompt_file
 
     n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.text.width
     write_prompt_file(
@@ -164,7 +164,7 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
 
 def _n_steps(run: Run, sources: Sources) -> int:
     """Optimiser steps of a run; makes its split, which refuses what cannot be split."""
-    from prompttune.protocols import make_split, split_table
+    from prompttune.data.protocols import make_split, split_table
 
     protocol, optim = run.config.protocol, run.config.optim
     table = split_table(protocol, sources.train.table)
@@ -186,7 +186,7 @@ def _shape_key(runs: Sequence[Run]) -> str:
 
 
 def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
-    from prompttune.run_group import make_trainer, plan_groups, prepare
+    from prompttune.training.run_group import make_trainer, plan_groups, prepare
 
     groups = plan_groups(runs, sources)
     _import_optimisers()
@@ -238,8 +238,8 @@ def _step_flops(group: RunGroup) -> float:
 
 def _visual_cost(group: RunGroup) -> VisualCost | None:
     """What the vision tower's part of a step costs; None without visual prompts."""
-    from prompttune.visual_cost import VisualStep, visual_step_cost
-    from prompttune.visual_prompts import Recompute, VisualContextOptions
+    from prompttune.cost.visual import VisualStep, visual_step_cost
+    from prompttune.parts.visual_prompts import Recompute, VisualContextOptions
 
     config, pack = group.config, group.model.pack.config
     visual, anchors = config.visual, config.anchors
@@ -261,7 +261,7 @@ def _visual_cost(group: RunGroup) -> VisualCost | None:
 
 
 def _memory_bytes(group: RunGroup) -> int:
-    from prompttune.memory_plan import step_bytes_per_run
+    from prompttune.cost.memory import step_bytes_per_run
 
     features = sum(table.values.nbytes for table in group.features.values())
     tower = sum(weight.nbytes for weight in group.model.pack.text_tower().parameters())

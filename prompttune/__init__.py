@@ -12,24 +12,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from prompttune.base.version import __version__
 
 if TYPE_CHECKING:
-    from prompttune.estimator import PromptClassifier
-    from prompttune.notebook import classify_videos, evaluate_prompts, run_training
-    from prompttune.results import load as load_results
-    from prompttune.split_file import read_split_file
-    from prompttune.video_store import VideoStore as open_store
+    from prompttune.api.calls import classify_videos, evaluate_prompts, run_training
+    from prompttune.api.estimator import PromptClassifier
+    from prompttune.api.video_store import VideoStore as open_store
+    from prompttune.evaluation.results import load as load_results
+    from prompttune.splits.file import read_split_file
 
 # Public name -> where it is. The modules' own names are for those who extend the package.
 _PUBLIC = {
-    "open_store": ("prompttune.video_store", "VideoStore"),
-    "PromptClassifier": ("prompttune.estimator", "PromptClassifier"),
-    "run_training": ("prompttune.notebook", "run_training"),
-    "evaluate_prompts": ("prompttune.notebook", "evaluate_prompts"),
-    "classify_videos": ("prompttune.notebook", "classify_videos"),
-    "load_results": ("prompttune.results", "load"),
-    "read_split_file": ("prompttune.split_file", "read_split_file"),
+    "open_store": ("prompttune.api.video_store", "VideoStore"),
+    "PromptClassifier": ("prompttune.api.estimator", "PromptClassifier"),
+    "run_training": ("prompttune.api.calls", "run_training"),
+    "evaluate_prompts": ("prompttune.api.calls", "evaluate_prompts"),
+    "classify_videos": ("prompttune.api.calls", "classify_videos"),
+    "load_results": ("prompttune.evaluation.results", "load"),
+    "read_split_file": ("prompttune.splits.file", "read_split_file"),
 }
 
 __all__ = [

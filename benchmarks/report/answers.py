@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report.entries import Entry
-from prompttune.evaluate import Predictions, load_predictions
+from prompttune.evaluation.evaluate import Predictions, load_predictions
 
 PREDICTIONS = "predictions.npz"
 

@@ -17,7 +17,7 @@ from benchmarks.report.statistics import (
     paired_difference,
 )
 from prompttune.errors import ConfigError, explain
-from prompttune.evaluate import Spread, spread
+from prompttune.evaluation.evaluate import Spread, spread
 
 BOLD_RULE = (
     "Bold: the best mean, where a two-sided paired t test over seeds tells it from every other line "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.suite import slug
 from prompttune.errors import RunFolderError, explain
-from prompttune.results import RESULT, CellResult, Result, RunResult
+from prompttune.evaluation.results import RESULT, CellResult, Result, RunResult
 
 HARD_PROMPT_CELL = "prompts-"  # how the runner's folders of hard prompts begin, which are no line of the table
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report.entries import Entry
-from prompttune.config import TrainConfig
+from prompttune.config.train_config import TrainConfig
 from prompttune.errors import PrompttuneError
 from vidfeat.errors import VidfeatError
 
 if TYPE_CHECKING:
-    from prompttune.data import FeatureSource
-    from prompttune.model import PromptModel
+    from prompttune.data.features import FeatureSource
+    from prompttune.model.prompt_model import PromptModel
 
 PROMPT = "prompt.safetensors"
 MAX_ANCHORS = 400
@@ -96,7 +96,7 @@ class LearnedModels:
         Raises:
             Unavailable: no such store here.
         """
-        from prompttune.data import open_source
+        from prompttune.data.features import open_source
 
         if path not in self._sources:
             if not Path(path).exists():
@@ -110,8 +110,8 @@ class LearnedModels:
         Raises:
             Unavailable: as `class_movement`.
         """
-        from prompttune.model import PromptModel
-        from prompttune.prompt_file import read_prompt_file
+        from prompttune.model.prompt_model import PromptModel
+        from prompttune.prompts.file import read_prompt_file
 
         path = entry.folder / entry.runs[0].name / PROMPT
         if not path.is_file():
@@ -173,8 +173,8 @@ def _nearest_class(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     import torch
 
-    from prompttune.data import read_features
-    from prompttune.heads import frame_reduction
+    from prompttune.data.features import read_features
+    from prompttune.parts.heads import frame_reduction
 
     model, source = models.of(entry)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report.entries import Entry
-from prompttune.run_log import LOG
+from prompttune.training.run_log import LOG
 
 
 @dataclass(frozen=True)

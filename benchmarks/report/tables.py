@@ -10,7 +10,7 @@ from benchmarks.report.comparison import BOLD_RULE, Comparison, Line
 from benchmarks.report.published import Published, matching
 from benchmarks.report.statistics import Difference, in_per_cent
 from benchmarks.table import TEST_NAMES
-from prompttune.evaluate import Spread
+from prompttune.evaluation.evaluate import Spread
 
 if TYPE_CHECKING:
     import pandas

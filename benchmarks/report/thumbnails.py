@@ -47,8 +47,8 @@ class VideoFolder:
 def _strip(path: Path) -> str | None:
     from PIL import Image
 
-    from vidfeat.decode import decode
-    from vidfeat.sampling import SamplingPolicy
+    from vidfeat.video.decode import decode
+    from vidfeat.video.sampling import SamplingPolicy
 
     try:
         frames = decode(path, policy=SamplingPolicy("uniform", n_frames=N_FRAMES)).pixels

@@ -27,8 +27,8 @@ import click
 import numpy as np
 
 if TYPE_CHECKING:
-    from vidfeat.encode import Encoder
-    from vidfeat.recipe import Recipe
+    from vidfeat.clip.encode import Encoder
+    from vidfeat.extraction.recipe import Recipe
 
 RESULT = Path(__file__).parents[1] / "results" / "speed_extract.json"
 ENCODER_GOAL, DECODE_GOAL = 0.95, 1.0
@@ -79,7 +79,7 @@ class RandomPack:
         from vidfeat.backbone import BackboneConfig, VisionConfig
         from vidfeat.backbone.config import TextConfig
         from vidfeat.backbone.vision import VisionTower
-        from vidfeat.openclip import OPENAI_MEAN, OPENAI_STD
+        from vidfeat.clip.openclip import OPENAI_MEAN, OPENAI_STD
 
         image_size, patch_size, width, layers, embed_dim = SIZES[name]
         vision = VisionConfig(image_size, patch_size, width, layers, heads=max(1, width // 64))
@@ -120,12 +120,12 @@ class Speed:
 
 def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting: Setting, cores: list[int]) -> Speed:
     """The speed of a whole extraction into a real store, from its first batch to its last."""
-    from vidfeat.extract_options import Machine
-    from vidfeat.manifest import VideoItem
-    from vidfeat.meter import Meter
-    from vidfeat.predict import BatchClock
+    from vidfeat.extraction.meter import Meter
+    from vidfeat.extraction.options import Machine
+    from vidfeat.extraction.plan import BatchClock
+    from vidfeat.extraction.unit_runner import UnitRunner, pixel_stream
     from vidfeat.store import StoreSpec, StoreWriter, TapSpec
-    from vidfeat.unit_runner import UnitRunner, pixel_stream
+    from vidfeat.video.manifest import VideoItem
 
     items = [VideoItem(id=path.name, path=str(path), label="all") for path in paths]
     taps = (TapSpec("pooled", (encoder.config.embed_dim,)),)
@@ -165,9 +165,9 @@ def encoder_speed(encoder: Encoder, setting: Setting, n_batches: int, cores: lis
 
 def decoding_rate(recipe: Recipe, paths: list[Path], setting: Setting, cores: list[int]) -> float:
     """Frames/s of the same decoding processes when their rows are dropped on arrival; counted from the first row."""
-    from vidfeat.decode_worker import PixelRows, VideoTask
-    from vidfeat.extract_options import Machine
-    from vidfeat.unit_runner import pixel_stream
+    from vidfeat.extraction.options import Machine
+    from vidfeat.extraction.unit_runner import pixel_stream
+    from vidfeat.extraction.worker import PixelRows, VideoTask
 
     tasks = [VideoTask(index, index, path.name, str(path), (0, 1)) for index, path in enumerate(paths)]
     machine = Machine(workers=setting.n_workers)
@@ -205,7 +205,7 @@ def transfer_rates(n_messages: int = 300) -> dict[str, float]:
     import ctypes
     import multiprocessing
 
-    from vidfeat.decode_worker import RingLayout
+    from vidfeat.extraction.worker import RingLayout
 
     context = multiprocessing.get_context("spawn")
     layout = RingLayout(n_slots=4, slot_rows=8, row_shape=(3, 224, 224), dtype="float32")
@@ -239,10 +239,10 @@ def measure(setting: Setting, paths: list[Path]) -> dict[str, list[float]]:
     """Every part in every round: frames/s, CPU seconds per frame ("cpu, ..."), bytes/s ("transfer, ...")."""
     import torch
 
-    from vidfeat.encode import Encoder
-    from vidfeat.preprocess import Preprocess
-    from vidfeat.recipe import Recipe
-    from vidfeat.sampling import SamplingPolicy
+    from vidfeat.clip.encode import Encoder
+    from vidfeat.extraction.recipe import Recipe
+    from vidfeat.video.preprocess import Preprocess
+    from vidfeat.video.sampling import SamplingPolicy
 
     cores = sorted(os.sched_getaffinity(0))
     torch.set_num_threads(1 if len(cores) > 1 else torch.get_num_threads())

@@ -191,7 +191,7 @@ def measure(setting: Setting) -> Iterator[Row]:
     """A row per class list and depth, each as soon as it is measured."""
     import torch
 
-    from prompttune.machine import keep_freed_memory
+    from prompttune.base.machine import keep_freed_memory
 
     torch.set_num_threads(setting.n_threads)
     keep_freed_memory()  # as `prompttune train` does

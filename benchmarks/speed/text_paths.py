@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prompttune.class_prompts import ClassPrompts
-    from prompttune.text_engine import TextContext
+    from prompttune.text.class_prompts import ClassPrompts
+    from prompttune.text.engine import TextContext
     from vidfeat.backbone import TextTower
 
 N_CTX, RUNS_AT_ONCE = 16, 4
@@ -86,8 +86,8 @@ def text_steps(
     """One forward and backward per path, and the operations that exact computation needs for one run."""
     import torch
 
-    from prompttune.class_prompts import ClassPrompts
-    from prompttune.text_engine import TextContext, TextEngine, plain_encode
+    from prompttune.text.class_prompts import ClassPrompts
+    from prompttune.text.engine import TextContext, TextEngine, plain_encode
 
     prompts = ClassPrompts.build(class_names, towers.tokenizer, n_ctx=N_CTX)
     size = plain_classes or len(class_names)

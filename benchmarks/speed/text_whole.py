@@ -84,7 +84,7 @@ def random_pack(path: Path) -> BackbonePack:
         VisionConfig,
         VisionTower,
     )
-    from vidfeat.openclip import clip_merges
+    from vidfeat.clip.openclip import clip_merges
 
     config = BackboneConfig(
         name="ViT-B-16-quickgelu",
@@ -214,10 +214,10 @@ def _train(arguments: Sequence[str | Path], out: Path, n_threads: int) -> float:
 _STEP_ON_MANY_CLASSES = """
 import resource, sys, torch
 from benchmarks.speed.text_whole import CLIP_TEXT, N_CTX, random_state
-from prompttune.class_prompts import ClassPrompts
-from prompttune.text_engine import TextContext, TextEngine
+from prompttune.text.class_prompts import ClassPrompts
+from prompttune.text.engine import TextContext, TextEngine
 from vidfeat.backbone import TextConfig, TextTower, Tokenizer
-from vidfeat.openclip import clip_merges
+from vidfeat.clip.openclip import clip_merges
 n_classes, recompute = int(sys.argv[1]), sys.argv[2] == "recompute"
 names = [f"class number {i // 100} {i // 10 % 10} {i % 10}" for i in range(n_classes)]
 tower = TextTower(TextConfig(**CLIP_TEXT), embed_dim=512)

@@ -95,7 +95,7 @@ def timed_steps(setting: Setting, first_blocks: tuple[int, ...]) -> dict[str, Ca
     """One forward and backward per name: `plain` and `block k`."""
     import torch
 
-    from prompttune.visual_prompts import VisualContext, VisualContextOptions, prompted_forward
+    from prompttune.parts.visual_prompts import VisualContext, VisualContextOptions, prompted_forward
 
     tower = random_tower(setting.model)
     shape = (setting.n_frames, tower.config.n_tokens, tower.config.width)

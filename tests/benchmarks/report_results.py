@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prompttune.evaluate import Predictions, metrics, save_predictions, summarise
-from prompttune.results import SCHEMA_VERSION, CellResult, Result, RunResult, StoreFacts, Summary, package_versions
-from prompttune.run_folder import test_result as result_of_test
+from prompttune.evaluation.evaluate import Predictions, metrics, save_predictions, summarise
+from prompttune.evaluation.results import (
+    SCHEMA_VERSION,
+    CellResult,
+    Result,
+    RunResult,
+    StoreFacts,
+    Summary,
+    package_versions,
+)
+from prompttune.training.run_folder import test_result as result_of_test
 
 BASE, NEW = ("run", "jump", "swim"), ("climb", "throw", "ride")
 VIDEOS_PER_CLASS = 20

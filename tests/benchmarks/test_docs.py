@@ -18,8 +18,8 @@ from benchmarks import reference
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from prompttune import __version__
 from prompttune.cli import cli as prompttune_cli
-from prompttune.results import Result
-from prompttune.runs import parse_overrides
+from prompttune.config.runs import parse_overrides
+from prompttune.evaluation.results import Result
 from vidfeat.cli import main as vidfeat_cli
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_store import Recipe, write_tiny_store
 
 from benchmarks.evidence import (
     anchor_gradient_share,
@@ -20,10 +20,7 @@ from benchmarks.evidence import (
 )
 from benchmarks.evidence_figures import difference_figure, draw_figures
 from prompttune.errors import ConfigError
-from prompttune.results import Result
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "prompttune"))
-from tiny_store import Recipe, write_tiny_store
+from prompttune.evaluation.results import Result
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks" / "evidence.toml"
 OTHER_CLASSES = ("cook", "paint", "dance", "sleep", "drive", "read")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from report_results import write_entry
+from tiny_store import Recipe, write_tiny_store
 from video_files import write_video
 
 from benchmarks.__main__ import main
@@ -20,9 +20,6 @@ from benchmarks.report.comparison import compare
 from benchmarks.report.entries import read_groups
 from benchmarks.report.page import render_page
 from benchmarks.report.svg import PALETTE, colours, markers
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "prompttune"))
-from tiny_store import Recipe, write_tiny_store
 
 CLASSES = ("run", "jump", "swim", "wave_hand", "climb", "throw_ball", "ride", "spin", "walk", "kick")
 CHROMIUM = next(

@@ -14,7 +14,7 @@ from benchmarks.report.statistics import (
     in_per_cent,
     paired_difference,
 )
-from prompttune.evaluate import harmonic_mean
+from prompttune.evaluation.evaluate import harmonic_mean
 
 
 def test_paired_difference_is_the_paired_t_test() -> None:

@@ -82,7 +82,9 @@ class Running:
 def context() -> Any:
     """Processes forked off one that has imported everything: a start takes milliseconds instead of seconds."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["benchmarks.runner", "benchmarks.engine_local", "prompttune.fit", "tiny_suite"])
+    made.set_forkserver_preload(
+        ["benchmarks.runner", "benchmarks.engine_local", "prompttune.training.fit", "tiny_suite"]
+    )
     return made
 
 

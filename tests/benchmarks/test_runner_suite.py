@@ -18,8 +18,8 @@ from benchmarks.locks import held
 from benchmarks.runner import Outcome, RunOptions, make_plan, run_suite
 from benchmarks.suite import Suite
 from prompttune.errors import ConfigError, NonFiniteLossError, RunFolderError
-from prompttune.results import Result
-from prompttune.run_folder import CLAIM
+from prompttune.evaluation.results import Result
+from prompttune.training.run_folder import CLAIM
 
 QUIET = Console(quiet=True)
 
@@ -123,7 +123,7 @@ def test_one_bad_cell_does_not_stop_the_rest(tmp_path: Path, stores: Path) -> No
 def test_a_cell_that_fails_late_leaves_those_it_trained_with_to_train_apart(
     tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prompttune import fit as fit_module
+    from prompttune.training import fit as fit_module
 
     train, groups = fit_module._train, []
 
@@ -145,7 +145,7 @@ def test_a_cell_that_fails_late_leaves_those_it_trained_with_to_train_apart(
 def test_an_unexpected_error_is_recorded_with_its_traceback(
     tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prompttune import fit as fit_module
+    from prompttune.training import fit as fit_module
 
     train = fit_module._train
 
@@ -172,7 +172,7 @@ def test_an_unexpected_error_is_recorded_with_its_traceback(
 def test_cells_whose_prompts_failed_are_not_started(
     tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prompttune import fit as fit_module
+    from prompttune.training import fit as fit_module
 
     def broken(group: Any, *rest: Any) -> Any:
         raise MemoryError("no memory")
@@ -256,7 +256,7 @@ def test_a_begun_shared_folder_is_gone_on_with(tmp_path: Path, stores: Path, mon
     assert len(before) == 2  # zero-shot, and the first of the two
     (shared,) = (tmp_path / "together").iterdir()
     claimed = (shared / CLAIM).read_bytes()
-    from prompttune import fit as fit_module
+    from prompttune.training import fit as fit_module
 
     with monkeypatch.context() as patched:
         patched.setattr(fit_module, "_run_groups", lambda *_: pytest.fail("trained again"))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks.speed import text, text_paths, text_whole
-from prompttune.class_prompts import ClassPrompts
-from prompttune.text_engine import TextContext, TextEngine, plain_encode
+from prompttune.text.class_prompts import ClassPrompts
+from prompttune.text.engine import TextContext, TextEngine, plain_encode
 
 
 def rounds_of(*, sgemm: float, four: float, **seconds: float) -> list[text.Round]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.speed import visual
-from prompttune.visual_prompts import VisualPrompts, prompted_forward
+from prompttune.parts.visual_prompts import VisualPrompts, prompted_forward
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from rich.console import Console
 from benchmarks import quickstart
 from benchmarks.suite import Suite, cells, load_suite
 from benchmarks.world import datasets
-from prompttune.config import merge
-from prompttune.results import Result
+from prompttune.config.train_config import merge
+from prompttune.evaluation.results import Result
 
 SUITES = sorted((Path(quickstart.__file__).parent / "suites").glob("*.toml"))
 NAMES = {"quick", "methods", "ga2", "ablation", "few_shot", "cross_dataset"}

@@ -80,8 +80,8 @@ def learned(cells: Path) -> dict[str, tuple[Any, ...]]:
     """By run, what its training left behind: every learned number, the logged losses, the metrics."""
     import torch
 
-    from prompttune.prompt_file import read_prompt_file
-    from prompttune.results import Result
+    from prompttune.evaluation.results import Result
+    from prompttune.prompts.file import read_prompt_file
 
     found: dict[str, tuple[Any, ...]] = {}
     for folder in sorted(path.parent for path in cells.glob("*/result.json")):

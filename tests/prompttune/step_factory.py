@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prompttune.losses import AnchorTensors, StepTensors
+from prompttune.losses.terms import AnchorTensors, StepTensors
 
 R, B, C, E, A, Q = 3, 5, 4, 12, 6, 2
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prompttune.class_prompts import ClassPrompts, Position
-from prompttune.text_engine import TextContext
+from prompttune.text.class_prompts import ClassPrompts, Position
+from prompttune.text.engine import TextContext
 from vidfeat.backbone import TextConfig, TextTower
 
 WIDTH, HEADS, LAYERS, EMBED_DIM, VOCAB = 32, 4, 12, 24, 20_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prompttune.config import merge
-from prompttune.fit import FitOptions, FitResult, fit
-from prompttune.protocols import open_sources
-from prompttune.run_group import RunGroup, make_trainer, prepare
-from prompttune.runs import Run, expand_runs
-from prompttune.train import Trainer
+from prompttune.config.runs import Run, expand_runs
+from prompttune.config.train_config import merge
+from prompttune.data.protocols import open_sources
+from prompttune.training.fit import FitOptions, FitResult, fit
+from prompttune.training.run_group import RunGroup, make_trainer, prepare
+from prompttune.training.trainer import Trainer
 
 SHORT = {"protocol": {"shots": 4}, "optim": {"epochs": 4, "batch_size": 8, "lr": 0.01, "warmup_epochs": 1.0}}
 

@@ -117,12 +117,6 @@ def main() -> None:
     torch.set_num_threads(1)
     import open_clip  # noqa: F401
 
-    import vidfeat.backbone
-    import vidfeat.decode
-    import vidfeat.deep_verify
-    import vidfeat.encode
-    import vidfeat.openclip  # noqa: F401
-
     # Filling a tower's default values on torch's meta device imports a large part of torch, and computes nothing.
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)

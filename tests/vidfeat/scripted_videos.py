@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidfeat.decode_worker import LoadedVideo, RingLayout, VideoFacts, VideoTask
 from vidfeat.errors import DecodeError
+from vidfeat.extraction.worker import LoadedVideo, RingLayout, VideoFacts, VideoTask
 
 SLOT_ROWS = 4
 ROW_SHAPE = (3, 2, 2)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vidfeat.extract_options import ExtractOptions, Machine, ModelChoice
-from vidfeat.sampling import SamplingPolicy
+from vidfeat.extraction.options import ExtractOptions, Machine, ModelChoice
+from vidfeat.video.sampling import SamplingPolicy
 
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 16,

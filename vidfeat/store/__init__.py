@@ -3,7 +3,6 @@
 Needs numpy and zarr; knows nothing of torch, of videos or of models.
 """
 
-from vidfeat.store.plan import Unit
 from vidfeat.store.reader import Rows, StoreReader, open_store
 from vidfeat.store.spec import (
     FieldDifference,
@@ -14,6 +13,7 @@ from vidfeat.store.spec import (
     require_same_fingerprint,
     storage_problem,
 )
+from vidfeat.store.unit_plan import Unit
 from vidfeat.store.verify import Problem, VerifyReport, verify
 from vidfeat.store.writer import CommitRecord, StoreWriter
 

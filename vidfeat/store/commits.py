@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from vidfeat.errors import StoreCorruptError, StoreError, explain
-from vidfeat.store.plan import PlannedTap, PlannedVideo, Unit
 from vidfeat.store.quantize import Quantized, cosine_and_error, quantize
 from vidfeat.store.records import seal, unseal
 from vidfeat.store.shards import crc32c, scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, StoreSpec, VideoRow, same_key, storage_problem
+from vidfeat.store.unit_plan import PlannedTap, PlannedVideo, Unit
 
 
 @dataclass(frozen=True)

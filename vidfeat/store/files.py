@@ -65,16 +65,6 @@ class Files(Protocol):
     def lock(self) -> AbstractContextManager[None]: ...
 
 
-def files_at(location: str | os.PathLike[str], *, on_step: OnStep | None = None) -> Files:
-    """The files at a local path or at a URL such as "s3://bucket/X.zarr" (through fsspec)."""
-    text = os.fspath(location)
-    if "://" in text:
-        from vidfeat.store.remote import RemoteFiles
-
-        return RemoteFiles(text, on_step=on_step)
-    return LocalFiles(Path(text), on_step=on_step)
-
-
 class LocalFiles:
     """A store in a directory of a POSIX file system."""
 

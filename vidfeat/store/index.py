@@ -15,9 +15,9 @@ import numpy as np
 
 from vidfeat.errors import StoreError, explain
 from vidfeat.store.commits import CommitRecord
-from vidfeat.store.plan import Plan
 from vidfeat.store.shards import decode_small_array, encode_small_array
 from vidfeat.store.spec import FAILED, OK, VideoRow
+from vidfeat.store.unit_plan import Plan
 
 TEXT_COLUMNS = ("id", "label", "split", "group", "reason", "detail", "decoder")
 # name -> (dtype, axes); N videos, V views, T taps, P stored frames of all videos, U bytes of text.

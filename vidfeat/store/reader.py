@@ -20,14 +20,15 @@ from vidfeat.errors import (
     StoreNotFoundError,
     explain,
 )
-from vidfeat.store.files import Files, LocalFiles, files_at
+from vidfeat.store.files import Files, LocalFiles
 from vidfeat.store.gather import FEW_VIDEOS, RowSource, Segments
 from vidfeat.store.index import read_index
-from vidfeat.store.plan import SPEC_PATH, PlannedTap
+from vidfeat.store.location import files_at
 from vidfeat.store.quantize import dequantize
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest
 from vidfeat.store.shards import scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
+from vidfeat.store.unit_plan import SPEC_PATH, PlannedTap
 
 Check = Literal["first-touch", "always", "never"]
 

@@ -15,10 +15,10 @@ from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord
 from vidfeat.store.files import WRITE_ATTEMPTS, Files, StagedFileLost
 from vidfeat.store.index import build_index, index_files
-from vidfeat.store.plan import SPEC_PATH, Plan, Unit
 from vidfeat.store.records import seal, unseal
 from vidfeat.store.shards import ArrayLayout, group_metadata, scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION
+from vidfeat.store.unit_plan import SPEC_PATH, Plan, Unit
 
 MANIFEST_PATH = "manifest.json"
 PACK_PREFIX = "pack"

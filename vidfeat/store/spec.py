@@ -30,7 +30,7 @@ _TAP_NAME = re.compile(r"[a-z][a-z0-9_-]*(/[a-z0-9_-]+)*")
 
 
 class VideoKey(Protocol):
-    """A video as the manifest names it; `vidfeat.manifest.VideoItem` is one."""
+    """A video as the manifest names it; `vidfeat.video.manifest.VideoItem` is one."""
 
     @property
     def id(self) -> str: ...

@@ -18,10 +18,11 @@ import numpy as np
 
 from vidfeat.errors import StoreCorruptError, StoreError, StoreNotFoundError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord, require_commit_of
-from vidfeat.store.files import Files, files_at
-from vidfeat.store.plan import Plan, Unit, read_plan
+from vidfeat.store.files import Files
+from vidfeat.store.location import files_at
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, derived_files, unit_layouts
 from vidfeat.store.shards import CRC_BYTES, EMPTY, ArrayLayout, crc32c
+from vidfeat.store.unit_plan import Plan, Unit, read_plan
 
 Level = Literal["fast", "full"]
 Repair = Literal["extract-again", "rebuild", "restore"]

@@ -18,8 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vidfeat.errors import StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord, TapRows, encode_commit, require_commit_of
-from vidfeat.store.files import WRITE_ATTEMPTS, Files, OnStep, Staged, StagedFileLost, files_at
-from vidfeat.store.plan import (
+from vidfeat.store.files import WRITE_ATTEMPTS, Files, OnStep, Staged, StagedFileLost
+from vidfeat.store.location import files_at
+from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, unit_layouts, write_manifest, write_metadata
+from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
+from vidfeat.store.unit_plan import (
     Pass,
     Plan,
     Unit,
@@ -30,8 +33,6 @@ from vidfeat.store.plan import (
     write_pass,
     write_spec,
 )
-from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, unit_layouts, write_manifest, write_metadata
-from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
 from vidfeat.store.verify import VerifyReport
 
 

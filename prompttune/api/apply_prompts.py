@@ -1,0 +1,184 @@
+"""Learned prompts (or none) on a store: evaluation without training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
+from prompttune.data.features import FeatureSource, open_source, read_features
+from prompttune.data.frames import token_reader
+from prompttune.data.protocols import split_file_hashes, split_table
+from prompttune.data.store_needs import require_served
+from prompttune.evaluation import evaluate
+from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict
+from prompttune.evaluation.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
+from prompttune.model.prompt_model import PromptModel
+from prompttune.parts.heads import frame_reduction
+from prompttune.parts.visual_prompts import placement
+from prompttune.prompts.file import PromptFile, read_prompt_file
+from prompttune.splits.of_file import FileSplits
+from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
+from prompttune.training.run_folder import store_facts, test_result
+
+
+def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base_to_new: bool = False) -> Result:
+    """The result of prompt files (of the bare zero-shot classifier where there are none) on a store's test videos.
+
+    Args:
+        paths: prompt files, one run each.
+        given: tables as a TOML file has them; `store`, `device`, `templates` and `protocol.split_file` act, a prompt
+            file's own configuration decides the rest.
+        base_to_new: tests base and new classes each among their own, as the training protocol does; else one test set
+            among all of the store's classes.
+
+    Raises:
+        PromptFileError: prompts of another backbone than the store's.
+        SplitError: a store that has no such test videos.
+    """
+    started = time.perf_counter()
+    source = open_source(str(given["store"]))
+    prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path in paths]
+    runs, cells, predictions = [], [], {}
+    model = None
+    pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
+    for path, prompt in pairs or [(None, None)]:
+        config = config_of_prompt(prompt, given)
+        require_served(config, [source], trains=False)
+        model, tests = _prepare(config, source, prompt, base_to_new)
+        classifiers = Classifiers(model)
+        found = {name: predict(classifiers, videos)[0] for name, videos in tests.items()}
+        run = _run_result(prompt, path, tests, found, model)
+        runs.append(run)
+        metrics = {name: Summary(mean=value, std=None, n=1) for name, value in run.metrics.items()}
+        cells.append(CellResult(overrides=run.overrides, metrics=metrics))
+        predictions[run.name] = found
+    assert model is not None
+    classes = {name: list(videos.test.classes) for name, videos in tests.items()}
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        method="zero-shot" if not prompts else " ".join(dict.fromkeys(prompt.method for prompt in prompts)),
+        protocol="base-to-new" if base_to_new or "new" in classes else "zero-shot",
+        visual_prompts=None if model.config.visual is None else placement(model.config.visual.first_block),
+        config=model.config.model_dump(mode="json"),
+        axes={},
+        store=store_facts(source),
+        other_stores={},
+        split_files=split_file_hashes(model.config.protocol),
+        classes=classes,
+        prompts={k: text for names in classes.values() for k, text in model.prompt_texts(names).items()},
+        hard_prompts=[],
+        runs=runs,
+        cells=cells,
+        versions=package_versions(),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that evaluates a prompt (None: zero-shot), with the store and device of `given`."""
+    if prompt is None:
+        return resolve(merge({"method": "zero-shot"}, given))
+    kept: dict[str, Any] = {key: given[key] for key in ("store", "device", "precision") if key in given}
+    # The split it was trained on is of the store it was trained on.
+    protocol = {"split_file": NONE, "test_split_files": [], "test_stores": []} | given.get("protocol", {})
+    if protocol["split_file"] != NONE:
+        protocol |= {"base_classes": NONE, "test_fraction": NONE}
+    kept["protocol"] = protocol
+    # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
+    return resolve(merge(_tables(prompt.config), kept))
+
+
+def _tables(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped configuration as tables: None, which TOML has no word for, as the word that stands for it."""
+    return {
+        key: _tables(value) if isinstance(value, Mapping) else ("none" if value is None else value)
+        for key, value in config.items()
+    }
+
+
+def _prepare(
+    config: TrainConfig, source: FeatureSource, prompt: PromptFile | None, base_to_new: bool
+) -> tuple[PromptModel, dict[str, TestVideos]]:
+    trained = prompt.classes if prompt is not None else ()
+    split_file = config.protocol.split_file
+    # The prompt's own test_fraction is for the store it was trained on; a store with splits keeps them.
+    own = split_file is None and any(source.table.splits)
+    table = source.table if own else split_table(config.protocol, source.table)
+    if split_file is not None:
+        tests: Sequence[TestSet] = FileSplits(split_file, source.table).tests()
+    elif base_to_new:
+        known = [name for name in trained if name in set(table.classes)]
+        tests = base_and_new(table, known or config.protocol.base_classes)
+    else:
+        tests = zero_shot(table).tests
+    return prompted_model(config, source, prompt, table=table, tests=tests)
+
+
+def prompted_model(
+    config: TrainConfig,
+    source: FeatureSource,
+    prompt: PromptFile | None,
+    *,
+    table: VideoTable,
+    tests: Sequence[TestSet],
+) -> tuple[PromptModel, dict[str, TestVideos]]:
+    """A model with what a prompt file learned (None: zero-shot), and the test sets with their features.
+
+    Raises:
+        PromptFileError: learned tensors that do not fit the configuration.
+    """
+    trained = prompt.classes if prompt is not None else ()
+    hard = _hard_prompts(prompt)
+    model = PromptModel(
+        config,
+        source.pack,
+        seeds=[prompt.seed if prompt is not None else 0],
+        classes=trained or table.classes,
+        hard_prompts=hard,
+        device=config.device,
+    )
+    if prompt is not None:
+        model.load_run_tensors(0, prompt.learned)
+    rows = np.concatenate([test.videos for test in tests])
+    features = read_features(source, rows, reduce=frame_reduction(config.head)).to(model.device)
+    tokens = token_reader(config.visual, source)
+    return model, {test.name: TestVideos(test, table, features, tokens) for test in tests}
+
+
+def _hard_prompts(prompt: PromptFile | None) -> list[Any]:
+    if prompt is None:
+        return []
+    names = sorted(name for name in prompt.learned if name.startswith("context.coupling.hard_"))
+    return [prompt.learned[name] for name in names]
+
+
+def _run_result(
+    prompt: PromptFile | None,
+    path: str | Path | None,
+    tests: Mapping[str, TestVideos],
+    found: Mapping[str, Predictions],
+    model: PromptModel,
+) -> RunResult:
+    return RunResult(
+        name="zero-shot" if path is None else Path(path).as_posix(),
+        seed=prompt.seed if prompt is not None else 0,
+        overrides={} if path is None else {"prompts": Path(path).as_posix()},
+        split_sha256=prompt.split_sha256 if prompt is not None else "",
+        n_train=0,
+        n_val=0,
+        metrics=evaluate.metrics(found),
+        tests={name: test_result(one) for name, one in found.items()},
+        n_parameters=model.n_parameters,
+        n_steps=0,
+        selected_epoch=None,
+        val_accuracy=None,
+        train_accuracy=None,
+        train_seconds=0.0,
+        runs_together=1,
+        inert_terms=[],
+    )

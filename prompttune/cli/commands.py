@@ -1,0 +1,233 @@
+"""The command line: `train`, `plan`, `eval`, `classify`, `methods`; `prompts` and `splits` have modules of their own.
+
+Nothing heavy is imported until a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prompttune import __version__
+from prompttune.cli.prompts import prompts as prompts_group
+from prompttune.cli.splits import splits as splits_group
+
+if TYPE_CHECKING:
+    from prompttune.config.runs import Run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Train prompts for CLIP on cached video features, in seconds.
+
+    A store of features comes from `vidfeat extract`; everything else is here.
+    """
+
+
+_TRAINING_OPTIONS = (
+    click.argument("config", required=False, type=click.Path(path_type=Path)),
+    click.option("--method", help="A row of `prompttune methods`."),
+    click.option("--store", help="The feature store to train and test on."),
+    click.option("--seeds", help="Seeds, separated by commas: one run each, trained together."),
+    click.option("--shots", help="Training videos per class, or `none` for all."),
+    click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests."),
+    click.option(
+        "--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept."
+    ),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis."),
+    click.option("--out", help="The run folder [default: runs/METHOD-STORE]."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu]."),
+)
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What `train` and `plan` are given alike."""
+    for option in reversed(_TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@training_options
+@click.option("--overwrite", is_flag=True, help="Start anew in a folder that holds another or a finished run.")
+def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **named: Any) -> None:
+    """Train a method and evaluate it.
+
+    CONFIG is a TOML file; options and --set come on top of it. Killed anywhere, the same command goes on where it was.
+
+    \b
+    prompttune train --method coop --store target.zarr --seeds 1,2,3
+    prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
+    """
+    from rich.console import Console
+
+    from prompttune.cli.tables import TrainingLine, result_table
+    from prompttune.training.fit import FitOptions, fit
+    from prompttune.training.run_folder import run_folder_name
+
+    runs, axes = _runs(config, overrides, named)
+    out = run_folder_name(runs[0].config)
+    try:
+        with TrainingLine(Console(stderr=True)) as line:
+            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
+        sys.exit(130)
+    console = Console()
+    console.print(result_table([fitted.result]))
+    for store in (fitted.result.store, *fitted.result.other_stores.values()):
+        if store.failed_videos:
+            console.print(f"{len(store.failed_videos)} failed videos of {store.path} are in no split")
+    console.print(f"results: {fitted.folder}/result.json", soft_wrap=True)
+    prompt = fitted.folder / runs[0].name / "prompt.safetensors"
+    if prompt.exists():
+        console.print(f"next:    prompttune eval --store ANOTHER.zarr --prompts {prompt}", soft_wrap=True)
+
+
+@cli.command()
+@training_options
+def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
+    """Say what `train` with the same arguments will take: store bytes, GFLOP and seconds per step, memory.
+
+    Measures this machine for a few seconds (with visual.compile longer: kernels are made) and keeps nothing. A
+    configuration that the stores cannot serve is refused with the `vidfeat extract` command that would make it so.
+
+    \b
+    prompttune plan --method ivlp --store target.zarr --seeds 1,2,3
+    """
+    from prompttune.training.plan import plan_training
+
+    runs, _ = _runs(config, overrides, named)
+    for line in plan_training(runs).lines():
+        click.echo(line)
+
+
+@cli.command("eval")
+@click.option("--store", required=True, help="The feature store to test on.")
+@click.option(
+    "--prompts", multiple=True, type=click.Path(path_type=Path), help="Prompt file; none for zero-shot. Repeatable."
+)
+@click.option("--split", "split_file", help="A split file of `prompttune splits`; its test sets are taken.")
+@click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
+def evaluate(
+    prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
+) -> None:
+    """Test learned prompts, or zero-shot CLIP, on a store.
+
+    \b
+    prompttune eval --store target.zarr
+    prompttune eval --store target.zarr --prompts runs/coop-target/seed1/prompt.safetensors
+    """
+    from rich.console import Console
+
+    from prompttune.api.apply_prompts import apply_prompts
+    from prompttune.cli.tables import result_table
+    from prompttune.config.runs import parse_overrides
+    from prompttune.errors import ConfigError
+
+    given, axes = parse_overrides([*_as_overrides(named), *overrides])
+    if axes:
+        raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
+    console = Console()
+    console.print(result_table([result]))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        console.print(f"results: {result.write(out)}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--prompts", type=click.Path(path_type=Path), help="A trained prompt file; none for zero-shot CLIP.")
+@click.option("--classes", help="Names separated by commas, or a file of them.  [default: those trained on]")
+@click.option("--like", help="For video files: the store whose backbone, frames and crop are taken, or a pack.")
+@click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
+@click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
+def classify(source: str, classes: str | None, out: Path | None, **options: Any) -> None:
+    """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
+
+    A store needs no video library and no open_clip. Video files are decoded and encoded like the videos of --like.
+
+    \b
+    prompttune classify new.zarr --prompts runs/coop-target/seed1/prompt.safetensors
+    prompttune classify clip.mp4 --like target.zarr --classes "clapping,sitting down,walking"
+    """
+    from rich.console import Console
+
+    from prompttune.api.classify import ClassifyOptions
+    from prompttune.api.classify import classify as classify_videos
+    from prompttune.cli.prompts import named_classes
+    from prompttune.cli.tables import classified_table, write_classified
+
+    found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
+    if out is not None:
+        write_classified(out, found)
+    Console().print(classified_table(found))
+
+
+@cli.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods; with NAME, one method's source and its whole configuration.
+
+    What is printed for NAME after the source is a TOML file that `prompttune train` takes.
+    """
+    from rich.console import Console
+
+    from prompttune.cli.tables import describe_method, methods_table
+
+    if name is None:
+        Console().print(methods_table())
+    else:
+        click.echo(describe_method(name))
+
+
+cli.add_command(prompts_group)
+cli.add_command(splits_group)
+
+
+def _runs(
+    config: Path | None, overrides: tuple[str, ...], named: dict[str, Any]
+) -> tuple[list[Run], dict[str, list[Any]]]:
+    """The runs of a command line, and its run axes."""
+    from prompttune.config.runs import expand_runs, parse_overrides
+    from prompttune.config.train_config import merge, read_toml
+
+    plain, axes = parse_overrides([*_as_overrides(named), *overrides])
+    return expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes), axes
+
+
+def _as_overrides(named: dict[str, Any]) -> list[str]:
+    """Named options as `KEY=VALUE`, those not given left out."""
+    keys = {name: f"protocol.{name}" for name in ("shots", "val_shots", "split_file")}
+    texts = [f"{keys.get(name, name)}={value}" for name, value in named.items() if value is not None]
+    if named.get("val_shots"):
+        texts.append("selection=val")
+    return texts
+
+
+def main() -> None:
+    """Entry point: an error of the project is one message and exit code 2, never a traceback."""
+    from prompttune.base.machine import wait_briefly
+    from prompttune.errors import PrompttuneError
+    from vidfeat.errors import VidfeatError
+
+    wait_briefly()
+    try:
+        cli(standalone_mode=True)
+    except (PrompttuneError, VidfeatError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

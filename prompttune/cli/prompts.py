@@ -1,0 +1,125 @@
+"""`prompttune prompts`: the registry of prompt files on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def prompts() -> None:
+    """List, show, import, export and compare prompt files."""
+
+
+@prompts.command("list")
+@click.argument("folder", type=click.Path(path_type=Path))
+def list_(folder: Path) -> None:
+    """List every prompt file below FOLDER."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from prompttune.prompts.registry import list_prompts
+
+    table = Table("file", "method", "seed", "n_ctx", "width", "classes", "pack")
+    for entry in list_prompts(folder):
+        held = entry.prompt
+        sizes = (held.seed, held.n_ctx, held.width, len(held.classes))
+        table.add_row(str(entry.path.relative_to(folder)), held.method, *map(str, sizes), held.pack_hash[:12])
+    Console().print(table)
+
+
+@prompts.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Show what FILE holds and where it comes from."""
+    from prompttune.prompts.file import read_prompt_file
+
+    held = read_prompt_file(file)
+    for name in ("method", "seed", "n_ctx", "width", "split_sha256", "store_fingerprint", "pack_hash"):
+        click.echo(f"{name + ':':<20}{getattr(held, name)}")
+    click.echo(f"{'classes:':<20}{len(held.classes)}: {', '.join(held.classes)}")
+    for name, value in held.learned.items():
+        click.echo(f"{'learned:':<20}{name} {list(value.shape)}")
+    for name in ("imported_from", "sha256", "key"):
+        if name in held.config:
+            click.echo(f"{name + ':':<20}{held.config[name]}")
+
+
+@prompts.command("import")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--store", required=True, help="A store of the backbone the context was trained with.")
+@click.option(
+    "--classes",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Classes it was trained on: CSV `id,name`, or lines.",
+)
+@click.option("--key", help="The tensor's name, where several could be meant.")
+def import_(checkpoint: Path, out: Path, store: str, classes: Path, key: str | None) -> None:
+    """Write the context of a CoOp-, ViFi- or GA2-style CHECKPOINT to the prompt file OUT.
+
+    The checkpoint is read as tensors alone; nothing it contains is run.
+    """
+    from prompttune.data.features import open_source
+    from prompttune.prompts.registry import import_prompt
+
+    names = read_class_names(classes)
+    held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, key=key)
+    click.echo(f"prompt:  {out} ({held.n_ctx} tokens of width {held.width}, {len(names)} classes)")
+
+
+@prompts.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def export(file: Path, out: Path) -> None:
+    """Write the context of the prompt FILE to OUT: safetensors with one tensor `ctx`."""
+    from prompttune.prompts.file import read_prompt_file
+    from prompttune.prompts.registry import export_prompt
+
+    export_prompt(read_prompt_file(file), out)
+    click.echo(f"context: {out}")
+
+
+@prompts.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--store", required=True, help="The target's store; the second half of its classes is new.")
+@click.option("--classes", type=click.Path(path_type=Path), help="The target's new classes, where they are others.")
+@click.option("--nearest", default=5, show_default=True, help="How many of the nearest other pairs to show.")
+def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
+    """Tell which of a target's new classes the prompt FILE was in fact trained on."""
+    from prompttune.config.train_config import resolve
+    from prompttune.data.features import open_source
+    from prompttune.model.prompt_model import PromptModel
+    from prompttune.prompts.file import read_prompt_file
+    from prompttune.prompts.registry import overlap_with
+    from prompttune.splits.split import base_and_new
+
+    source = open_source(store)
+    held = read_prompt_file(file, pack_hash=source.pack.hash)
+    target = tuple(read_class_names(classes)) if classes is not None else base_and_new(source.table)[1].classes
+    model = PromptModel(resolve({"method": "zero-shot", "store": store}), source.pack, seeds=[0], classes=target)
+    report = overlap_with(model, source=held.classes, target=target)
+    click.echo(report.summary())
+    for pair in report.overlaps:
+        click.echo(f"  {pair.kind:<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
+    told = {pair.target for pair in report.overlaps}
+    for pair in [pair for pair in report.nearest if pair.target not in told][:nearest]:
+        click.echo(f"  {'nearest':<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Class names of a CSV `id,name`, or of a file with one name per line; blank lines do not count."""
+    from prompttune.splits.lists import read_class_file
+
+    return list(read_class_file(path).classes)
+
+
+def named_classes(text: str | None) -> tuple[str, ...]:
+    """Class names given as a file of them, or separated by commas; () for None."""
+    if text is None:
+        return ()
+    if Path(text).is_file():
+        return tuple(read_class_names(Path(text)))
+    return tuple(name.strip() for name in text.split(",") if name.strip())

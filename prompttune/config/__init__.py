@@ -1,0 +1,1 @@
+"""What a training is told: sections of settings, methods as data, runs."""

@@ -1,0 +1,229 @@
+"""The tables of a configuration: frozen, strict, each with its own checks. What holds across tables is `config`'s."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NONE = "none"
+
+
+def none_word(value: Any) -> Any:
+    """TOML has no null: the word "none" stands for it, so that a resolved configuration can be read back."""
+    return None if value == NONE else value
+
+
+def _template(text: str) -> str:
+    if text.count("{}") != 1:
+        raise ValueError(f"a template holds {{}} once, where the class name goes; got {text!r}")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ProtocolConfig(Section):
+    """Which videos train, which test, and among which classes."""
+
+    name: Literal["base-to-new", "few-shot", "fully-supervised", "zero-shot"] = "base-to-new"
+    shots: Annotated[Positive | None, BeforeValidator(none_word)] = 16
+    val_shots: NonNegative = 0
+    base_classes: Annotated[tuple[str, ...] | None, BeforeValidator(none_word)] = None
+    test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(none_word)] = None
+    split_seed: NonNegative = 0
+    test_stores: tuple[str, ...] = ()
+    split_file: Annotated[str | None, BeforeValidator(none_word)] = None
+    test_split_files: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> ProtocolConfig:
+        if self.shots is not None and self.val_shots >= self.shots:
+            raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
+        if self.base_classes is not None and self.name != "base-to-new":
+            raise ValueError(f"base_classes belongs to the protocol base-to-new, not to {self.name}")
+        if self.split_file is not None and (self.base_classes, self.test_fraction) != (None, None):
+            raise ValueError("base_classes and test_fraction do not act beside split_file, which says who is where")
+        if self.test_split_files and len(self.test_split_files) != len(self.test_stores):
+            raise ValueError('test_split_files takes one file for each of test_stores, "none" for a store without')
+        return self
+
+
+class ContextConfig(Section):
+    """The learned tokens in the text tower: `kind = "none"` trains none."""
+
+    kind: Literal["none", "shared", "class", "image"] = "none"
+    n_ctx: Positive = 16
+    init: str = "random"
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    position: Literal["end", "middle", "front"] = "end"
+    prompt_depth: Positive = 1
+    image_hidden: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    class_tokens_block: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    class_tokens_hidden: Positive = 128
+
+    @model_validator(mode="after")
+    def _check(self) -> ContextConfig:
+        if self.kind == "none" and (self.prompt_depth > 1 or self.class_tokens_block is not None):
+            raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
+        return self
+
+
+class VisualConfig(Section):
+    """Learned rows in the vision tower from block `first_block` on; the store must have the tokens that enter it.
+
+    `source` says whose the rows are: "own"; "from-text", a linear map of the text prompts per block (MaPLe); "to-text",
+    own rows of which the text prompts are linear maps. `recompute` and `frames_per_chunk` (0: all) trade time for
+    memory; `compile` has torch.compile make kernels of the blocks: minutes once, no gain on the CPU, meant for GPUs.
+    """
+
+    n_prompts: Positive = 16
+    depth: Positive = 1
+    first_block: NonNegative = 0
+    source: Literal["own", "from-text", "to-text"] = "own"
+    recompute: bool = False
+    frames_per_chunk: NonNegative = 0
+    compile: bool = False
+
+
+class FramesConfig(Section):
+    """Which of a video's stored frames and views a training step sees, drawn anew at every step.
+
+    `used` frames, one from each of as many segments, in order ("none": all that are stored); `views` = "random" draws
+    one of the store's views per video. Evaluation sees all frames of the first view, the centre crop.
+    """
+
+    used: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    views: Literal["first", "random"] = "first"
+
+
+class CouplingConfig(Section):
+    """Frozen hard prompts from other data sets, mixed with the soft context.
+
+    What is "none" below `hard_prompts` is as the variant has it (`prompttune.parts.coupling.COUPLING_VARIANTS`).
+    """
+
+    variant: Literal["released", "linear", "two-layer", "residual", "token"] = "released"
+    hard_prompts: tuple[str, ...] = ()
+    residual: Annotated[bool | None, BeforeValidator(none_word)] = None
+    dropout: Annotated[float | None, Field(ge=0, lt=1), BeforeValidator(none_word)] = None
+    dropout_mask: Annotated[Literal["shared", "per-class"] | None, BeforeValidator(none_word)] = None
+    depth: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    shared_mapping: Annotated[bool | None, BeforeValidator(none_word)] = None
+    init: Annotated[Literal["torch", "soft"] | None, BeforeValidator(none_word)] = None
+
+    def changes(self) -> dict[str, Any]:
+        """The options that differ from the variant's, as `coupling_options` takes them."""
+        return self.model_dump(exclude={"variant", "hard_prompts"}, exclude_none=True)
+
+
+AnchorLossName = Literal[
+    "additive", "margin-softplus", "margin-hinge", "extra-class", "distill", "feature", "text-anchor"
+]
+
+
+class AnchorsConfig(Section):
+    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
+
+    store: str
+    loss: AnchorLossName = "margin-softplus"
+    weight: Weight = 1.0
+    also: dict[AnchorLossName, Weight] = Field(default_factory=dict)
+    options: dict[str, float | bool | str] = Field(default_factory=dict)
+    n_anchors: Positive = 8
+    negatives: Literal["generic", "released"] | tuple[str, ...] = "generic"
+    template: Template = "a video of {}."
+    prompted_negatives: bool = True
+    allow_inert: bool = False
+
+    @property
+    def weights(self) -> dict[AnchorLossName, float]:
+        """The weight of every loss: `loss` first, then those of `also` that have any."""
+        return {self.loss: self.weight, **{name: weight for name, weight in self.also.items() if weight}}
+
+    @model_validator(mode="after")
+    def _check(self) -> AnchorsConfig:
+        if self.loss in self.also:
+            raise ValueError(f"also names {self.loss!r}, which is the loss itself: its weight is anchors.weight")
+        return self
+
+
+class HeadConfig(Section):
+    """How frame features become one video feature, and what comes after it."""
+
+    temporal: Literal["mean", "mean-of-normalised", "transformer", "attention", "concept-spotting"] = "mean"
+    temporal_layers: Positive = 1
+    temporal_residual: bool = False
+    max_frames: Positive = 32
+    spotting_temperature: Annotated[float, Field(gt=0)] = 0.01
+    adapter: Literal["none", "clip-adapter", "tip-adapter", "linear-probe"] = "none"
+    adapter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+    tip_alpha: Annotated[float, Field(ge=0)] = 1.17
+    tip_beta: Annotated[float, Field(ge=0)] = 1.0
+    train_keys: bool = False
+    logit_scale: Annotated[float | None, Field(gt=0), BeforeValidator(none_word)] = None
+
+
+class TargetsConfig(Section):
+    """What the cross-entropy is taken against."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ClassesConfig(Section):
+    """Which training classes a step takes: all, or its batch's and some others (`prompttune.model.class_sampling`)."""
+
+    sample: Literal["all", "random", "hard"] = "all"
+    n_negatives: Positive = 64
+
+
+class AggregationConfig(Section):
+    """PromptSRC's Gaussian-weighted mean of the prompts over epochs."""
+
+    mean: Annotated[float, Field(gt=0)] = 15.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class OptimConfig(Section):
+    """The optimiser; the learning rate is warmed up linearly and follows a cosine, stepped per iteration."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
+    epochs: NonNegative = 50
+    batch_size: Positive = 32
+    accumulate: Positive = 1
+    weight_decay: Weight = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
+    gradient: Literal["sum", "prograd"] = "sum"
+
+
+class TemplatesConfig(Section):
+    """Hand-written prompts, and how class names are cleaned before they enter any prompt."""
+
+    zero_shot: Template = "a video of a person {}."
+    ensemble: tuple[Template, ...] = ()
+    split_camel_case: bool = False
+    replace_underscores: bool = True
+
+
+class LogConfig(Section):
+    """How often what is written."""
+
+    every: Positive = 10
+    checkpoint_seconds: Weight = 30.0
+    tensorboard: bool = False

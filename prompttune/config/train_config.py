@@ -1,0 +1,271 @@
+"""What one `prompttune train` does: frozen, strict, and printable as the TOML file that would do it again.
+
+A configuration is a method's defaults, then the TOML file, then `--set` overrides. Unknown keys are refused with the
+nearest valid one; every problem is reported in one message. A comma in an override (`optim.lr=0.002,0.01`) opens a run
+axis: the product of all axes and the seeds gives the runs (`prompttune.config.runs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from prompttune.config.methods import LOSS_TERMS, METHODS
+from prompttune.config.sections import (
+    NONE,
+    AggregationConfig,
+    AnchorsConfig,
+    ClassesConfig,
+    ContextConfig,
+    CouplingConfig,
+    FramesConfig,
+    HeadConfig,
+    LogConfig,
+    NonNegative,
+    OptimConfig,
+    ProtocolConfig,
+    Section,
+    TargetsConfig,
+    TemplatesConfig,
+    VisualConfig,
+    Weight,
+    none_word,
+)
+from prompttune.errors import ConfigError, explain
+
+
+class TrainConfig(Section):
+    """Everything one command does."""
+
+    method: str
+    store: str
+    seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
+    out: str = "runs/{method}-{store}"
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    selection: Literal["last", "val"] = "last"
+    runs_at_once: NonNegative = 0
+    class_chunk: NonNegative = 0
+    recompute: bool = False
+    protocol: ProtocolConfig = ProtocolConfig()
+    context: ContextConfig = ContextConfig()
+    visual: Annotated[VisualConfig | None, BeforeValidator(none_word)] = None
+    frames: FramesConfig = FramesConfig()
+    coupling: Annotated[CouplingConfig | None, BeforeValidator(none_word)] = None
+    anchors: Annotated[AnchorsConfig | None, BeforeValidator(none_word)] = None
+    head: HeadConfig = HeadConfig()
+    losses: dict[str, Weight] = Field(default_factory=lambda: {"cross-entropy": 1.0})
+    targets: TargetsConfig = TargetsConfig()
+    classes: ClassesConfig = ClassesConfig()
+    aggregation: Annotated[AggregationConfig | None, BeforeValidator(none_word)] = None
+    optim: OptimConfig = OptimConfig()
+    templates: TemplatesConfig = TemplatesConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        problems = [*self._split_problems(), *self._part_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _split_problems(self) -> Iterable[str]:
+        if len(set(self.seeds)) != len(self.seeds):
+            yield f"seeds holds a seed twice: {list(self.seeds)}"
+        if self.selection == "val" and self.protocol.val_shots == 0:
+            yield 'selection = "val" needs protocol.val_shots (--val N): nothing is ever selected on test videos'
+
+    def _part_problems(self) -> Iterable[str]:
+        for name in sorted(set(self.losses) - set(LOSS_TERMS)):
+            yield f"losses.{name}: unknown term; {nearest(name, LOSS_TERMS) or 'known: ' + ', '.join(LOSS_TERMS)}"
+        if self.optim.gradient == "prograd" and not self.losses.get("zero-shot-consistency"):
+            yield 'optim.gradient = "prograd" projects on the term losses.zero-shot-consistency, which has no weight'
+        if self.context.position != "end" and (self.context.prompt_depth > 1 or self.context.class_tokens_block):
+            yield f'deep prompts and class tokens need context.position = "end", not {self.context.position!r}'
+        block = self.context.class_tokens_block
+        if block is not None and block < self.context.prompt_depth:
+            yield f"context.class_tokens_block = {block} is among the blocks of context.prompt_depth"
+        if self.coupling is not None:
+            yield from self._coupling_problems(self.coupling)
+        yield from self._head_problems()
+        if self.visual is not None:
+            yield from self._visual_problems(self.visual)
+        if self.classes.sample != "all":
+            yield from self._class_sampling_problems()
+        anchors = self.anchors
+        puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
+        if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
+            yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"
+
+    def _class_sampling_problems(self) -> Iterable[str]:
+        given = f"classes.sample = {self.classes.sample!r}"
+        if self.context.kind == "none":
+            yield f"{given} needs a learned context: {self.method} encodes no text in training (context.kind)"
+        if self.head.adapter in ("tip-adapter", "linear-probe"):
+            yield f"{given}: head.adapter = {self.head.adapter!r} has logits of all training classes or none"
+        anchors = self.anchors
+        if anchors is not None and "additive" in anchors.weights and anchors.negatives != "released":
+            yield f'{given}: the anchor loss "additive" pairs negatives with all classes unless negatives = "released"'
+
+    def _head_problems(self) -> Iterable[str]:
+        head = self.head
+        if head.adapter in ("tip-adapter", "linear-probe") and head.temporal not in ("mean", "mean-of-normalised"):
+            yield f"head.adapter = {head.adapter!r} is made of features before training: head.temporal must be a mean"
+        if head.adapter == "linear-probe" and self.protocol.name in ("base-to-new", "zero-shot"):
+            yield f"a linear probe has no logits for classes it is not fitted on, which {self.protocol.name} tests"
+        if head.adapter == "linear-probe" and self.protocol.val_shots == 0:
+            yield "a linear probe chooses its strength on validation videos: protocol.val_shots (--val 4)"
+        if head.train_keys and head.adapter != "tip-adapter":
+            yield f"head.train_keys belongs to head.adapter = 'tip-adapter', not to {head.adapter!r}"
+
+    def _visual_problems(self, visual: VisualConfig) -> Iterable[str]:
+        given = f"visual.source = {visual.source!r}"
+        if visual.compile and (visual.recompute or visual.frames_per_chunk):
+            # Torch may recompute a block by another kernel than it first ran, and then says that shapes differ.
+            yield "visual.compile does not go with visual.recompute or visual.frames_per_chunk"
+        context = self.context
+        if METHODS[self.method].fit != "gradient":
+            yield f"visual prompts are trained, and {self.method} trains nothing by gradient (visual = none)"
+        if self.head.adapter in ("tip-adapter", "linear-probe"):
+            yield f"head.adapter = {self.head.adapter!r} is made of frozen features, which visual prompts change"
+        if visual.source == "own":
+            return
+        if context.kind != "shared":
+            yield f'{given} maps text prompts shared by all classes: context.kind = "shared", not {context.kind!r}'
+        if context.n_ctx != visual.n_prompts:
+            yield f"{given} pairs prompts: visual.n_prompts = {visual.n_prompts}, context.n_ctx = {context.n_ctx}"
+        deep_enough = visual.depth <= context.prompt_depth if visual.source == "from-text" else False
+        if not deep_enough and visual.depth != context.prompt_depth:
+            yield f"{given}: visual.depth = {visual.depth}, but context.prompt_depth = {context.prompt_depth}"
+        if visual.source == "to-text" and context.init != "random":
+            yield f"{given} makes the context of visual prompts: context.init = {context.init!r} cannot start it"
+
+    def _coupling_problems(self, coupling: CouplingConfig) -> Iterable[str]:
+        depth, prompt_depth = coupling.depth or 1, self.context.prompt_depth
+        if depth > prompt_depth:
+            yield f"coupling.depth = {depth} is deeper than context.prompt_depth = {prompt_depth}"
+        if coupling.variant == "token" and depth < prompt_depth:
+            yield 'coupling.variant = "token" lengthens the context: coupling.depth must equal context.prompt_depth'
+        if self.context.kind == "none":
+            yield f"coupling needs a soft context, and {self.method} has none (context.kind)"
+        if not coupling.hard_prompts:
+            yield "coupling.hard_prompts names no prompt file; train one on another data set, or set coupling = none"
+        if self.context.kind == "class":
+            yield 'coupling mixes a context shared by the classes; context.kind = "class" has one per class'
+
+    def to_toml(self) -> str:
+        """The TOML file that would do exactly this again."""
+        return _toml_table(self.model_dump(mode="json"))
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return json.dumps(NONE)
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)  # JSON's numbers, booleans and escaped strings are TOML's
+
+
+def _toml_table(table: Mapping[str, Any], prefix: str = "") -> str:
+    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}{key}"
+            lines += ["", f"[{name}]", _toml_table(value, f"{name}.").rstrip("\n")]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def resolve(given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of one run: the method's defaults under what is given.
+
+    Args:
+        given: nested tables as a TOML file has them.
+
+    Raises:
+        ConfigError: naming every unknown key with its nearest valid one, and every value that is not allowed.
+    """
+    name = given.get("method")
+    if name is None:
+        raise ConfigError(explain("no method given", expected=f"one of {', '.join(METHODS)}", fix="--method NAME"))
+    if name not in METHODS:
+        raise ConfigError(
+            explain(f"unknown method {name!r}", expected=f"one of {', '.join(METHODS)}", fix=nearest(name, METHODS))
+        )
+    try:
+        return TrainConfig.model_validate(merge(METHODS[name].defaults, given))
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors()]
+        plural = "" if len(problems) == 1 else "s"
+        raise ConfigError(
+            explain(f"{len(problems)} problem{plural} in the configuration of {name}", got="".join(problems))
+        ) from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: when the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(explain("no such configuration file", where=path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(explain("this is not a TOML file", where=path, got=error)) from None
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, table by table; what is no table on either side is replaced whole."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """A hint "did you mean ...?" when a known word is near, else None."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else None
+
+
+def valid_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, for hints and for the reference page."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        keys += [f"{prefix}{name}"] if section is None else valid_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def sections(keys: Iterable[str]) -> list[str]:
+    """The tables that dotted keys are in."""
+    return sorted({key.rsplit(".", 1)[0] for key in keys if "." in key})
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The table behind a field's annotation (also behind `Table | None`), or None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return next((found for part in get_args(annotation) if (found := section_of(part))), None)
+    return None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        keys = valid_keys()
+        hint = nearest(key, [*keys, *sections(keys)]) or f"valid keys: {', '.join(keys)}"
+        return f"\n    {key}: unknown key; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+    return f"\n    {key + ': ' if key else ''}{message}{given}"

@@ -1,0 +1,169 @@
+"""What one step with visual prompts will cost, counted before anything runs: operations, and bytes kept for backward.
+
+The counts follow `visual_prompts.prompted_forward` row by row; tests/prompttune/cost/test_visual_cost.py compares them
+with what torch counts and keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prompttune.parts.visual_prompts import KEEP_ALL, Recompute, VisualContextOptions
+from vidfeat.backbone import VisionConfig
+
+BYTES_PER_FLOAT = 4
+# Flash attention computes the scores again: five matrix products where the forward pass has two.
+ATTENTION_BACKWARD = 2.5
+
+
+@dataclass(frozen=True)
+class VisualStep:
+    """One training step's shape.
+
+    Attributes:
+        n_frames: N, frames per step and run (videos x frames used, anchors included).
+        n_runs: R.
+        shared_frames: whether all runs see the same frames.
+        recompute: as given to `prompted_forward`.
+    """
+
+    n_frames: int
+    n_runs: int = 1
+    shared_frames: bool = True
+    recompute: Recompute = KEEP_ALL
+
+
+@dataclass(frozen=True)
+class VisualCost:
+    """Cost of the vision tower's part of a step.
+
+    Attributes:
+        forward_flops: floating-point operations of the forward pass, 2 per multiply-add; matrix products alone.
+        backward_flops: of the backward pass, the forward pass done again included where `recompute` asks for it.
+        kept_bytes: activations kept between forward and backward, float32.
+    """
+
+    forward_flops: float
+    backward_flops: float
+    kept_bytes: float
+
+    @property
+    def flops(self) -> float:
+        """Both passes."""
+        return self.forward_flops + self.backward_flops
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of one block: T in, Q out; the stored tokens' part G times and without a gradient where it is the first."""
+
+    n_rows: int
+    n_query: int
+    forward_flops: float
+    backward_flops: float
+    kept_floats: float
+
+
+def visual_step_cost(
+    config: VisionConfig, *, embed_dim: int, options: VisualContextOptions, step: VisualStep
+) -> VisualCost:
+    """Cost of one forward and backward pass through the prompted tower.
+
+    Args:
+        config: the tower's sizes.
+        embed_dim: E.
+        options: where how many rows join.
+        step: frames and runs.
+    """
+    blocks = _blocks(config, options, step)
+    images = step.n_runs * step.n_frames
+    pooling = 2.0 * images * config.width * embed_dim
+    forward = sum(block.forward_flops for block in blocks) + pooling
+    backward = sum(block.backward_flops for block in blocks) + pooling
+    kept = [block.kept_floats for block in blocks]
+    kept_floats = float(sum(kept))
+    chunk = step.recompute.frames_per_chunk
+    chunked = chunk is not None and chunk < step.n_frames
+    inputs = [images * block.n_rows * config.width for block in blocks]
+    if chunked and chunk is not None:
+        # Between the passes nothing is kept but the stored tokens; the peak is one chunk's share.
+        share = chunk / step.n_frames
+        kept_floats = share * (sum(inputs) + max(kept) if step.recompute.per_block else kept_floats)
+    elif step.recompute.per_block:
+        kept_floats = float(sum(inputs)) + max(kept)
+    if chunked or step.recompute.per_block:
+        backward += forward
+    return VisualCost(forward, backward, kept_floats * BYTES_PER_FLOAT)
+
+
+def _blocks(config: VisionConfig, options: VisualContextOptions, step: VisualStep) -> list[_Block]:
+    first, last_prompted = options.first_block, options.first_block + options.depth - 1
+    n_tokens, n_rows = config.n_tokens, config.n_tokens + options.n_prompts
+    blocks = []
+    for index in range(first, config.layers):
+        n_query = n_rows if index >= last_prompted else n_tokens
+        n_query = 1 if index == config.layers - 1 else n_query
+        if index <= last_prompted:
+            groups = 1 if index == first and step.shared_frames else step.n_runs
+            blocks.append(_joined(config, options, step, n_query=n_query, groups=groups, is_first=index == first))
+        else:
+            blocks.append(_carried(config, options, step, n_query=n_query))
+    return blocks
+
+
+def _behind_projection(config: VisionConfig, step: VisualStep, *, n_rows: int, n_query: int) -> tuple[float, float]:
+    """Operations of attention, and of output projection and MLP, for N frames of R runs."""
+    images, width = step.n_runs * step.n_frames, config.width
+    attention = 4.0 * images * n_query * n_rows * width
+    linear = 2.0 * images * n_query * width * (width + 2 * config.mlp_width)
+    return attention, linear
+
+
+def _kept_behind_projection(config: VisionConfig, step: VisualStep, *, n_query: int) -> float:
+    """Floats kept for attention's output and its log-sums, the second norm and the activation."""
+    images = step.n_runs * step.n_frames
+    return images * n_query * (2.0 * config.width + config.heads + config.mlp_width)
+
+
+def _joined(
+    config: VisionConfig,
+    options: VisualContextOptions,
+    step: VisualStep,
+    *,
+    n_query: int,
+    groups: int,
+    is_first: bool,
+) -> _Block:
+    """A prompted block: tokens projected once per group, rows once per run."""
+    width, n_tokens, n_prompts = config.width, config.n_tokens, options.n_prompts
+    n_rows, token_queries = n_tokens + n_prompts, min(n_query, n_tokens)
+    of_tokens = 2.0 * groups * step.n_frames * width * width * (token_queries + 2 * n_tokens)
+    of_rows = 2.0 * step.n_runs * width * width * (max(n_query - n_tokens, 0) + 2 * n_prompts)
+    attention, linear = _behind_projection(config, step, n_rows=n_rows, n_query=n_query)
+    images = step.n_runs * step.n_frames
+    kept = images * width * (n_query + 2.0 * n_rows) + _kept_behind_projection(config, step, n_query=n_query)
+    if not is_first:
+        kept += images * n_tokens * width
+    return _Block(
+        n_rows=n_tokens,
+        n_query=n_query,
+        forward_flops=of_tokens + of_rows + attention + linear,
+        backward_flops=(0.0 if is_first else of_tokens) + of_rows + ATTENTION_BACKWARD * attention + linear,
+        kept_floats=kept,
+    )
+
+
+def _carried(config: VisionConfig, options: VisualContextOptions, step: VisualStep, *, n_query: int) -> _Block:
+    """A block behind the last prompted one: prompt rows are rows like any other."""
+    width, n_rows = config.width, config.n_tokens + options.n_prompts
+    images = step.n_runs * step.n_frames
+    projection = 2.0 * images * width * width * (n_query + 2 * n_rows)
+    attention, linear = _behind_projection(config, step, n_rows=n_rows, n_query=n_query)
+    kept = images * width * (3.0 * n_rows + n_query) + _kept_behind_projection(config, step, n_query=n_query)
+    return _Block(
+        n_rows=n_rows,
+        n_query=n_query,
+        forward_flops=projection + attention + linear,
+        backward_flops=projection + ATTENTION_BACKWARD * attention + linear,
+        kept_floats=kept,
+    )

@@ -1,0 +1,1 @@
+"""Store rows as tensors: features, tokens, frames, and the protocols that say which."""

@@ -1,0 +1,104 @@
+"""What a configuration needs of its stores, checked before anything is read; what lacks is said as a command.
+
+A method without visual prompts needs the pooled tap. Visual prompts from block k need `tokens/kk` beside it, of every
+store that trains, tests or anchors; `frames.views = "random"` needs a store of several views, `frames.used` as many
+frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from prompttune.config.train_config import TrainConfig
+from prompttune.data.extract_command import extract_command
+from prompttune.data.features import POOLED, FeatureSource
+from prompttune.data.frames import tokens_tap
+from prompttune.errors import FeatureError, explain
+
+
+def needed_taps(config: TrainConfig) -> tuple[str, ...]:
+    """The taps a configuration reads, pooled first."""
+    return (POOLED,) if config.visual is None else (POOLED, tokens_tap(config.visual.first_block))
+
+
+def tap_bytes(source: FeatureSource, tap: str) -> int:
+    """Bytes of a tap for all usable videos, frames and views of a store, whether it is there or not; without indices.
+
+    What is not there is counted in float16, `vidfeat extract`'s default.
+    """
+    vision = source.pack.config.vision
+    shape = (source.pack.config.embed_dim,) if tap == POOLED else (vision.n_tokens, vision.width)
+    spec = source.reader.taps.get(tap)
+    size = np.dtype(spec.dtype).itemsize if spec is not None else 2
+    n_rows = int(source.reader.n_frames_per_video[source.reader.ok].sum()) * source.reader.n_views
+    return n_rows * math.prod(shape) * size
+
+
+def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, trains: bool = True) -> None:
+    """Refuses what the stores cannot serve.
+
+    Args:
+        sources: stores of one backbone; the first is the training store.
+        trains: False where prompts are only evaluated, which draws no views and frames.
+
+    Raises:
+        FeatureError: blocks that the tower does not have, or stores without a tap, views or frames that are needed; all
+            problems in one message, with the command that would add what lacks.
+    """
+    problems = [*_block_problems(config, sources[0])]
+    commands = []
+    for place, source in enumerate(sources):
+        wanted_views = 2 if trains and place == 0 and config.frames.views == "random" else 1
+        lacking = [tap for tap in needed_taps(config) if tap not in source.reader.taps]
+        if lacking:
+            size = sum(tap_bytes(source, tap) for tap in lacking) / 2**30
+            problems.append(
+                f"{source.path} has no {', '.join(lacking)} (it has {', '.join(source.reader.taps)}); it takes "
+                f"{size:.3g} GiB"
+            )
+        if source.reader.n_views < wanted_views:
+            problems.append(f'{source.path} has one view, and frames.views = "random" needs several')
+        problems += _frame_problems(config, source, trains=trains and place == 0)
+        if lacking or source.reader.n_views < wanted_views:
+            taps = [*source.reader.taps, *lacking]
+            commands.append(
+                extract_command(source.path, source.reader, taps=taps, n_views=max(source.reader.n_views, wanted_views))
+            )
+    if not problems:
+        return
+    fix = "; ".join(commands)
+    if commands:
+        fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
+    raise FeatureError(
+        explain(
+            f"the configuration of {config.method} asks for what is not there",
+            where=", ".join(dict.fromkeys(source.path for source in sources)),
+            expected=f"taps {', '.join(needed_taps(config))}",
+            got="; ".join(problems),
+            fix=fix or None,
+        )
+    )
+
+
+def _block_problems(config: TrainConfig, source: FeatureSource) -> Iterable[str]:
+    if config.visual is None:
+        return
+    first, depth, layers = config.visual.first_block, config.visual.depth, source.pack.config.vision.layers
+    if first + depth > layers:
+        possible = f"visual.depth = {layers - first}" if first < layers else f"visual.first_block below {layers}"
+        yield (
+            f"the vision tower of {source.pack.config.name} has blocks 0 to {layers - 1}, and visual.first_block = "
+            f"{first} with visual.depth = {depth} prompts up to block {first + depth - 1}: {possible}"
+        )
+
+
+def _frame_problems(config: TrainConfig, source: FeatureSource, *, trains: bool) -> Iterable[str]:
+    counts = np.unique(source.reader.n_frames_per_video[source.reader.ok])
+    if config.visual is not None and len(counts) > 1:
+        yield f"videos of {source.path} have {counts.min()} to {counts.max()} frames, visual prompts need equally many"
+    used = config.frames.used
+    if trains and used is not None and len(counts) and used > counts.min():
+        yield f"frames.used = {used}, and videos of {source.path} have {counts.min()} frames"

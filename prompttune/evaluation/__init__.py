@@ -1,0 +1,1 @@
+"""Predictions, what they amount to, and what a split hides."""

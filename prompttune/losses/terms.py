@@ -1,0 +1,272 @@
+"""Loss terms over one training step: small frozen callables, one signature `(StepTensors) -> Tensor [R]`.
+
+A term returns one value per run, a mean over the run's own batch, so that `values.sum().backward()` gives every run the
+gradient it would have alone. Terms are unweighted; `WeightedTerm` carries the weight. Anchor terms: `anchors.py`.
+
+Notation: v video feature, t class feature, both unit; s the logit scale; p(c|v) = softmax_c(s v.t_c); a bar marks what
+the frozen CLIP gives. Half precision is refused here: the towers may run in it, losses do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prompttune.base.shapes import AxisCheck
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorTensors:
+    """The irrelevant videos and negative prompts of one step; checks its axes at birth.
+
+    Attributes:
+        anchor_features: `[R A E]` unit; through the visual prompts if there are any, else the frozen features.
+        frozen_anchor_features: `[R A E]` unit; the frozen CLIP's.
+        frozen_negative_features: `[Q E]` unit; negative prompts as written, through the frozen text tower.
+        negative_features: `[R Q E]` unit or None; the same negatives with the learned context in front.
+        class_features: `[R A C E]` unit or None; only where the classes depend on the video (CoCoOp).
+    """
+
+    anchor_features: Tensor
+    frozen_anchor_features: Tensor
+    frozen_negative_features: Tensor
+    negative_features: Tensor | None = None
+    class_features: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check = AxisCheck("AnchorTensors")
+        check.floating("anchor_features", self.anchor_features, "R A E", unit=True)
+        check.floating("frozen_anchor_features", self.frozen_anchor_features, "R A E", unit=True)
+        check.floating("frozen_negative_features", self.frozen_negative_features, "Q E", unit=True)
+        check.floating("negative_features", self.negative_features, "R Q E", unit=True)
+        check.floating("class_features", self.class_features, "R A C E", unit=True)
+        check.raise_problems()
+
+    def prompted_negatives(self) -> Tensor:
+        """Negative features `[R Q E]`: with the learned context where they are given, else the frozen ones."""
+        if self.negative_features is not None:
+            return self.negative_features
+        return self.frozen_negative_features.expand(len(self.anchor_features), -1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTensors:
+    """All that the loss terms of one step may look at; checks its axes at birth.
+
+    Attributes:
+        logits: `[R B C]`, scale included.
+        labels: int64 `[R B]` in `[0, C)`.
+        video_features: `[R B E]` unit. Where the head weighs frames per class (concept spotting), the mean over frames.
+        class_features: `[R C E]` unit; `[R B C E]` where the classes depend on the video (CoCoOp).
+        frozen_class_features: `[C E]` unit, of the hand-crafted template(s).
+        frozen_logits: `[R B C]`, the zero-shot prediction, scale included.
+        logit_scale: s, already exponentiated.
+        frozen_video_features: `[R B E]` unit or None; needed where the videos pass through visual prompts.
+        targets: `[R B C]` or None; soft labels (feature mix-up), rows summing to 1. They take the place of `labels`.
+        anchors: the step's irrelevant videos, or None.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    video_features: Tensor
+    class_features: Tensor
+    frozen_class_features: Tensor
+    frozen_logits: Tensor
+    logit_scale: float
+    frozen_video_features: Tensor | None = None
+    targets: Tensor | None = None
+    anchors: AnchorTensors | None = None
+
+    def __post_init__(self) -> None:
+        check = AxisCheck("StepTensors")
+        check.floating("logits", self.logits, "R B C")
+        check.labels("labels", self.labels, "R B", n_classes="C")
+        check.floating("video_features", self.video_features, "R B E", unit=True)
+        check.floating("class_features", self.class_features, ("R C E", "R B C E"), unit=True)
+        check.floating("frozen_class_features", self.frozen_class_features, "C E", unit=True)
+        check.floating("frozen_logits", self.frozen_logits, "R B C")
+        check.floating("frozen_video_features", self.frozen_video_features, "R B E", unit=True)
+        check.floating("targets", self.targets, "R B C", sums_to_one=True)
+        if self.anchors is not None:
+            check.floating("anchors.anchor_features", self.anchors.anchor_features, "R A E")
+            check.floating("anchors.class_features", self.anchors.class_features, "R A C E")
+        if not self.logit_scale > 0:
+            check.problem(f"logit_scale: expected a positive number (already exponentiated), got {self.logit_scale}")
+        check.raise_problems()
+
+    @property
+    def n_runs(self) -> int:
+        return self.logits.shape[0]
+
+    @property
+    def n_classes(self) -> int:
+        return self.logits.shape[2]
+
+    def soft_targets(self, smoothing: float = 0.0) -> Tensor:
+        """Target distributions `[R B C]`: the given ones, else one-hot labels; then smoothed towards uniform."""
+        if self.targets is not None:
+            targets = self.targets
+        else:
+            targets = F.one_hot(self.labels, self.n_classes).to(self.logits.dtype)
+        return targets * (1.0 - smoothing) + smoothing / self.n_classes if smoothing else targets
+
+
+class LossTerm(Protocol):
+    """One value per run `[R]` of one step."""
+
+    def __call__(self, step: StepTensors) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """`mean_b -sum_c y_bc log p(c|v_b)`, with `y` smoothed: `(1 - e) onehot + e / C`.
+
+    Attributes:
+        label_smoothing: e in `[0, 1)`. ViFi-CLIP trains with 0.1, the CoOp line with 0.
+
+    Source: Szegedy et al. 2016, section 7 (label smoothing); the convention is torch.nn.functional.cross_entropy's.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        targets = step.soft_targets(self.label_smoothing)
+        return -(targets * step.logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class KnowledgeGuided:
+    """`mean_c (1 - cos(t_c, t_c-bar))`: learned class features stay near those of the hand-crafted prompt.
+
+    Weight 8 in the paper. With video-dependent classes the mean is over videos too.
+
+    Source: Yao et al. 2023 (KgCoOp), htyao89/KgCoOp trainers/kgcoop.py: `1 - mean(cos(text_features, ..._old))`.
+    """
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        cosine = (step.class_features * step.frozen_class_features).sum(dim=-1)
+        return (1.0 - cosine).flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class ZeroShotConsistency:
+    """`T^2 mean_b KL(p-bar(.|v_b) || p(.|v_b))` at temperature T: the prediction stays near the zero-shot one.
+
+    Its gradient is ProGrad's knowledge gradient.
+
+    Source: Zhu et al. 2023 (ProGrad), trainers/prograd.py `ProGradLoss`, which leaves out a constant (the teacher's
+    entropy).
+    """
+
+    temperature: float = 1.0
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        return (
+            prediction_divergence(step.logits / self.temperature, step.frozen_logits / self.temperature)
+            * self.temperature**2
+        )
+
+
+@dataclass(frozen=True)
+class TextL1:
+    """`mean_ce |t_ce - t-bar_ce|`, over classes and channels. Weight 25; the teacher is a mean over 60 templates.
+
+    Source: Khattak et al. 2023 (PromptSRC), muzairkhattak/PromptSRC@8be7dcf trainers/promptsrc.py `loss_scl_text`.
+    """
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        return (step.class_features - step.frozen_class_features).abs().flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class ImageL1:
+    """`mean_be |v_be - v-bar_be|`, over videos and channels. Weight 10. It acts only through visual prompts or heads.
+
+    Source: Khattak et al. 2023 (PromptSRC), muzairkhattak/PromptSRC@8be7dcf trainers/promptsrc.py `loss_scl_image`.
+    """
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        if step.frozen_video_features is None:
+            raise ValueError("the image term needs frozen_video_features; the pooled tap of the store holds them")
+        return (step.video_features - step.frozen_video_features).abs().flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class LogitKL:
+    """`1/(B C) sum_bc p-bar(c|v_b) (log p-bar(c|v_b) - log p(c|v_b))`: PromptSRC's logit term as its code has it.
+
+    The sum is divided by the number of logits, not by the number of videos, so it is 1/C of the usual KL. Weight 1.
+
+    Source: Khattak et al. 2023 (PromptSRC), muzairkhattak/PromptSRC@8be7dcf trainers/promptsrc.py `L_SCL_logits`.
+    """
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        return prediction_divergence(step.logits, step.frozen_logits) / step.n_classes
+
+
+def prediction_divergence(logits: Tensor, frozen_logits: Tensor) -> Tensor:
+    """`mean_b KL(softmax(frozen_logits_b) || softmax(logits_b))` per run `[R]`, of two `[R B C]`."""
+    log_teacher = frozen_logits.log_softmax(dim=-1)
+    log_student = logits.log_softmax(dim=-1)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term under the name it is logged by, and its weight: one number, or one per run `[R]`."""
+
+    name: str
+    term: LossTerm
+    weight: float | tuple[float, ...] = 1.0
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        """Weighted value per run `[R]`."""
+        value = self.term(step)
+        if isinstance(self.weight, tuple):
+            if len(self.weight) != step.n_runs:
+                raise ValueError(f"term {self.name!r} has {len(self.weight)} weights for {step.n_runs} runs")
+            return value * value.new_tensor(self.weight)
+        return value * self.weight
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The weighted terms of one step.
+
+    Attributes:
+        terms: name -> weighted value `[R]`, in the order of the method.
+        total: their sum `[R]`; `total.sum().backward()` trains every run as if alone.
+    """
+
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(tuple(self.terms.values())).sum(dim=0)
+
+
+def compute_losses(step: StepTensors, terms: Sequence[WeightedTerm]) -> StepLosses:
+    """The weighted value of each term on this step.
+
+    Raises:
+        ValueError: no term, or two of one name.
+    """
+    names = [term.name for term in terms]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"loss terms need distinct names, at least one; got {names}")
+    return StepLosses(terms={term.name: term(step) for term in terms})
+
+
+LOSS_TERMS: Mapping[str, LossTerm] = {
+    "cross-entropy": CrossEntropy(),
+    "knowledge-guided": KnowledgeGuided(),
+    "zero-shot-consistency": ZeroShotConsistency(),
+    "text-l1": TextL1(),
+    "image-l1": ImageL1(),
+    "logit-kl": LogitKL(),
+}

@@ -1,0 +1,1 @@
+"""The parts put together: one model of R runs."""

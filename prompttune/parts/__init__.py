@@ -1,0 +1,1 @@
+"""What trains: contexts, coupling, visual rows, heads, adapters."""

@@ -1,0 +1,1 @@
+"""Learned prompts as files: ours, those of other projects, and lists of them."""

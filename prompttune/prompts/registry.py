@@ -1,0 +1,117 @@
+"""Prompt files as a registry: what is there, in from other projects and out to them, overlap with a target.
+
+A registry is any folder; prompt files carry their own provenance, so nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prompttune.base.tensor_files import write_bytes
+from prompttune.errors import PromptFileError, explain
+from prompttune.prompts.file import PromptFile, read_prompt_file, write_prompt_file
+from prompttune.prompts.foreign_checkpoints import as_prompt_file, import_context
+from prompttune.splits.class_overlap import OverlapReport, class_overlap
+from vidfeat.backbone import BackbonePack
+
+if TYPE_CHECKING:
+    from prompttune.model.prompt_model import PromptModel
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """A prompt file that was found.
+
+    Attributes:
+        path: where.
+        prompt: what it holds.
+    """
+
+    path: Path
+    prompt: PromptFile
+
+
+def list_prompts(folder: str | os.PathLike[str]) -> list[RegistryEntry]:
+    """Every prompt file below a folder, by path; other safetensors files (checkpoints, packs) are not among them.
+
+    Raises:
+        PromptFileError: no such folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise PromptFileError(explain("there is no folder of prompt files here", where=root))
+    found = []
+    for path in sorted(root.rglob("*.safetensors")):
+        try:
+            found.append(RegistryEntry(path, read_prompt_file(path)))
+        except PromptFileError:
+            continue
+    return found
+
+
+def import_prompt(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pack: BackbonePack,
+    classes: Sequence[str],
+    key: str | None = None,
+) -> PromptFile:
+    """The context of another project's checkpoint, written as a prompt file.
+
+    Args:
+        checkpoint: read without running anything in it, see `hard_prompts`.
+        out: the prompt file to write; never overwritten.
+        pack: the backbone it was trained with; the caller vouches for it, the file cannot.
+        classes: the classes it was trained on, for the overlap report.
+        key: the tensor's name where several could be meant.
+
+    Raises:
+        PromptFileError: as `import_context`; a context of another width than the backbone's; `out` exists.
+    """
+    if Path(out).exists():
+        raise PromptFileError(explain("the prompt file is there already", where=out, fix="another name"))
+    context = import_context(checkpoint, key=key)
+    if context.width != pack.config.text.width:
+        raise PromptFileError(
+            explain(
+                "the context does not fit this text tower",
+                where=checkpoint,
+                expected=f"width {pack.config.text.width} ({pack.config.name})",
+                got=f"width {context.width}",
+                fix="name a store of the backbone it was trained with",
+            )
+        )
+    prompt = as_prompt_file(context, classes=classes, pack_hash=pack.hash)
+    write_prompt_file(out, prompt)
+    return prompt
+
+
+def export_prompt(prompt: PromptFile, out: str | os.PathLike[str]) -> None:
+    """Writes the context alone: a safetensors file of one tensor `ctx` [M W], which any CoOp descendant can copy in.
+
+    Raises:
+        PromptFileError: no context that classes share, or `out` exists.
+    """
+    from safetensors.torch import save
+
+    context = prompt.hard_prompt()
+    if Path(out).exists():
+        raise PromptFileError(explain("the file is there already", where=out, fix="another name"))
+    write_bytes(Path(out), save({"ctx": context.contiguous()}))
+
+
+def overlap_with(model: PromptModel, *, source: Sequence[str], target: Sequence[str]) -> OverlapReport:
+    """Which of the target's classes the source has, by name and by frozen text features in the model's templates."""
+    if not source or not target:
+        return class_overlap(source, target)
+    return class_overlap(
+        source,
+        target,
+        source_features=model.frozen_text(model.class_texts(source)),
+        target_features=model.frozen_text(model.class_texts(target)),
+    )

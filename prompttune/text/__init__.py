@@ -1,0 +1,1 @@
+"""Class names to class features, exactly and without work done twice."""

@@ -1,0 +1,162 @@
+"""Configurations: strict, complete in their complaints, and printable as the file that would do the same again."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from prompttune.cli.tables import describe_method
+from prompttune.config.methods import METHODS
+from prompttune.config.runs import expand_runs, group_runs, parse_overrides
+from prompttune.config.train_config import TrainConfig, read_toml, resolve, valid_keys
+from prompttune.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_resolves_and_round_trips_through_toml(name: str) -> None:
+    text = describe_method(name)
+    config = resolve(tomllib.loads(text))
+    assert config.method == name
+    assert resolve(tomllib.loads(config.to_toml())) == config
+    assert METHODS[name].summary
+    assert METHODS[name].source
+
+
+def test_round_trip_keeps_what_takes_a_part_off_a_method() -> None:
+    config = resolve({"method": "ga2-text", "store": "x", "coupling": "none"})
+    assert config.coupling is None
+    assert resolve(tomllib.loads(config.to_toml())).coupling is None
+    with pytest.raises(ConfigError, match="hard_prompts"):
+        resolve({"method": "ga2-text", "store": "x"})
+
+
+def test_every_problem_is_reported_at_once_with_the_nearest_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(
+            {
+                "method": "coop",
+                "store": "x",
+                "optim": {"lrr": 1.0, "epochs": -1, "name": "adamm"},
+                "contxt": {},
+                "losses": {"cross-entropi": 1.0},
+                "templates": {"zero_shot": "no place"},
+            }
+        )
+    message = str(caught.value)
+    assert "optim.lrr: unknown key; did you mean 'optim.lr'?" in message
+    assert "optim.epochs" in message
+    assert "'adamw'" in message
+    assert "did you mean 'context'?" in message
+    assert "template" in message
+    with pytest.raises(ConfigError, match="did you mean 'cross-entropy'"):
+        resolve({"method": "coop", "store": "x", "losses": {"cross-entropi": 1.0}})
+
+
+def test_unknown_and_missing_methods() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'kgcoop'"):
+        resolve({"method": "kgcop", "store": "x"})
+    with pytest.raises(ConfigError, match="no method given"):
+        resolve({"store": "x"})
+    with pytest.raises(ConfigError, match="store"):
+        resolve({"method": "coop"})
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ({"selection": "val"}, "nothing is ever selected on test videos"),
+        ({"protocol": {"shots": 4, "val_shots": 4}}, "leaves nothing"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": []}, "seeds"),
+        ({"context": {"position": "front", "prompt_depth": 2}}, "context.position"),
+        ({"coupling": {"hard_prompts": ["x"], "depth": 3}}, "deeper than context.prompt_depth"),
+        ({"coupling": {"hard_prompts": ["x"]}, "context": {"kind": "class"}}, "one per class"),
+        ({"optim": {"gradient": "prograd"}}, "zero-shot-consistency"),
+        ({"protocol": {"name": "few-shot", "base_classes": ["a"]}}, "base_classes belongs"),
+    ],
+)
+def test_contradictions_are_refused(tables: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        resolve({"method": "coop", "store": "x", **tables})
+
+
+def test_configurations_are_frozen() -> None:
+    config = resolve({"method": "coop", "store": "x"})
+    with pytest.raises(ValueError):
+        config.optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_overrides_are_typed_and_commas_open_axes() -> None:
+    plain, axes = parse_overrides(
+        [
+            "optim.lr=0.002,0.01",
+            "seeds=1,2",
+            "coupling.hard_prompts=a.safetensors,b.safetensors",
+            "templates.zero_shot='one, two {}.'",
+            "store=/some/where.zarr",
+            "log.tensorboard=true",
+            "losses.knowledge-guided=4,8",
+            "optim.betas=0.9,0.98",
+            "context.n_ctx=4",
+        ]
+    )
+    assert axes == {"optim.lr": [0.002, 0.01], "losses.knowledge-guided": [4, 8]}
+    assert plain["seeds"] == [1, 2]
+    assert plain["coupling"]["hard_prompts"] == ["a.safetensors", "b.safetensors"]
+    assert plain["templates"]["zero_shot"] == "one, two {}."
+    assert plain["store"] == "/some/where.zarr"
+    assert plain["log"]["tensorboard"] is True
+    assert plain["optim"]["betas"] == [0.9, 0.98]
+    assert plain["context"]["n_ctx"] == 4
+    single, _ = parse_overrides(["seeds=3", "coupling.hard_prompts=a.safetensors"])
+    assert single == {"seeds": [3], "coupling": {"hard_prompts": ["a.safetensors"]}}
+
+
+def test_the_last_part_of_a_key_stands_for_it_where_it_is_the_only_one() -> None:
+    plain, axes = parse_overrides(["lr=0.002,0.01", "n_ctx=4", "hard_prompts=a.safetensors,b.safetensors"])
+    assert axes == {"optim.lr": [0.002, 0.01]}
+    assert plain["context"] == {"n_ctx": 4}
+    assert plain["coupling"] == {"hard_prompts": ["a.safetensors", "b.safetensors"]}
+    with pytest.raises(ConfigError, match=r"name: may be protocol\.name or optim\.name"):
+        parse_overrides(["name=sgd"])
+    assert parse_overrides(["store=x", "anchors.store=y"])[0] == {"store": "x", "anchors": {"store": "y"}}
+
+
+def test_bad_overrides_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(["optim.lrate=1", "nonsense", "context.n_ctx=4"])
+    message = str(caught.value)
+    assert "optim.lrate: unknown key; did you mean 'optim.lr'?" in message
+    assert "nonsense: expected KEY=VALUE" in message
+    assert "n_ctx" not in message
+
+
+def test_axes_and_seeds_make_the_product_and_group_by_shape() -> None:
+    axes = {"optim.lr": [0.1, 0.2], "context.n_ctx": [2, 4]}
+    runs = expand_runs({"method": "coop", "store": "x", "seeds": [1, 2]}, axes)
+    assert len(runs) == 8
+    assert len({run.name for run in runs}) == 8
+    groups = group_runs(runs)
+    assert [len(group) for group in groups] == [4, 4]  # by n_ctx: another shape; learning rates go together
+    assert all(len({run.config.context.n_ctx for run in group}) == 1 for group in groups)
+    assert runs[0].config.seeds == (1,)
+
+
+def test_zero_shot_runs_once_whatever_the_seeds() -> None:
+    assert len(expand_runs({"method": "zero-shot", "store": "x", "seeds": [1, 2, 3]}, {})) == 1
+
+
+def test_toml_files_that_cannot_be_read(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration"):
+        read_toml(tmp_path / "missing.toml")
+    (tmp_path / "bad.toml").write_text("method = ")
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        read_toml(tmp_path / "bad.toml")
+
+
+def test_valid_keys_cover_every_section() -> None:
+    keys = valid_keys()
+    assert "optim.lr" in keys
+    assert "coupling.variant" in keys
+    assert {key.split(".")[0] for key in keys} == set(TrainConfig.model_fields)

@@ -1,0 +1,261 @@
+"""A pack is whole or refused, is read only as far as needed, and gives back the weights it was written from."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from openclip_models import TINY, random_clip
+
+from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256, whole_directory
+from vidfeat.clip.openclip import LoadedClip, from_state_dict
+from vidfeat.errors import PackError
+
+FILES = {"config.json", "text.safetensors", "visual.safetensors", "tokenizer.json"}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedClip:
+    return from_state_dict(random_clip(TINY).state_dict(), model_config=TINY, name="tiny", pretrained="random")
+
+
+@pytest.fixture(scope="module")
+def written(loaded: LoadedClip, tmp_path_factory) -> BackbonePack:
+    return loaded.write_pack(tmp_path_factory.mktemp("pack") / "pack")
+
+
+@pytest.fixture
+def copy(written: BackbonePack, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written.path, tmp_path / "copy"))
+
+
+def test_writes_four_files_and_nothing_else(written: BackbonePack) -> None:
+    assert {path.name for path in written.path.iterdir()} == FILES
+    assert [path.name for path in written.path.parent.iterdir()] == ["pack"]
+
+
+def test_gives_the_weights_back_bit_for_bit(written: BackbonePack, loaded: LoadedClip) -> None:
+    pack = BackbonePack.load(written.path)
+    for tower, state in ((pack.text_tower(), loaded.text_state), (pack.vision_tower(), loaded.visual_state)):
+        found = tower.state_dict()
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+        assert {value.dtype for value in found.values()} == {torch.float32}
+    assert pack.config == loaded.config
+    pack.verify()
+
+
+def test_towers_are_made_once(written: BackbonePack) -> None:
+    assert written.text_tower() is written.text_tower()
+    assert written.vision_tower() is written.vision_tower()
+    assert written.tokenizer() is written.tokenizer()
+
+
+def test_writing_is_deterministic_and_the_hash_is_of_the_contents(written, loaded, tmp_path) -> None:
+    again = loaded.write_pack(tmp_path / "elsewhere" / "pack")
+    assert again.hash == written.hash
+    assert all((again.path / name).read_bytes() == (written.path / name).read_bytes() for name in FILES)
+    other = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, logit_scale=3.0))
+    assert other.write_pack(tmp_path / "other").hash != written.hash
+
+
+def test_writing_the_same_pack_twice_is_fine_another_one_is_not(loaded: LoadedClip, copy: Path) -> None:
+    assert loaded.write_pack(copy).path == copy
+    other = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, logit_scale=3.0))
+    with pytest.raises(PackError, match="something else is already where the backbone pack is to be written"):
+        other.write_pack(copy)
+
+
+def test_text_alone_never_reads_the_vision_weights(copy: Path) -> None:
+    # Same size, other bytes: only reading them could tell.
+    path = copy / "visual.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+    pack = BackbonePack.load(copy)
+    pack.text_tower()
+    pack.tokenizer()
+    with pytest.raises(PackError, match=r"visual.safetensors is damaged"):
+        pack.vision_tower()
+
+
+def test_every_flipped_bit_is_found(copy: Path, written: BackbonePack) -> None:
+    draw = random.Random(0)
+    for name in sorted(FILES):
+        path = copy / name
+        whole = path.read_bytes()
+        for _ in range(40):
+            position, bit = draw.randrange(len(whole)), draw.randrange(8)
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(PackError):
+                BackbonePack.load(copy, expected_hash=written.hash).verify()
+        path.write_bytes(whole)
+    BackbonePack.load(copy, expected_hash=written.hash).verify()
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"config.json"}))
+def test_truncated_and_missing_files_are_named_together(copy: Path, name: str) -> None:
+    (copy / name).write_bytes((copy / name).read_bytes()[:-1])
+    others = sorted(FILES - {"config.json", name})
+    (copy / others[0]).unlink()
+    with pytest.raises(PackError, match="the backbone pack is not whole") as raised:
+        BackbonePack.load(copy)
+    assert f"{others[0]} is missing" in str(raised.value)
+    assert f"{name} has " in str(raised.value)
+
+
+def test_a_folder_that_is_no_pack_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="there is no backbone pack here") as raised:
+        BackbonePack.load(tmp_path / "nowhere")
+    assert "no such directory" in str(raised.value)
+    with pytest.raises(PackError, match=r"no config.json in it"):
+        BackbonePack.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"text"'])
+def test_a_config_that_cannot_be_read_says_so(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    with pytest.raises(PackError, match="the pack's config cannot be read"):
+        BackbonePack.load(copy)
+
+
+def test_a_later_format_is_refused(copy: Path) -> None:
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(values | {"version": 2}))
+    with pytest.raises(PackError, match="not a backbone pack this version reads"):
+        BackbonePack.load(copy)
+
+
+def test_another_packs_hash_is_refused(written: BackbonePack) -> None:
+    assert BackbonePack.load(written.path, expected_hash=written.hash).hash == written.hash
+    with pytest.raises(PackError, match="another backbone pack than the one asked for"):
+        BackbonePack.load(written.path, expected_hash="0" * 64)
+
+
+def _write(loaded: LoadedClip, path: Path, **changes) -> BackbonePack:
+    return dataclasses.replace(loaded, **changes).write_pack(path)
+
+
+def test_all_wrong_tensors_are_named_together(loaded: LoadedClip, tmp_path: Path) -> None:
+    text = {name: value for name, value in loaded.text_state.items() if name != "ln_final.weight"}
+    visual = loaded.visual_state | {"proj": torch.zeros(3, 3), "extra": torch.zeros(2)}
+    visual["conv1.weight"] = visual["conv1.weight"] * float("nan")
+    with pytest.raises(PackError, match="do not make the backbone") as raised:
+        _write(loaded, tmp_path / "pack", text_state=text, visual_state=visual)
+    for problem in ("missing ln_final.weight [32]", "left over extra [2]", "proj is [3, 3], not [48, 24]", "no finite"):
+        assert problem in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_hash_than_the_config_names_are_refused(loaded: LoadedClip, tmp_path: Path) -> None:
+    config = dataclasses.replace(loaded.config, weights_sha256="0" * 64)
+    with pytest.raises(PackError, match="the config names 000"):
+        _write(loaded, tmp_path / "pack", config=config)
+
+
+def test_a_failed_write_leaves_nothing_behind(loaded: LoadedClip, tmp_path: Path, monkeypatch) -> None:
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(whole_directory.os, "fsync", full_disk)
+    with pytest.raises(PackError, match="No space left"):
+        loaded.write_pack(tmp_path / "pack")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(loaded, tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".pack.dead.partial", tmp_path / ".pack.alive.partial"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "text.safetensors").write_bytes(b"half")
+    descriptor = os.open(alive, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    loaded.write_pack(tmp_path / "pack")
+    assert {path.name for path in tmp_path.iterdir()} == {"pack", alive.name}
+    os.close(descriptor)
+
+
+def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> bool:
+    """Whether the child writing the directory was killed at its `step`-th fsync; it runs no torch after the fork."""
+    child = os.fork()
+    if child == 0:
+        calls, fsync = iter(range(1, 100)), os.fsync
+        os.fsync = lambda descriptor: os.kill(os.getpid(), 9) if next(calls) == step else fsync(descriptor)
+        whole_directory.write_directory(directory, contents)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_a_kill_at_any_step_leaves_a_whole_pack_or_none(loaded: LoadedClip, written, tmp_path: Path) -> None:
+    """Fsyncs: of four files, of their directory, and, when it has its name, of the parent."""
+    contents = {name: (written.path / name).read_bytes() for name in FILES}
+    for step in range(1, 8):
+        assert _write_killed_at(step, tmp_path / "pack", contents) == (step <= 6)
+        assert (tmp_path / "pack").exists() == (step >= 6)
+        if step >= 6:
+            BackbonePack.load(tmp_path / "pack").verify()
+            shutil.rmtree(tmp_path / "pack")
+    loaded.write_pack(tmp_path / "pack")
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_two_writers_at_once_give_one_pack(loaded: LoadedClip, tmp_path: Path, monkeypatch) -> None:
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(whole_directory.os, "rename", rename)
+        loaded.write_pack(target)
+        rename(source, target)
+
+    monkeypatch.setattr(whole_directory.os, "rename", late)
+    assert loaded.write_pack(tmp_path / "pack").config == loaded.config
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_zero_embedding_rows_take_no_room_and_come_back(loaded: LoadedClip, tmp_path: Path, written) -> None:
+    weight = torch.zeros_like(loaded.text_state["token_embedding.weight"])
+    weight[[5, 320, 49407]] = 0.1
+    config = dataclasses.replace(loaded.config, weights_sha256="")
+    pack = _write(
+        loaded, tmp_path / "pack", config=config, text_state=loaded.text_state | {"token_embedding.weight": weight}
+    )
+    assert torch.equal(pack.text_tower().token_embedding.weight, weight)
+    pack.verify()
+    size = (pack.path / "text.safetensors").stat().st_size
+    assert size < (written.path / "text.safetensors").stat().st_size / 10
+
+
+def test_float16_weights_are_stored_as_such_and_hash_the_same(loaded: LoadedClip, tmp_path: Path, written) -> None:
+    halves = {
+        "text_state": {name: value.half() for name, value in loaded.text_state.items()},
+        "visual_state": {name: value.half() for name, value in loaded.visual_state.items()},
+    }
+    floats = {key: {name: value.float() for name, value in state.items()} for key, state in halves.items()}
+    assert weights_sha256(**halves) == weights_sha256(**floats) != loaded.config.weights_sha256
+    config = dataclasses.replace(loaded.config, weights_sha256="")
+    pack = _write(loaded, tmp_path / "half", config=config, **halves)
+    same = _write(loaded, tmp_path / "float", config=config, **floats)
+    assert pack.hash == same.hash
+    assert torch.equal(pack.vision_tower().proj, floats["visual_state"]["proj"])
+    assert (pack.path / "visual.safetensors").stat().st_size < (
+        0.6 * (written.path / "visual.safetensors").stat().st_size
+    )
+
+
+def test_config_survives_json_and_refuses_other_keys(loaded: LoadedClip) -> None:
+    values = json.loads(json.dumps(loaded.config.to_json()))
+    assert BackboneConfig.from_json(values) == loaded.config
+    with pytest.raises(ValueError, match=r"missing keys \['vision'\], unknown keys \['visoin'\]"):
+        BackboneConfig.from_json({("visoin" if key == "vision" else key): value for key, value in values.items()})
+    with pytest.raises(ValueError, match="activation must be one of"):
+        BackboneConfig.from_json(values | {"text": values["text"] | {"activation": "relu"}})
+    with pytest.raises(ValueError, match="already exponentiated"):
+        BackboneConfig.from_json(values | {"logit_scale": 0.0})

@@ -1,0 +1,114 @@
+"""The encoder gives the tower's taps as arrays, on any device and precision it says it runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from openclip_models import TINY, random_clip
+
+from vidfeat.clip.encode import Encoder, choose_device, choose_precision
+from vidfeat.clip.openclip import from_state_dict
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return random_clip(TINY)
+
+
+@pytest.fixture(scope="module")
+def pack(clip, tmp_path_factory):
+    return from_state_dict(clip.state_dict(), model_config=TINY).write_pack(tmp_path_factory.mktemp("p") / "pack")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((5, 3, 32, 32), dtype=np.float32)
+
+
+def test_taps_are_the_models_own(pack, clip, pixels) -> None:
+    taps = Encoder(pack, layers=[4, 0, 2, 2], device="cpu", precision="fp32").encode(pixels)
+    with torch.no_grad():
+        expected = clip.encode_image(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(taps.pooled, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert list(taps.tokens) == [0, 2, 4]
+    assert {(tokens.shape, tokens.dtype) for tokens in taps.tokens.values()} == {((5, 17, 48), np.dtype("float32"))}
+
+
+def test_torch_and_numpy_pixels_give_the_same(pack, pixels) -> None:
+    encoder = Encoder(pack, device="cpu", precision="fp32")
+    np.testing.assert_array_equal(encoder.encode(pixels).pooled, encoder.encode(torch.from_numpy(pixels)).pooled)
+
+
+# Half precision keeps 11 bits (fp16) or 8 (bf16); over four blocks the largest error stays within about 10 roundings.
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "token_dtype"), [("fp16", 5e-3, "float16"), ("bf16", 4e-2, "float32")]
+)
+def test_half_precisions_stay_close(pack, pixels, precision, tolerance, token_dtype) -> None:
+    exact = Encoder(pack, layers=[2], device="cpu", precision="fp32").encode(pixels)
+    taps = Encoder(pack, layers=[2], device="cpu", precision=precision).encode(pixels)
+    assert taps.pooled.dtype == np.float32
+    assert taps.tokens[2].dtype == token_dtype
+    for found, expected in ((taps.pooled, exact.pooled), (taps.tokens[2], exact.tokens[2])):
+        assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_the_packs_own_tower_stays_as_it_is(pack, pixels) -> None:
+    Encoder(pack, device="cpu", precision="bf16").encode(pixels)
+    assert {value.dtype for value in pack.vision_tower().parameters()} == {torch.float32}
+
+
+def test_without_layers_only_pooled_features_come_back(pack, pixels) -> None:
+    assert Encoder(pack, device="cpu").encode(pixels).tokens == {}
+
+
+def test_an_empty_batch_gives_empty_taps(pack, pixels) -> None:
+    taps = Encoder(pack, layers=[1], device="cpu").encode(pixels[:0])
+    assert taps.pooled.shape == (0, 24)
+    assert taps.tokens[1].shape == (0, 17, 48)
+
+
+@pytest.mark.parametrize(
+    ("batch", "hint"),
+    [
+        (np.zeros((2, 32, 32, 3), dtype=np.float32), "uint8 frames"),
+        (np.zeros((2, 3, 32, 32), dtype=np.uint8), "uint8 frames"),
+        (np.zeros((2, 3, 64, 64), dtype=np.float32), "got torch.float32"),
+        (np.zeros((3, 32, 32), dtype=np.float32), "got torch.float32"),
+        (np.zeros((2, 1, 32, 32), dtype=np.float32), "got torch.float32"),
+    ],
+)
+def test_wrong_pixels_are_refused(pack, batch, hint) -> None:
+    with pytest.raises(ValueError, match=r"\[n 3 32 32\]") as raised:
+        Encoder(pack, device="cpu").encode(batch)
+    assert hint in str(raised.value)
+
+
+def test_wrong_choices_are_refused(pack) -> None:
+    with pytest.raises(ValueError, match=r"layers \[5, 9\] are not in \[0, 4\]"):
+        Encoder(pack, layers=[9, 1, 5], device="cpu")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        Encoder(pack, device="cpu", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is not available here"):
+        choose_device("cuda:99")
+
+
+def test_automatic_choices(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == "cuda"
+    assert choose_precision("auto", torch.device("cuda")) == "fp16"
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 5e-3), ("bf16", 4e-2)])
+def test_cuda_gives_what_the_cpu_gives(pack, pixels, precision, tolerance) -> None:
+    exact = Encoder(pack, device="cpu", precision="fp32").encode(pixels).pooled
+    found = Encoder(pack, device="cuda", precision=precision).encode(pixels).pooled
+    assert np.abs(found - exact).max() < tolerance * np.abs(exact).max()

@@ -1,0 +1,159 @@
+"""Stores in an object store: written, resumed, verified and read over the wire of a real S3 server process (moto)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from small_store import FAILED_VIDEO, SmallStore, kill_at, tree
+
+from vidfeat.errors import StoreCorruptError, StoreIncompleteError, StoreNotFoundError
+from vidfeat.store import StoreWriter, open_store, verify
+from vidfeat.store.location import files_at
+
+s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+pytestmark = pytest.mark.long  # a server, and processes that each import an S3 client
+
+WORLD = SmallStore(n_videos=7, n_views=2)
+BUCKET = "features"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of an S3 server of our own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(address, timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, "the server died"
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def url(server, monkeypatch, request):
+    """A place for one store, with everything s3fs needs in the environment, as on a real machine."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    system = s3fs.S3FileSystem(use_listings_cache=False)
+    if not system.exists(BUCKET):
+        system.mkdir(BUCKET)
+    return f"s3://{BUCKET}/{request.node.name.translate(str.maketrans('[]', '--'))}/X.zarr"
+
+
+def objects(url):
+    files = files_at(url)
+    return {name: files.read(name) for name in files.listing()}
+
+
+def check_rows(reader):
+    for tap in WORLD.spec.taps:
+        for view in range(2):
+            rows = reader.rows(tap.name, [6, 0, 3], view=view)
+            for position, index in enumerate([6, 0, 3]):
+                np.testing.assert_array_equal(rows[position], WORLD.rows(tap.name, index, view).astype(np.float16))
+
+
+def test_a_remote_store_is_the_local_one(url, tmp_path):
+    WORLD.extract(tmp_path / "X.zarr")
+    WORLD.extract(url)
+    local = {name: content for name, content in tree(tmp_path / "X.zarr").items() if name != "commits/.lock"}
+    assert objects(url) == local
+    reader = open_store(url)
+    assert reader.videos() == open_store(tmp_path / "X.zarr").videos()
+    assert str(reader.pack_path) == f"{url}/pack"
+    check_rows(reader)
+    for level in ("fast", "full"):
+        report = verify(url, level=level)
+        assert report.problems == ()
+        assert report.notes == ()
+
+
+@pytest.mark.parametrize(("step", "count"), [("shard:durable", 2), ("record:created", 2)])
+def test_a_killed_remote_writer_is_resumed(url, step, count, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_extract_and_die, args=(url, step, count))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises((StoreIncompleteError, StoreNotFoundError)):
+        open_store(url)
+    WORLD.extract(url)
+    WORLD.extract(tmp_path / "X.zarr")
+    local = {name: content for name, content in tree(tmp_path / "X.zarr").items() if name != "commits/.lock"}
+    assert objects(url) == local
+
+
+def _extract_and_die(url, step, count):
+    WORLD.extract(url, on_step=kill_at(step, count))
+
+
+def test_damage_in_the_bucket_is_found_and_repaired(url):
+    WORLD.extract(url)
+    files, whole = files_at(url), objects(url)
+    content = bytearray(whole["tokens/02/c.1.0.0"])
+    content[100] ^= 1
+    files.write("tokens/02/c.1.0.0", content, step="damage")
+    with pytest.raises(StoreCorruptError, match=r"c\.1\.0\.0"):
+        open_store(url).rows("tokens/02", [3])
+    report = verify(url, level="full")
+    assert report.bad_units == (1,)
+    writer = StoreWriter.open(url)
+    for unit in writer.repair(report):
+        WORLD.commit(writer, unit)
+    writer.finalize()
+    assert objects(url) == whole
+    files.remove("pooled/c.0.0")
+    with pytest.raises(StoreCorruptError, match="missing"):  # zarr alone would say NaN
+        open_store(url).rows("pooled", [0])
+
+
+def test_what_is_missing_is_added(url):
+    SmallStore(n_videos=5, n_views=1).extract(url)
+    WORLD.extract(url)
+    reader = open_store(url)
+    check_rows(reader)
+    assert np.flatnonzero(~reader.ok).tolist() == [FAILED_VIDEO]
+    assert verify(url, level="full").problems == ()
+
+
+def _read_remote(reader):
+    return reader.rows("pooled", [3]).values
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_readers_of_remote_stores_work_in_other_processes(url, method):
+    WORLD.extract(url)
+    reader = open_store(url)
+    here = _read_remote(reader)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(_read_remote, (reader,)).get(timeout=120), here)
+
+
+def test_nothing_there_is_no_store(url):
+    with pytest.raises(StoreNotFoundError, match="no store"):
+        open_store(url)
+    assert os.environ["AWS_ENDPOINT_URL"]

@@ -1,0 +1,286 @@
+"""The command line `vidfeat`: the only module that knows click. Heavy imports are inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vidfeat.cli.anchors import anchors
+from vidfeat.errors import VidfeatError, explain
+
+if TYPE_CHECKING:
+    from vidfeat.extraction.options import ExtractOptions
+
+FAILED_VIDEOS = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+# Packages below fsspec whose errors say that a bucket cannot be reached; they are no OSError.
+OBJECT_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
+FOLDER_OR_FILE = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class ErrorsAsMessages(click.Group):
+    """A group whose commands report what the user can act on as `error: ...` with exit code 2, not as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VidfeatError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(USER_ERROR)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "vidfeat":
+                raise
+            click.echo(f"error: {error.name} is not installed\n  fix:      {_how_to_install(error.name)}", err=True)
+            ctx.exit(USER_ERROR)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # no file of ours, but the machine's: rights, a full disk, a mount that went away
+            fix = "check that the path exists, that this user may use it, and that its disk has room"
+            message = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
+            click.echo(f"error: {message}", err=True)
+            ctx.exit(USER_ERROR)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in OBJECT_STORE_CLIENTS:
+                raise
+            fix = "check the endpoint, the bucket and the credentials in this shell's environment"
+            click.echo(f"error: {explain('the object store cannot be used', got=error, fix=fix)}", err=True)
+            ctx.exit(USER_ERROR)
+
+
+def _how_to_install(module: str) -> str:
+    extra = {"ray": "ray", "fsspec": "s3", "s3fs": "s3"}.get(module.split(".")[0], "extract")
+    return f"pip install 'prompttune[{extra}]'"
+
+
+@click.group(cls=ErrorsAsMessages, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="prompttune", prog_name="vidfeat")
+def main() -> None:
+    """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+
+
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+SOURCE_OPTIONS = _together(
+    click.argument("source", type=FOLDER_OR_FILE),
+    click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from."),
+    click.option("--classes", type=FILE, help="CSV `id,name`: class names, their order, and what integer labels mean."),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos."),
+)
+MODEL_OPTIONS = _together(
+    click.option("--model", help="open_clip's name of the model, e.g. ViT-B-16-quickgelu."),
+    click.option("--pretrained", help="open_clip's tag of the weights, e.g. openai, or a local checkpoint."),
+    click.option("--model-config", type=FILE, help="A model config in open_clip's JSON, with --weights."),
+    click.option("--weights", type=FILE, help="The weights of --model-config (safetensors, or a torch file)."),
+    click.option("--base-weights", type=FILE, help="The CLIP that partial --weights started from."),
+)
+SAMPLING_OPTIONS = _together(
+    click.option("--frames", type=click.IntRange(min=1), help="Frames per video (per clip for `dense`).  [default: 8]"),
+    click.option(
+        "--sampling",
+        default="uniform",
+        show_default=True,
+        help="uniform, segments-middle, segments-first, segments-random, fps, every-nth or dense.",
+    ),
+    click.option("--rate", type=float, help="Frames per second, for --sampling fps."),
+    click.option("--stride", type=int, help="Distance between frames, for every-nth and dense."),
+    click.option("--clips", type=int, help="Clips per video, for dense."),
+    click.option("--max-frames", type=int, help="Upper bound on a video's frames, for fps and every-nth."),
+    click.option("--views", default=1, show_default=True, help="1 centre crop, and V-1 random crops and flips."),
+    click.option("--seed", default=0, show_default=True, help="Of the random views and of segments-random."),
+    click.option("--decoder", default="auto", show_default=True, help="auto, pyav, decord, torchcodec."),
+)
+TAP_OPTIONS = _together(
+    click.option("--taps", default="pooled", show_default=True, help="Comma-separated: pooled, tokens@L for block L."),
+    click.option("--dtype", default="float16", show_default=True, help="float16, float32, or int8 (tokens)."),
+    click.option(
+        "--shard-mb", default=128.0, show_default=True, help="Size of a shard, the unit of work and of commits."
+    ),
+)
+MACHINE_OPTIONS = _together(
+    click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0: none.  [default: cores - 1]"),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16."),
+    click.option("--batch-frames", type=click.IntRange(min=1), help="Frames per batch.  [default: 32 cpu, 256 gpu]"),
+    click.option("--timeout", default=300.0, show_default=True, help="Seconds without a frame until a video fails."),
+)
+EXTRACT_OPTIONS = _together(
+    SOURCE_OPTIONS,
+    click.option("--out", required=True, help="The store to write, e.g. X.zarr or s3://bucket/X.zarr."),
+    MODEL_OPTIONS,
+    SAMPLING_OPTIONS,
+    TAP_OPTIONS,
+    MACHINE_OPTIONS,
+)
+
+
+def _options(values: dict[str, Any]) -> ExtractOptions:
+    from vidfeat.extraction.options import ExtractOptions
+
+    return ExtractOptions.from_flags(**values)
+
+
+@main.command()
+@EXTRACT_OPTIONS
+@click.option("--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos.")
+@click.option("--check", type=click.Choice(["fast", "full"]), default="fast", help="Verify an existing store first.")
+@click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
+@click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="The Ray cluster, for --engine ray.  [default: start one here]")
+@click.option("--actors", type=click.IntRange(min=1), help="Ray actors, one model each.  [default: one per GPU]")
+@click.option("--cpus-per-actor", default=1.0, show_default=True, help="CPUs that Ray reserves for an actor.")
+@click.option("--gpus-per-actor", type=float, help="GPUs that Ray reserves for an actor.  [default: 1 if there is one]")
+@click.option("--quiet", is_flag=True, help="No progress, no summary.")
+def extract(**flags: Any) -> None:
+    """Extract the features of the videos of SOURCE: a folder of class folders, a CSV `path,label`, or a list.
+
+    The same command resumes what was interrupted, adds what is missing, and does nothing when nothing is.
+    """
+    quiet = flags.pop("quiet")
+    engine = flags.pop("engine")
+    cluster = [flags.pop(name) for name in ("address", "actors", "cpus_per_actor", "gpus_per_actor")]
+    try:
+        from vidfeat.cli.tables import print_summary
+        from vidfeat.extraction.extract import extract_or_resume
+
+        options = _options(flags)
+        if engine == "ray":
+            from vidfeat.extraction.on_ray import RayOptions, extract_on_ray
+
+            summary = extract_on_ray(options, RayOptions(*cluster), quiet=quiet)
+        else:
+            summary = extract_or_resume(options, quiet=quiet)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; every committed unit is safe. To resume:\n  {_this_command()}", err=True)
+        sys.exit(INTERRUPTED)
+    if not quiet:
+        print_summary(summary)
+    if summary.n_failed > options.allow_failures:
+        click.echo(
+            f"{summary.n_failed} videos failed ({options.allow_failures} allowed); see: vidfeat failures {options.out}",
+            err=True,
+        )
+        sys.exit(FAILED_VIDEOS)
+
+
+def _this_command() -> str:
+    import shlex
+
+    return shlex.join(["vidfeat", *sys.argv[1:]])
+
+
+@main.command()
+@EXTRACT_OPTIONS
+@click.option("--probe", "n_probed", default=200, show_default=True, help="Videos to probe.")
+@click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
+def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
+    """Predict bytes, files, hours and the bottleneck of an extraction; refuse what will not fit."""
+    from vidfeat.cli.tables import print_prediction
+    from vidfeat.extraction.plan import predict
+
+    print_prediction(predict(_options(flags), n_probed=n_probed, calibrate_seconds=calibrate_seconds))
+
+
+@main.command()
+@click.argument("store")
+def info(store: str) -> None:
+    """Show what a store holds: videos, classes, taps, bytes, fingerprint, failures."""
+    from vidfeat.cli.tables import print_info
+    from vidfeat.store import open_store
+
+    print_info(open_store(store))
+
+
+@main.command()
+@click.argument("store")
+@click.option("--reason", help="Only this reason.")
+def failures(store: str, reason: str | None) -> None:
+    """List the videos of a store that could not be used, and why."""
+    from vidfeat.cli.tables import print_failures
+    from vidfeat.store import open_store
+
+    print_failures(open_store(store), reason=reason)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--level", type=click.Choice(["fast", "full", "deep"]), default="fast", show_default=True)
+@click.option("-k", "n_videos", default=4, show_default=True, help="Videos to extract again, for --level deep.")
+@click.option("--source", type=FOLDER_OR_FILE, help="The videos, for --level deep.  [default: as extracted]")
+@click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from.")
+@click.option("--classes", type=FILE, help="As for extract.")
+@click.option("--seed", default=0, show_default=True, help="Which videos --level deep draws.")
+@click.option("--device", default="auto", show_default=True, help="For --level deep.")
+def verify(store: str, level: str, **deep: Any) -> None:
+    """Check a store. fast: plan, sizes, indexes; full: every byte and value; deep: extract K videos again."""
+    from vidfeat.cli.tables import print_deep_report, print_verify_report
+    from vidfeat.store import verify as verify_store
+
+    report = verify_store(store, level="fast" if level == "fast" else "full")
+    print_verify_report(report)
+    bad = bool(report.problems)
+    if level == "deep" and not bad:
+        from vidfeat.extraction.deep_verify import DeepOptions, verify_deep
+
+        deep_report = verify_deep(store, DeepOptions(**deep))
+        print_deep_report(deep_report)
+        bad = bool(deep_report.problems)
+    sys.exit(1 if bad else 0)
+
+
+@main.command()
+def doctor() -> None:
+    """Say which decoders work on this machine, by decoding with each."""
+    from vidfeat.cli.tables import print_doctor
+    from vidfeat.video.decode import doctor as examine
+
+    sys.exit(0 if print_doctor(examine()) else 1)
+
+
+@main.command()
+@SOURCE_OPTIONS
+@click.option("--n", "n_videos", default=20, show_default=True, help="Videos to compare, drawn at random.")
+@click.option("--seed", default=0, show_default=True)
+def crosscheck(**flags: Any) -> None:
+    """Decode some videos with two decoders and compare the frames."""
+    from vidfeat.cli.tables import print_comparisons
+    from vidfeat.extraction.crosscheck import crosscheck_source
+
+    sys.exit(0 if print_comparisons(crosscheck_source(**flags)) else 1)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("hdf5", type=FOLDER_OR_FILE)
+def export(store: str, hdf5: Path) -> None:
+    """Write a store into one HDF5 file."""
+    from vidfeat.tools.hdf5 import export_hdf5
+
+    click.echo(f"wrote {export_hdf5(store, hdf5)}")
+
+
+@main.command("import")
+@click.argument("hdf5", type=FOLDER_OR_FILE)
+@click.argument("store")
+@click.option("--tap", default="pooled", show_default=True, help="Name of the rows of a file of one dataset per video.")
+def import_(hdf5: Path, store: str, tap: str) -> None:
+    """Make a store of an HDF5 file: one that `vidfeat export` wrote, or one dataset per video."""
+    from vidfeat.tools.hdf5 import import_hdf5
+
+    click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
+
+
+main.add_command(anchors)

@@ -1,0 +1,201 @@
+"""What the commands print: stores, summaries, failures, predictions, decoders, as rich tables on standard output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from vidfeat.extraction.progress import as_bytes, as_time
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vidfeat.extraction.deep_verify import DeepReport
+    from vidfeat.extraction.extract import ExtractSummary
+    from vidfeat.extraction.plan import Prediction
+    from vidfeat.store import StoreReader, VerifyReport
+    from vidfeat.video.decode import Comparison, DecoderStatus
+
+DETAIL_WIDTH = 100
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: do not wrap paths at 80 columns
+    for part in parts:
+        console.print(part)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def print_summary(summary: ExtractSummary) -> None:
+    """The last lines of `vidfeat extract`."""
+    if summary.nothing_to_do:
+        _print(f"nothing to do: {summary.out} has all {summary.n_videos} videos ({summary.n_failed} failed)")
+        return
+    rate = summary.n_frames / summary.seconds if summary.seconds else 0.0
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds_by_stage.items())
+    _print(
+        f"{summary.out}: {summary.n_videos} videos, {summary.n_failed} failed",
+        f"this run: {summary.n_frames} frames in {as_time(summary.seconds)} ({rate:,.0f} frames/s; {stages})",
+    )
+    if summary.n_units_left:
+        _print(f"{summary.n_units_left} units are still to be extracted by other shares (--units), then it is finished")
+    for reason, count in summary.failures.items():
+        _print(f"  {count} x {reason}")
+
+
+def print_info(store: StoreReader) -> None:
+    """`vidfeat info`."""
+    rows = store.videos()
+    table = _table(str(store.path), "", "")
+    per_class = Counter(row.label for row in rows)
+    failures = Counter(row.reason for row in rows if not row.ok)
+    table.add_row("videos", f"{len(rows)}, {sum(row.ok for row in rows)} ok")
+    table.add_row(
+        "frames per video", str(store.n_frames or f"{_span([row.n_frames for row in rows if row.ok])} (varies)")
+    )
+    table.add_row("views", str(store.n_views))
+    each = f"{_span(list(per_class.values()))} videos each"
+    table.add_row("classes", f"{len(store.classes)} ({each})" if store.classes else "none listed")
+    splits = Counter(row.split for row in rows if row.split)
+    if splits:
+        table.add_row("splits", ", ".join(f"{name} {count}" for name, count in splits.items()))
+    n_rows = sum(row.n_frames for row in rows) * store.n_views
+    for tap in store.taps.values():
+        shape = " ".join(str(size) for size in tap.row_shape)
+        table.add_row(
+            f"tap {tap.name}", f"[{n_rows} {shape}] {tap.dtype}, {as_bytes(n_rows * tap.row_bytes)}".replace("[", r"\[")
+        )
+    for name, value in _flat(dict(store.fingerprint.fields)):
+        table.add_row(name, value)
+    table.add_row("fingerprint", store.fingerprint.sha256)
+    table.add_row("pack", store.pack_hash)
+    table.add_row("failures", ", ".join(f"{count} x {reason}" for reason, count in failures.most_common()) or "none")
+    _print(table)
+
+
+def _span(counts: list[int]) -> str:
+    if not counts:
+        return "0"
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            short = ", ".join(f"{key} {item}" for key, item in value.items() if not isinstance(item, dict))
+            lines.append((prefix + name, short.replace("[", r"\[")))
+            lines += _flat({key: item for key, item in value.items() if isinstance(item, dict)}, f"{prefix}{name}.")
+        else:
+            lines.append((prefix + name, str(value).replace("[", r"\[")))
+    return lines
+
+
+def print_failures(store: StoreReader, *, reason: str | None = None) -> None:
+    """`vidfeat failures`."""
+    failed = [row for row in store.videos() if not row.ok and reason in (None, row.reason)]
+    if not failed:
+        _print(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
+        return
+    table = _table(f"{len(failed)} failed videos in {store.path}", "video", "label", "reason", "detail")
+    for row in sorted(failed, key=lambda row: (row.reason, row.id)):
+        table.add_row(row.id, row.label, row.reason, _one_line(row.detail).replace("[", r"\["))
+    _print(table, "to try them again: the same extract command with --retry REASON (or all)")
+
+
+def _one_line(detail: str) -> str:
+    text = " | ".join(line.strip() for line in detail.splitlines() if line.strip())
+    return text if len(text) <= DETAIL_WIDTH else text[: DETAIL_WIDTH - 1] + "…"
+
+
+def print_doctor(statuses: list[DecoderStatus]) -> bool:
+    """`vidfeat doctor`; True when any video can be decoded here: PyAV works."""
+    import platform
+
+    where = f"{platform.platform()}, Python {platform.python_version()}"
+    table = _table(f"decoders on {where}", "decoder", "works", "version", "detail")
+    for status in statuses:
+        table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail.replace("[", r"\["))
+    _print(table)
+    return any(status.works and status.name == "pyav" for status in statuses)
+
+
+def print_comparisons(comparisons: list[Comparison]) -> bool:
+    """`vidfeat crosscheck`; True when every pair agrees."""
+    names = comparisons[0].decoders if comparisons else ("", "")
+    table = _table(
+        f"{names[0]} against {names[1] or 'nothing'}", "video", "frames", "max diff", "PTS diff", "agrees", "used"
+    )
+    for one in comparisons:
+        verdict = "yes" if one.agrees else f"NO {_one_line(one.error)}"
+        pts = f"{1000 * one.max_pts_difference_seconds:.2f} ms"
+        table.add_row(one.path, str(one.n_frames), f"{one.max_abs_difference:.0f}", pts, verdict, one.chosen)
+    _print(table)
+    return all(one.agrees for one in comparisons)
+
+
+def print_verify_report(report: VerifyReport) -> None:
+    """`vidfeat verify`, levels fast and full."""
+    looked = f"{report.n_files} files, {as_bytes(report.n_bytes)}, {report.seconds:.1f} s"
+    if not report.problems:
+        _print(f"{report.path} is sound at level {report.level} ({looked})")
+    else:
+        table = _table(
+            f"{len(report.problems)} problems in {report.path} ({report.level}: {looked})", "file", "unit", "what"
+        )
+        for problem in report.problems:
+            unit = "" if problem.unit is None else str(problem.unit)
+            table.add_row(problem.path, unit, problem.what.replace("[", r"\["))
+        check = "" if report.level == "fast" else " with --check full"
+        _print(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
+    for note in report.notes:
+        _print(f"note: {note}")
+
+
+def print_deep_report(report: DeepReport) -> None:
+    """`vidfeat verify --level deep`, after level full."""
+    table = _table(
+        f"{len(report.videos)} videos extracted again ({report.seconds:.1f} s)", "tap", "difference", "tolerance"
+    )
+    for tap, worst in report.worst.items():
+        table.add_row(tap, f"{worst:.2g}", f"{report.tolerances[tap]:g}")
+    _print(table, *(f"PROBLEM {problem}".replace("[", r"\[") for problem in report.problems))
+
+
+def print_prediction(prediction: Prediction) -> None:
+    """`vidfeat plan`."""
+    table = _table(f"plan for {prediction.out}", "", "")
+    table.add_row("videos to extract", f"{prediction.n_videos} in {prediction.n_units} units (shards)")
+    table.add_row("frames x views", f"{prediction.n_rows:,}")
+    table.add_row("to write", f"{as_bytes(prediction.n_bytes)} in {prediction.n_files} files")
+    if prediction.free_bytes is not None:
+        table.add_row("free on that disk", as_bytes(prediction.free_bytes))
+    table.add_row("memory at the peak", f"{as_bytes(prediction.memory_bytes)}, without the decoders' own")
+    probed = prediction.probed
+    found = ", ".join(f"{count} x {reason}" for reason, count in probed.failures.items()) or "none that fails"
+    kinds = "; ".join(probed.sizes)
+    table.add_row(
+        f"{probed.n_probed} videos probed", f"{kinds}; {probed.median_source_frames} frames (median); {found}"
+    )
+    if prediction.trial is not None:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in prediction.trial.shares.items())
+        table.add_row(
+            "rate", f"{prediction.trial.frames_per_second:,.1f} frames/s, measured on {prediction.trial.n_frames}"
+        )
+        table.add_row("time", f"{as_time(prediction.seconds)} on this machine")
+        table.add_row("bottleneck", f"{prediction.trial.bottleneck} (the encoder's time: {shares})")
+    elif prediction.n_videos == 0:
+        table.add_row("time", "nothing to do")
+    _print(table)

@@ -1,0 +1,1 @@
+"""Frozen CLIP models: where they come from and how they encode."""

@@ -1,0 +1,336 @@
+"""The only door to open_clip: a model by name, or a local checkpoint, turned into a backbone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vidfeat.backbone import BackboneConfig, BackbonePack, Tokenizer, weights_sha256
+from vidfeat.backbone.pack import tower_problems
+from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
+from vidfeat.clip.config import TowerSizes, tower_sizes
+from vidfeat.errors import UnsupportedModelError, explain
+
+# Source: openai/CLIP, clip/clip.py, _transform; the defaults of open_clip's PreprocessCfg.
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+# Merges of CLIP's vocabulary of 49,408: 49,152 - 256 - 2, after one header line. Source: open_clip, tokenizer.py.
+N_MERGES = 49152 - 256 - 2
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A CLIP in memory, ready to be written as a pack.
+
+    Attributes:
+        config: sizes, preprocessing, logit scale, weights hash.
+        text_state, visual_state: float tensors under open_clip's names (`visual.` taken off).
+        tokenizer: CLIP's byte pairs.
+        leftovers: tensors of the checkpoint outside both towers that were not used; show them to the user.
+        filled_from_base: tensors the checkpoint lacks and `base_weights` gave.
+    """
+
+    config: BackboneConfig
+    text_state: dict[str, Tensor]
+    visual_state: dict[str, Tensor]
+    tokenizer: Tokenizer
+    leftovers: tuple[str, ...] = ()
+    filled_from_base: tuple[str, ...] = ()
+
+    def write_pack(self, path: str | os.PathLike[str]) -> BackbonePack:
+        """The pack written at `path`; see BackbonePack.write."""
+        return BackbonePack.write(
+            path,
+            config=self.config,
+            text_state=self.text_state,
+            visual_state=self.visual_state,
+            tokenizer=self.tokenizer,
+        )
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """A model config with the names and preprocessing that go with it."""
+
+    name: str
+    model_config: dict[str, Any]
+    preprocess: dict[str, Any]
+    sizes: TowerSizes
+
+
+def load_open_clip(
+    *,
+    model: str | None = None,
+    pretrained: str | None = None,
+    model_config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    base_weights: str | os.PathLike[str] | None = None,
+) -> LoadedClip:
+    """A CLIP by its open_clip name, or from a local checkpoint.
+
+    Args:
+        model: an open_clip architecture (`ViT-B-16-quickgelu`, `hf-hub:org/name`, `local-dir:path`).
+        pretrained: an open_clip tag of weights to download (`openai`), or a weights file.
+        model_config: instead of `model`: an open_clip model config, as a JSON file or a mapping.
+        weights: a local checkpoint; see `vidfeat.clip.checkpoint.read_checkpoint` for what is read.
+        base_weights: the checkpoint `weights` was fine-tuned from, for tensors it was saved without.
+
+    Raises:
+        UnsupportedModelError: towers we cannot rerun exactly, weights that do not fit the config, an activation
+            other than the one the weights were trained with, or weights that cannot be downloaded.
+        FileNotFoundError: no such config or weights file.
+        ValueError: arguments that do not go together.
+    """
+    if (model is None) == (model_config is None):
+        raise ValueError(
+            "give either model (an open_clip name) or model_config (a JSON file), not both and not neither"
+        )
+    if pretrained is not None and Path(pretrained).is_file() and weights is None:
+        weights, pretrained = pretrained, None
+    hub_schema = model is not None and ":" in model
+    if hub_schema and (weights is not None or pretrained is not None):
+        raise ValueError(f"{model} brings its own weights; leave out pretrained and weights")
+    if not hub_schema and (weights is None) == (pretrained is None):
+        raise ValueError(
+            "give either weights (a local file) or pretrained (an open_clip tag), not both and not neither"
+        )
+    if base_weights is not None and weights is None:
+        raise ValueError("base_weights fills what a local checkpoint lacks; give weights too")
+    architecture = _architecture(model) if model is not None else _local_architecture(model_config)
+    if weights is not None:
+        return _from_files(architecture, weights=Path(weights), base_weights=base_weights)
+    assert model is not None
+    return _from_hub(architecture, model=model, pretrained=pretrained)
+
+
+def from_state_dict(
+    state: Mapping[str, Tensor],
+    *,
+    model_config: Mapping[str, Any],
+    name: str = "in-memory",
+    pretrained: str = "in-memory",
+) -> LoadedClip:
+    """The backbone of an open_clip model already in memory: its `state_dict()` and the config it was built from.
+
+    Raises:
+        UnsupportedModelError: as `load_open_clip`.
+    """
+    sizes = tower_sizes(model_config, name=name)
+    architecture = _Architecture(name, dict(model_config), {}, sizes)
+    return _loaded(
+        architecture, part_state(state, path=Path(pretrained), vocab_size=sizes.text.vocab_size), pretrained=pretrained
+    )
+
+
+@cache
+def clip_merges() -> tuple[tuple[str, str], ...]:
+    """The merges of CLIP's vocabulary in rank order, out of the file that open_clip ships.
+
+    The file is found without importing open_clip, which takes longer than all else that loads a local checkpoint.
+
+    Raises:
+        ModuleNotFoundError: open_clip is not installed.
+    """
+    installed = find_spec("open_clip")
+    if installed is None or installed.origin is None:
+        raise ModuleNotFoundError(
+            explain(
+                "open_clip is not installed; it brings CLIP's vocabulary",
+                fix='install the video side: pip install "prompttune[extract]"',
+            ),
+            name="open_clip",
+        )
+    compressed = Path(installed.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(compressed.read_bytes()).decode("utf-8").split("\n")
+    pairs = (line.split() for line in lines[1 : N_MERGES + 1])
+    return tuple((left, right) for left, right in pairs)
+
+
+def _architecture(model: str) -> _Architecture:
+    """The architecture of an open_clip name."""
+    import open_clip
+
+    try:
+        found = open_clip.factory.get_model_config(model.replace("/", "-") if ":" not in model else model)
+    except Exception as error:
+        raise _not_downloaded(f"the config of {model}", error) from error
+    if found is None:
+        from difflib import get_close_matches
+
+        known = open_clip.list_models()
+        near = get_close_matches(model, known, n=3) or ["`open_clip.list_models()` lists all"]
+        raise UnsupportedModelError(
+            explain("open_clip has no such model", where=model, fix=f"nearest names: {', '.join(near)}")
+        )
+    return _Architecture(model, found, {}, tower_sizes(found, name=model))
+
+
+def _local_architecture(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> _Architecture:
+    """The architecture of a config file: a model config, or an `open_clip_config.json` with preprocessing."""
+    if isinstance(source, Mapping):
+        name, values = "in-memory config", dict(source)
+    else:
+        path = Path(source)  # type: ignore[arg-type]
+        if not path.is_file():
+            raise FileNotFoundError(explain("there is no such model config", where=path, fix="check the path"))
+        try:
+            name, values = path.stem, json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise UnsupportedModelError(explain("the model config is not JSON", where=path, got=error)) from error
+    preprocess = values.get("preprocess_cfg") or {}
+    values = values.get("model_cfg", values)
+    return _Architecture(name, values, dict(preprocess), tower_sizes(values, name=name))
+
+
+def _from_files(
+    architecture: _Architecture, *, weights: Path, base_weights: str | os.PathLike[str] | None
+) -> LoadedClip:
+    """A backbone out of one checkpoint, completed from a second one where that is given."""
+    vocab_size = architecture.sizes.text.vocab_size
+    checkpoint = read_checkpoint(weights, vocab_size=vocab_size)
+    filled: tuple[str, ...] = ()
+    if base_weights is not None:
+        base = read_checkpoint(base_weights, vocab_size=vocab_size)
+        checkpoint, filled = _completed(checkpoint, base)
+    return _loaded(architecture, checkpoint, pretrained=weights.name, filled=filled)
+
+
+def _completed(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with what only its base has, and the names of those tensors."""
+    filled = [name for name in base.text if name not in checkpoint.text]
+    filled += [f"visual.{name}" for name in base.visual if name not in checkpoint.visual]
+    scale = checkpoint.logit_scale
+    if scale is None and base.logit_scale is not None:
+        scale = base.logit_scale
+        filled.append("logit_scale")
+    completed = Checkpoint(
+        path=checkpoint.path,
+        text=base.text | checkpoint.text,
+        visual=base.visual | checkpoint.visual,
+        logit_scale=scale,
+        leftovers=checkpoint.leftovers,
+        openai_code=checkpoint.openai_code or base.openai_code,
+    )
+    return completed, tuple(sorted(filled))
+
+
+def _from_hub(architecture: _Architecture, *, model: str, pretrained: str | None) -> LoadedClip:
+    """A backbone out of open_clip's own loading code."""
+    import open_clip
+
+    if pretrained is not None:
+        _check_tag(architecture, model=model, pretrained=pretrained)
+    try:
+        clip = open_clip.create_model(
+            model, pretrained=pretrained, precision="fp32", device="cpu", require_pretrained=True
+        )
+    except Exception as error:
+        raise _not_downloaded(f"the weights of {model}, {pretrained or 'its own'}", error) from error
+    preprocess = getattr(clip.visual, "preprocess_cfg", {})
+    architecture = _Architecture(architecture.name, architecture.model_config, dict(preprocess), architecture.sizes)
+    tag = pretrained or model.split(":", 1)[0]
+    parts = part_state(clip.state_dict(), path=Path(tag), vocab_size=architecture.sizes.text.vocab_size)
+    return _loaded(architecture, parts, pretrained=tag)
+
+
+def _check_tag(architecture: _Architecture, *, model: str, pretrained: str) -> None:
+    """None, if open_clip has that tag for that model and both were trained with the same activation."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tag = get_pretrained_cfg(model, pretrained)
+    if not tag:
+        known = list_pretrained_tags_by_model(model)
+        raise UnsupportedModelError(
+            explain(
+                f"open_clip has no weights {pretrained!r} for {model}",
+                expected=f"one of {', '.join(known)}" if known else "a weights file: it has none for this model",
+                fix="give another tag, or a local file as --weights",
+            )
+        )
+    expected, got = bool(tag.get("quick_gelu")), architecture.sizes.vision.activation == "quick_gelu"
+    if expected != got:
+        raise _wrong_activation(architecture, expected_quick_gelu=expected, source=f"{model}, {pretrained}")
+
+
+def _wrong_activation(
+    architecture: _Architecture, *, expected_quick_gelu: bool, source: object
+) -> UnsupportedModelError:
+    name = architecture.name.removesuffix("-quickgelu")
+    other, flag = (f"{name}-quickgelu", "true") if expected_quick_gelu else (name, "false")
+    return UnsupportedModelError(
+        explain(
+            "these weights were trained with another activation than the model config has",
+            where=source,
+            expected="quick_gelu" if expected_quick_gelu else "gelu",
+            got=architecture.sizes.vision.activation,
+            fix=f'use the model {other} (in a config file: "quick_gelu": {flag}); '
+            "the mismatch runs without an error and lowers every accuracy",
+        )
+    )
+
+
+def _not_downloaded(what: str, error: Exception) -> UnsupportedModelError:
+    first_line = str(error).splitlines()[0][:300] if str(error) else ""
+    return UnsupportedModelError(
+        explain(
+            f"open_clip could not load {what}",
+            got=f"{type(error).__name__}: {first_line}",
+            fix="check the network; without one, download the file elsewhere and give it as --weights",
+        )
+    )
+
+
+def _loaded(
+    architecture: _Architecture, checkpoint: Checkpoint, *, pretrained: str, filled: tuple[str, ...] = ()
+) -> LoadedClip:
+    """The backbone, once tensors and sizes agree to the last name.
+
+    Raises:
+        UnsupportedModelError: otherwise.
+    """
+    sizes = architecture.sizes
+    if checkpoint.openai_code and sizes.vision.activation != "quick_gelu":
+        raise _wrong_activation(architecture, expected_quick_gelu=True, source=checkpoint.path)
+    config = BackboneConfig(
+        name=architecture.name,
+        pretrained=pretrained,
+        embed_dim=sizes.embed_dim,
+        vision=sizes.vision,
+        text=sizes.text,
+        image_mean=tuple(architecture.preprocess.get("mean") or OPENAI_MEAN),  # type: ignore[arg-type]
+        image_std=tuple(architecture.preprocess.get("std") or OPENAI_STD),  # type: ignore[arg-type]
+        interpolation=architecture.preprocess.get("interpolation") or "bicubic",
+        resize_mode=architecture.preprocess.get("resize_mode") or "shortest",
+        logit_scale=math.exp(checkpoint.logit_scale) if checkpoint.logit_scale is not None else 1.0,
+    )
+    problems = tower_problems(config, text_state=checkpoint.text, visual_state=checkpoint.visual)
+    if checkpoint.logit_scale is None:
+        problems.append("missing logit_scale")
+    if problems:
+        raise UnsupportedModelError(
+            explain(
+                "this checkpoint is not the model that the config describes",
+                where=f"{checkpoint.path}, read as {architecture.name}",
+                got="; ".join(problems),
+                fix="give the config it was trained with; where it was saved without a frozen part (ViFi-CLIP leaves "
+                "out the token embedding), give the CLIP it started from as base_weights",
+            )
+        )
+    states = {"text_state": checkpoint.text, "visual_state": checkpoint.visual}
+    return LoadedClip(
+        config=replace(config, weights_sha256=weights_sha256(**states)),
+        tokenizer=Tokenizer(clip_merges(), context_length=sizes.text.context_length),
+        leftovers=checkpoint.leftovers,
+        filled_from_base=filled,
+        **states,
+    )

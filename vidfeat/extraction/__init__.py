@@ -1,0 +1,1 @@
+"""Videos to a store: planned, run by processes, committed unit by unit."""

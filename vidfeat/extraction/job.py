@@ -1,0 +1,245 @@
+"""One extraction made ready: its videos, its model, its store opened or created, and the units still to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vidfeat.errors import explain
+from vidfeat.extraction import job_store
+from vidfeat.extraction.options import ExtractOptions, OptionsError, tap_layers
+from vidfeat.extraction.recipe import Recipe
+from vidfeat.extraction.unit_runner import token_tap
+from vidfeat.store import (
+    Fingerprint,
+    StoreSpec,
+    StoreWriter,
+    TapSpec,
+    Unit,
+    VideoRow,
+)
+from vidfeat.store.location import files_at
+from vidfeat.store.spec import FORMAT_VERSION
+from vidfeat.store.unit_plan import read_plan
+from vidfeat.video.manifest import Manifest, load_manifest
+from vidfeat.video.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from vidfeat.backbone import BackboneConfig, BackbonePack
+    from vidfeat.clip.openclip import LoadedClip
+
+
+@dataclass(frozen=True)
+class Job:
+    """An extraction ready to run.
+
+    Attributes:
+        out: the store.
+        paths: file of every video id of the source.
+        precision: of the encoder, as the fingerprint has it.
+        rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
+    """
+
+    out: str
+    writer: StoreWriter
+    recipe: Recipe
+    pack: BackbonePack
+    paths: Mapping[str, str]
+    precision: Any
+    rebuild: bool = False
+
+    def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
+        """The pending units, or share i of n of them: those whose index leaves i - 1 when divided by n."""
+        pending = self.writer.pending_units()
+        if units is not None:
+            pending = tuple(unit for unit in pending if unit.index % units[1] == units[0] - 1)
+        self._require_sources(pending)
+        return pending
+
+    def _require_sources(self, units: Sequence[Unit]) -> None:
+        videos = self.writer.plan.videos
+        missing = sorted({videos[index].id for unit in units for index in unit.video_indices} - self.paths.keys())
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise OptionsError(
+                explain(
+                    "the store has videos still to extract that this source does not name",
+                    where=self.out,
+                    got=shown,
+                    fix="give the source (and --limit) that the extraction was started with",
+                )
+            )
+
+    def known_facts(self, units: Sequence[Unit]) -> dict[int, VideoRow]:
+        """What earlier commits found about the videos of `units`, by video index; failures are left out."""
+        wanted = {index for unit in units for index in unit.video_indices}
+        known = {}
+        for unit in self.writer.committed_units():
+            if wanted.isdisjoint(unit.video_indices):
+                continue
+            record = self.writer.record(unit)
+            assert record is not None
+            known.update({video.index: video.facts for video in record.videos if video.facts.ok})
+        return known
+
+    def expected_rows(self, units: Sequence[Unit]) -> int | None:
+        """Rows that the units take if no video fails; None when videos differ in length."""
+        n_frames = self.writer.plan.spec.n_frames
+        return n_frames and sum(n_frames * unit.n_views * len(unit.video_indices) for unit in units)
+
+
+def open_job(options: ExtractOptions) -> Job:
+    """The job the options describe; its store exists afterwards, with a plan that covers it.
+
+    Raises:
+        VidfeatError: a source, model, store or option that cannot be used.
+    """
+    manifest = manifest_of(options)
+    clip = load_clip(options)
+    return open_store_of(options, manifest, clip)
+
+
+def manifest_of(options: ExtractOptions) -> Manifest:
+    """The videos of the options, the first `limit` of them; all classes stay.
+
+    Missing files are an error of the source, unless failures are allowed: then each is a failed video.
+    """
+    manifest = load_manifest(
+        options.source, root=options.root, classes=options.classes, must_exist=options.allow_failures == 0
+    )
+    return manifest if options.limit is None else replace(manifest, items=manifest.items[: options.limit])
+
+
+def load_clip(options: ExtractOptions) -> LoadedClip:
+    """The model of the options, in memory."""
+    from vidfeat.clip.openclip import load_open_clip
+
+    choice = options.model
+    return load_open_clip(
+        model=choice.model,
+        pretrained=choice.pretrained,
+        model_config=choice.model_config,
+        weights=choice.weights,
+        base_weights=choice.base_weights,
+    )
+
+
+def recipe_of(options: ExtractOptions, config: BackboneConfig) -> Recipe:
+    """How videos become pixels for that backbone."""
+    preprocess = Preprocess(
+        config.vision.image_size,
+        mean=config.image_mean,
+        std=config.image_std,
+        interpolation=config.interpolation,
+        resize_mode=config.resize_mode,
+    )
+    return Recipe(preprocess, options.sampling, options.views, seed=options.seed, decoder=options.decoder)
+
+
+def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, ...]:
+    """The taps of the options as the store lays them out; `pooled` is never quantised.
+
+    Raises:
+        OptionsError: a layer the tower does not have.
+    """
+    n_layers = config.vision.layers
+    outside = [layer for layer in tap_layers(options.taps) if layer > n_layers]
+    if outside:
+        raise OptionsError(
+            explain(
+                f"{config.name} has no such block",
+                expected=f"tokens@0 (after ln_pre) to tokens@{n_layers} (after the last of {n_layers} blocks)",
+                got=", ".join(f"tokens@{layer}" for layer in outside),
+            )
+        )
+    taps = []
+    if "pooled" in options.taps:
+        taps.append(TapSpec("pooled", (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
+    shape = (config.vision.n_tokens, config.vision.width)
+    taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
+    return tuple(taps)
+
+
+def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Recipe, precision: str) -> Fingerprint:
+    """Everything that changes the numbers; what can be added later (videos, taps, views) is not in it."""
+    from vidfeat.video.decode import decoder_versions
+
+    return Fingerprint(
+        {
+            "format_version": FORMAT_VERSION,
+            "model": {
+                "name": config.name,
+                "pretrained": config.pretrained,
+                "weights_sha256": config.weights_sha256,
+                "embed_dim": config.embed_dim,
+                "vision": _plain(config.vision),
+            },
+            **recipe.to_json(),
+            "decoder_versions": decoder_versions(recipe.decoder),
+            "precision": precision,
+            "dtype": options.dtype,
+        }
+    )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig, recipe: Recipe) -> StoreSpec:
+    """The store that the options ask for, its pack not yet named.
+
+    Raises:
+        OptionsError: a layer, device or precision that there is not.
+    """
+    from vidfeat.clip.encode import choose_device, choose_precision
+
+    try:
+        device = choose_device(options.machine.device)
+        precision = choose_precision(options.machine.precision, device)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        raise OptionsError(explain("this machine cannot do that", got=error, fix="try --device auto")) from error
+    return StoreSpec(
+        taps=taps_of(options, config),
+        n_frames=options.sampling.n_sampled,
+        n_views=options.views.n_views,
+        classes=manifest.classes,
+        fingerprint=fingerprint_of(options, config, recipe, precision),
+        max_frames=None if options.sampling.n_sampled else options.max_frames,
+        shard_bytes=options.shard_bytes,
+    )
+
+
+def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip) -> Job:
+    """The job over the store at `options.out`: created, resumed, repaired, or extended by what is missing."""
+    recipe = recipe_of(options, clip.config)
+    spec = spec_of(options, manifest, clip.config, recipe)
+    out = os.fspath(options.out)
+    files = files_at(out)
+    job_store.require_store_or_nothing(out)
+    report = None
+    with files.lock():
+        standing = read_plan(files)
+        if standing is not None:
+            job_store.require_same(standing, spec, out)
+        pack = job_store.pack_at(out, clip, standing, check=options.check)
+        spec = replace(spec, pack_hash=pack.hash)
+        if standing is None:
+            writer = job_store.create(options, spec, manifest)
+        else:
+            writer = job_store.open_existing(options)
+            report = job_store.take_back_what_is_bad(writer, options)
+            job_store.extend(writer, options, spec, manifest)
+    return Job(
+        out=out,
+        writer=writer,
+        recipe=replace(recipe, views=replace(recipe.views, n_views=writer.plan.n_views)),
+        pack=pack,
+        paths={item.id: item.path for item in manifest.items},
+        precision=spec.fingerprint.fields["precision"],
+        rebuild=report is not None and report.needs_rebuild,
+    )

@@ -1,0 +1,111 @@
+"""From a video to pixels, as plain data: sampling, decoding, preprocessing, views, and their fingerprint fields."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vidfeat.errors import DecodeError
+from vidfeat.extraction.worker import LoadedVideo, VideoFacts, VideoTask
+from vidfeat.video.preprocess import Preprocess, ViewSpec
+from vidfeat.video.sampling import SamplingPolicy, video_seed
+
+# Rows that cross from a decoding process at once: enough to make a message cheap, few enough to keep the ring small.
+SLOT_ROWS = 8
+HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file becomes pixel rows; a `VideoLoader`, small enough to be sent to every worker.
+
+    Attributes:
+        seed: of `segments-random` sampling; the seed of the views is their own.
+        decoder: "auto", or one decoder's name.
+    """
+
+    preprocess: Preprocess
+    sampling: SamplingPolicy
+    views: ViewSpec = field(default_factory=ViewSpec)
+    seed: int = 0
+    decoder: str = "auto"
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of one row."""
+        return (3, self.preprocess.image_size, self.preprocess.image_size)
+
+    def load(self, task: VideoTask) -> LoadedVideo:
+        """The video's facts and its pixel rows by view, then frame.
+
+        Raises:
+            DecodeError: the file cannot be used; its `.reason` says why.
+        """
+        from vidfeat.video.decode import decode
+
+        digest = file_sha256(task.path)
+        seed = video_seed(self.seed, task.video_id)
+        frames = decode(task.path, policy=self.sampling, seed=seed, decoder=self.decoder)
+        facts = VideoFacts(
+            n_frames=len(frames.pixels),
+            n_source_frames=frames.n_source_frames,
+            fps=frames.fps,
+            pts_seconds=tuple(float(pts) for pts in frames.pts_seconds),
+            content_sha256=digest,
+            decoder=frames.decoder,
+        )
+        return LoadedVideo(facts=facts, pieces=self._pieces(frames.pixels, task))
+
+    def _pieces(self, pixels: np.ndarray, task: VideoTask) -> Iterator[np.ndarray]:
+        for view in range(*task.views):
+            for start in range(0, len(pixels), SLOT_ROWS):
+                yield self.preprocess.apply(
+                    pixels[start : start + SLOT_ROWS],
+                    views=self.views,
+                    video_id=task.video_id,
+                    view_range=range(view, view + 1),
+                )[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as fingerprint fields. The number of views is left out: views can be added to a store."""
+        views = self.views.to_json()
+        del views["n_views"]
+        return {
+            "preprocess": self.preprocess.to_json(),
+            "sampling": {**self.sampling.to_json(), **({"seed": self.seed} if self.sampling.is_random else {})},
+            "views": views,
+            "decoder": self.decoder,
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any], *, n_views: int) -> Recipe:
+        """The recipe that `to_json` wrote, for n_views views."""
+        sampling = dict(fields["sampling"])
+        seed = sampling.pop("seed", 0)
+        return cls(
+            preprocess=Preprocess.from_json(dict(fields["preprocess"])),
+            sampling=SamplingPolicy.from_json(sampling),
+            views=ViewSpec.from_json({**fields["views"], "n_views": n_views}),
+            seed=seed,
+            decoder=fields["decoder"],
+        )
+
+
+def file_sha256(path: str) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        DecodeError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise DecodeError(f"{path}: {error.strerror or error}", reason="unreadable") from error
+    return digest.hexdigest()

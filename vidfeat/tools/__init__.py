@@ -1,0 +1,1 @@
+"""What is done with stores beside extraction: anchor sets, HDF5."""

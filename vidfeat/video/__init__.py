@@ -1,0 +1,1 @@
+"""Video files: which, which frames, decoded, and made ready for an encoder."""

@@ -1,0 +1,161 @@
+"""Chosen frames of a video, by PyAV: straight to them where the packets allow it, else through the whole file.
+
+Both ways give the same pictures. Every frame that is decoded on the way is checked: what the decoder had to patch up is
+an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vidfeat.video.decode.failures import failure
+from vidfeat.video.decode.frames import Deadline
+from vidfeat.video.decode.probe import Probe
+from vidfeat.video.decode.with_pyav import open_video, upright
+
+# Codecs whose packets are frames and whose key frames can be decoded from; on all of them both ways were seen to give
+# the same pictures.
+_DIRECT_CODECS = ("h264", "hevc", "vp9")
+# Codecs that mark frames no other frame refers to: these need not be decoded. dav1d (AV1) drops others too.
+_SKIPPING_CODECS = ("h264", "hevc")
+_DIRECT_CONTAINERS = ("mov", "mp4", "matroska", "webm")
+# Opening a new position costs about as much as decoding a few frames.
+_WORTH_SEEKING = 8
+
+
+@dataclass(eq=False)
+class Picked:
+    """Frames by their position in presentation order.
+
+    Attributes:
+        pictures: [H W 3] uint8 by index.
+        pts_seconds: presentation time by index.
+        n_frames: frames of the whole file.
+        n_decoded: frames decoded on the way: the work that was done.
+        first_pts_seconds: presentation time of the file's first frame.
+    """
+
+    path: str
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    pts_seconds: dict[int, float] = field(default_factory=dict)
+    n_frames: int = 0
+    n_decoded: int = 0
+    first_pts_seconds: float = 0.0
+
+    def add(self, index: int, frame: Any, seconds: float) -> None:
+        """Keeps a frame.
+
+        Raises:
+            DecodeError: codec_unsupported, for a frame of another size than the first.
+        """
+        picture = upright(frame, self.path)
+        shape = next(iter(self.pictures.values())).shape if self.pictures else picture.shape
+        if picture.shape != shape:
+            change = f"{shape[1]}x{shape[0]} to {picture.shape[1]}x{picture.shape[0]}"
+            raise failure("codec_unsupported", self.path, f"its frames change size from {change} at frame {index}")
+        self.pictures[index], self.pts_seconds[index] = picture, seconds
+
+
+def is_direct(facts: Probe) -> bool:
+    """Whether single frames can be reached by their presentation times without decoding all that come before."""
+    return bool(
+        facts.codec in _DIRECT_CODECS
+        and set(facts.container.split(",")) & set(_DIRECT_CONTAINERS)
+        and facts.starts_with_key_frame
+        and not facts.has_open_gop
+        and not facts.has_edit_list
+        and not facts.completeness.cut
+        and facts.n_corrupt_packets == 0
+        and facts.n_frames_declared in (None, facts.n_packets)
+        and len(facts.pts_ticks) == facts.n_packets
+        and (np.diff(facts.pts_ticks) > 0).all()
+    )
+
+
+def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Picked | None:
+    """The frames at the positions `wanted`, seeking to the key frame before each; None where one is not at its time.
+
+    Raises:
+        DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
+    """
+    index_at = {int(facts.pts_ticks[index]): index for index in sorted(wanted)}
+    remaining = sorted(index_at)
+    picked = Picked(facts.path, n_frames=facts.n_packets, first_pts_seconds=facts.first_pts_seconds)
+    with open_video(facts.path) as (container, stream):
+        context, packets, position = stream.codec_context, None, 0
+        while remaining:
+            key = int(facts.key_ticks[np.searchsorted(facts.key_ticks, remaining[0], side="right") - 1])
+            ahead = int(np.searchsorted(facts.pts_ticks, key)) - position
+            if packets is None or ahead > _WORTH_SEEKING:
+                if ahead > _WORTH_SEEKING:
+                    container.seek(key, stream=stream)
+                packets = container.demux(stream)
+            frames = _until(packets, context, remaining[0], index_at, skip=facts.codec in _SKIPPING_CODECS)
+            for frame in frames:
+                deadline.check()
+                picked.n_decoded += 1
+                _refuse_damage(frame, facts.path)
+                position = int(np.searchsorted(facts.pts_ticks, frame.pts if frame.pts is not None else -1)) + 1
+                if frame.pts in index_at:
+                    index = index_at.pop(frame.pts)
+                    picked.add(index, frame, float(facts.pts_seconds[index]))
+            if remaining[0] in index_at:
+                return None
+            remaining = sorted(index_at)
+    return picked
+
+
+def _until(packets: Iterator[Any], context: Any, target: int, index_at: dict[int, int], *, skip: bool) -> Iterator[Any]:
+    """Decoded frames from the packets' present position up to the one shown at `target`, or to the end of the file.
+
+    With `skip`, frames that no other frame refers to and that are not wanted are left undecoded.
+    """
+    for packet in packets:
+        if skip:
+            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in index_at else "NONREF"
+        found = False
+        for frame in packet.decode():
+            found |= frame.pts == target
+            yield frame
+        if found:
+            return
+
+
+def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, deadline: Deadline) -> Picked:
+    """The frames at the positions `wanted`, decoding the file from its start to its end.
+
+    Where packets carry no presentation times to rely on (AVI with reordered frames), frame k is shown at k / fps; a
+    single frame without one follows its predecessor.
+
+    Raises:
+        DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
+    """
+    picked = Picked(path)
+    step = 1.0 / facts.fps if facts is not None and facts.fps else 0.04
+    nominal = facts is not None and not facts.has_pts
+    last = -step
+    with open_video(path) as (container, stream):
+        for frame in container.decode(stream):
+            deadline.check()
+            _refuse_damage(frame, path)
+            known = frame.pts is not None and not nominal
+            last = float(frame.pts * frame.time_base) if known else last + step
+            if picked.n_decoded == 0:
+                picked.first_pts_seconds = last
+            if picked.n_decoded in wanted:
+                picked.add(picked.n_decoded, frame, last)
+            picked.n_decoded += 1
+    picked.n_frames = picked.n_decoded
+    return picked
+
+
+def _refuse_damage(frame: Any, path: str) -> None:
+    # FFmpeg patches up what it cannot decode and says so on the frame alone; decord and torchcodec hand such pictures
+    # on.
+    if frame.is_corrupt:
+        at = "" if frame.pts is None else f" at {float(frame.pts * frame.time_base):.2f} s"
+        raise failure("invalid_data", path, f"the frame{at} is damaged")
