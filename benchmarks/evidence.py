@@ -29,8 +29,8 @@ from prompttune.errors import ConfigError, explain
 from prompttune.evaluation.results import Result
 
 if TYPE_CHECKING:
-    from benchmarks.report.comparison import Line
-    from benchmarks.report.entries import Entry
+    from prompttune.report.comparison import Line
+    from prompttune.report.entries import Entry
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 LOCALLY = RunOptions()
@@ -221,9 +221,9 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
 
     The comparison's `pairs` go to `evidence_pairs.json` beside it.
     """
-    from benchmarks.report.comparison import compare
-    from benchmarks.report.entries import read_groups
-    from benchmarks.report.statistics import holm
+    from prompttune.report.comparison import compare
+    from prompttune.report.entries import read_groups
+    from prompttune.report.statistics import holm
 
     (group,) = read_groups(out / "final")
     comparison = compare(group, baseline=evidence.baseline)
@@ -254,8 +254,8 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
 
 def _line_record(line: Line, entries: Sequence[Entry], *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the record keeps of one method: means, the anchors' gradient, differences to every other method."""
-    from benchmarks.report.comparison import differences
-    from benchmarks.report.statistics import paired_difference
+    from prompttune.report.comparison import differences
+    from prompttune.report.statistics import paired_difference
 
     entry = line.entry
     record: dict[str, Any] = {"label": line.label, "n_parameters": entry.n_parameters}

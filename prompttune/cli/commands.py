@@ -6,7 +6,7 @@ Nothing heavy is imported until a command runs, so `--help` answers at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +191,30 @@ def methods(name: str | None) -> None:
         click.echo(describe_method(name))
 
 
+@cli.command()
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(("html", "md", "latex", "csv")), default="html", show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: RESULTS/report.html; stdout]"
+)
+@click.option("--baseline", help="Label of the line others are set against.  [default: zero-shot]")
+@click.option("--videos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the videos are.")
+def report(out: Path | None, **options: Any) -> None:
+    """Make the page, or the table, of the run folders in RESULTS: compared, with intervals, plots and thumbnails.
+
+    The page needs `pip install "prompttune[report]"`; tables need nothing more.
+
+    \b
+    prompttune report runs
+    prompttune report runs --format latex
+    """
+    from prompttune.report.command import ReportOptions, write_report
+
+    written = write_report(ReportOptions(**options), out)
+    if written is not None:
+        click.echo(f"written: {written}")
+
+
 cli.add_command(prompts_group)
 cli.add_command(splits_group)
 
@@ -215,15 +239,19 @@ def _as_overrides(named: dict[str, Any]) -> list[str]:
     return texts
 
 
-def main() -> None:
-    """Entry point: an error of the project is one message and exit code 2, never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: an error of the project is one message and exit code 2, never a traceback.
+
+    Args:
+        arguments: what follows `prompttune`; None for those of the process.
+    """
     from prompttune.base.machine import wait_briefly
     from prompttune.errors import PrompttuneError
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
     try:
-        cli(standalone_mode=True)
+        cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
