@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from benchmarks import reference
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from prompttune import __version__
-from prompttune.cli import cli as prompttune_cli
+from prompttune.cli.commands import cli as prompttune_cli
 from prompttune.config.runs import parse_overrides
 from prompttune.evaluation.results import Result
 from vidfeat.cli import main as vidfeat_cli
