@@ -9,6 +9,8 @@ first rows only, so that what nobody reads is not computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def activation_function(name: Activation) -> Callable[[Tensor], Tensor]:
     """The elementwise function of that name."""
-    return quick_gelu if name == "quick_gelu" else F.gelu
+    functions: dict[Activation, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "quick_gelu": quick_gelu,
+        "gelu_tanh": partial(F.gelu, approximate="tanh"),
+        "silu": F.silu,
+    }
+    return functions[name]
 
 
 class Attention(nn.Module):
@@ -69,10 +77,12 @@ class Attention(nn.Module):
         query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return self.split_heads(query), self.split_heads(key), self.split_heads(value)
 
-    def forward(self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None) -> Tensor:
-        """[N S D] -> [N Q D], Q = `n_query` or S."""
+    def forward(
+        self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None, visible: Tensor | None = None
+    ) -> Tensor:
+        """[N S D] -> [N Q D], Q = `n_query` or S; `visible` bool [N 1 Q S] instead of `is_causal`."""
         query, key, value = self.project(x, n_query=n_query)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
         return self.out_proj(self.merge_heads(attended))
 
 
@@ -93,11 +103,13 @@ class Mlp(nn.Module):
 class ResidualBlock(nn.Module):
     """`x + attn(ln_1(x))`, then `x + mlp(ln_2(x))`."""
 
-    def __init__(self, *, width: int, heads: int, mlp_width: int, activation: Activation) -> None:
+    def __init__(
+        self, *, width: int, heads: int, mlp_width: int, activation: Activation, norm_eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(width)
+        self.ln_1 = LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads)
-        self.ln_2 = LayerNorm(width)
+        self.ln_2 = LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, mlp_width, activation)
 
     @property
@@ -105,13 +117,16 @@ class ResidualBlock(nn.Module):
         """The MLP's elementwise function."""
         return self.mlp.activation
 
-    def forward(self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None, visible: Tensor | None = None
+    ) -> Tensor:
         """The block's output for the first `n_query` rows (all by default), attending to every row.
 
         Args:
             x: [N S D].
             is_causal: row i attends to rows [0, i] only; needs `n_query` to be None.
             n_query: how many leading rows to compute; the others serve as keys and values only.
+            visible: bool [N 1 S S], who attends to whom, instead of `is_causal`.
 
         Returns:
             [N Q D], Q = `n_query` or S.
@@ -121,17 +136,27 @@ class ResidualBlock(nn.Module):
                 "is_causal with n_query is not defined here: rows of a causal sequence are cut before the call"
             )
         rows = x if n_query is None else x[..., :n_query, :]
-        rows = rows + self.attn(self.ln_1(x), is_causal=is_causal, n_query=n_query)
+        rows = rows + self.attn(self.ln_1(x), is_causal=is_causal, n_query=n_query, visible=visible)
         return rows + self.mlp(self.ln_2(rows))
 
 
 class Transformer(nn.Module):
     """The stack of blocks; exists so that parameters are named `transformer.resblocks.N...` as in open_clip."""
 
-    def __init__(self, *, layers: int, width: int, heads: int, mlp_width: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        activation: Activation,
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__()
+        sizes: dict[str, Any] = {"width": width, "heads": heads, "mlp_width": mlp_width}
         self.resblocks = nn.ModuleList(
-            ResidualBlock(width=width, heads=heads, mlp_width=mlp_width, activation=activation) for _ in range(layers)
+            ResidualBlock(**sizes, activation=activation, norm_eps=norm_eps) for _ in range(layers)
         )
 
     def __iter__(self) -> Iterator[nn.Module]:
