@@ -65,11 +65,11 @@ def run(suite: Path, data: Path, out: Path | None, only_plan: bool, **options: A
 
 def _show_plan(plan: Any) -> int:
     """Prints the plan; the exit code, 1 where a cell cannot run."""
-    from rich.console import Console
+    from prompttune.base.console import plain_console
 
-    console = Console()
+    console = plain_console()
     console.print(plan.table())
-    console.print(plan.summary(), highlight=False)
+    console.print(plan.summary())
     for name, problem in plan.problems.items():
         click.echo(f"{name}: {problem}")
     return 1 if plan.problems else 0

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks.runner import Outcome, RunOptions, run_suite
 from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells, read_table
+from prompttune.base.console import plain_console
 from prompttune.config.runs import nested
 from prompttune.config.train_config import merge
 from prompttune.errors import ConfigError, explain
@@ -116,13 +117,13 @@ def run_evidence(
     Raises:
         ConfigError: a trial or a final run that failed, with the place of its error.
     """
-    console = console or Console()
+    console = console or plain_console()
     tuning = tuning_suite(evidence)
     _require_whole(run_suite(tuning, out=out / "trials", data=data, console=console, options=options), out / "trials")
     choices = choose(evidence, tuning, out=out / "trials", data=data)
     for choice in choices:
         settings = ", ".join(f"{key} = {value}" for key, value in choice.settings.items()) or "nothing to choose"
-        console.print(f"{choice.label}: {settings}", highlight=False)
+        console.print(f"{choice.label}: {settings}")
     final = final_suite(evidence, choices)
     _require_whole(run_suite(final, out=out / "final", data=data, console=console, options=options), out / "final")
     return choices

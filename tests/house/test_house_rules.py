@@ -60,6 +60,22 @@ def test_no_pickle_is_loaded() -> None:
     assert offenders == []
 
 
+def test_what_is_printed_is_never_markup() -> None:
+    """Names of files, classes and runs are printed: `[red]` and `:cat:` in one are text, so no console reads markup."""
+    makers = {ROOT / "vidfeat/extraction/progress.py", ROOT / "prompttune/base/console.py"}
+    offenders = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func).rpartition(".")[2]
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            reads_markup = called == "TextColumn" and keywords.get("markup") != "False"
+            if reads_markup or called == "from_markup" or (called == "Console" and path not in makers):
+                offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert offenders == []
+
+
 def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
     """The project's modules that a file imports anywhere: inside functions and for types alone too."""
     found = set()
