@@ -73,7 +73,7 @@ def test_shots_depend_on_the_seed_and_fewer_shots_are_among_more() -> None:
 
 
 def test_draws_are_those_of_earlier_releases() -> None:
-    """Published numbers hang on these draws: the hash was taken with the code of commit 11a389d, which scanned all rows for each class."""
+    """Published numbers hang on them: the hash is of commit 11a389d, which scanned all rows for each class."""
     drawn = [
         few_shot(table(), shots=shots, seed=seed, val_shots=val).sha256
         for shots in (2, 5)
