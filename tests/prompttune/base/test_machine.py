@@ -94,7 +94,7 @@ def test_the_command_line_waits_briefly_before_it_imports_torch() -> None:
     program = (
         "import os, sys; sys.argv = ['prompttune', 'methods']\n"
         "from prompttune.cli import commands\n"
-        "commands.cli = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "commands.cli = lambda *_, **__: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
         "commands.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
