@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
 
 from prompttune.config.methods import LOSS_TERMS
@@ -35,7 +35,8 @@ def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
     """
     config = runs[0].config
     terms = []
-    options = {"cross-entropy": {"label_smoothing": config.targets.label_smoothing}, **config.loss_options}
+    options: dict[str, Mapping[str, object]] = {**config.loss_options}
+    options["cross-entropy"] = {"label_smoothing": config.targets.label_smoothing}
     for name in LOSS_TERMS:
         weights = tuple(run.config.losses.get(name, 0.0) for run in runs)
         if any(weights):
