@@ -54,7 +54,7 @@ class LearnedContext(nn.Module):
         self.deep = nn.ModuleList()
         self.from_visual: ModalityCoupling | None = None
         if config.visual is not None and config.visual.source == "to-text":
-            sizes = {"n_in": pack.config.vision.width, "n_out": width}
+            sizes = {"n_in": pack.config.vit.width, "n_out": width}
             self.from_visual = ModalityCoupling(depth=context.prompt_depth, seeds=seeds, **sizes)
         else:
             self.ctx = RunParameter(_start(context, pack, seeds=seeds, n_classes=n_classes))
