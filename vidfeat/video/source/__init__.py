@@ -1,1 +1,1 @@
-"""Sources of labelled videos, kind by kind -> rows `path, label, split, group`; `vidfeat.video.manifest` checks them."""
+"""Sources of labelled videos -> rows `path, label, split, group`; `vidfeat.video.manifest` checks them."""

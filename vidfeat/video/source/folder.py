@@ -23,21 +23,20 @@ class _ClassFolder:
 def folder_rows(source: Path, base: Path, problems: Problems) -> tuple[list[Row], list[str]]:
     """The videos below the class folders of `source`, paths relative to `base`; and the class names, sorted.
 
-    What is no video (by its extension) and folders without any are left out, and noted: a licence, a readme, thumbnails,
-    an empty folder. Hidden files are left out without a word. A video beside the class folders has no label: a problem.
+    What is no video (by its extension) and folders without any are left out, and noted: a licence, thumbnails, an empty
+    folder. Hidden files are left out without a word. A video beside the class folders has no label: a problem.
     """
     top = _visible(source)
     folders = [entry for entry in top if entry.is_dir()]
-    loose = [entry for entry in top if not entry.is_dir()]
-    stray = [entry.name for entry in loose if entry.suffix.lower() in VIDEO_EXTENSIONS]
+    class_folders, loose = _class_folders(folders, problems)
+    loose += [entry for entry in top if not entry.is_dir()]
+    stray = [_below(entry, source) for entry in loose if entry.suffix.lower() in VIDEO_EXTENSIONS]
     if stray:
         problems.add("video outside any class folder (move it into one)", stray)
-    class_folders = _class_folders(folders, problems, source)
     others = [entry for entry in loose if entry.suffix.lower() not in VIDEO_EXTENSIONS]
     others += [path for folder in class_folders for path in folder.others]
-    empty = [folder.path for folder in class_folders if not folder.videos]
     filled = [folder for folder in class_folders if folder.videos]
-    _note_left_out(others, empty, source, problems)
+    _note_left_out(others, [folder.path for folder in class_folders if not folder.videos], source, problems)
     if not filled and not stray:
         problems.add("it holds no class folder with a video in it (expected: <class>/<video>)", [])
     rows = []
@@ -48,31 +47,33 @@ def folder_rows(source: Path, base: Path, problems: Problems) -> tuple[list[Row]
     return rows, sorted({folder.path.name for folder in filled})
 
 
-def _class_folders(folders: list[Path], problems: Problems, source: Path) -> list[_ClassFolder]:
-    """The class folders: those at the top, or one level down where all at the top that hold videos are splits."""
+def _class_folders(folders: list[Path], problems: Problems) -> tuple[list[_ClassFolder], list[Path]]:
+    """The class folders, and the files beside them in split folders.
+
+    They are those at the top, or one level down where all at the top that hold videos are called like splits.
+    """
     at_top = [_ClassFolder(folder, "", *_files_below(folder)) for folder in folders]
     filled = [one for one in at_top if one.videos]
-    splits = [one for one in filled if split_name(one.path.name)]
+    splits = [one.path for one in filled if split_name(one.path.name)]
     if splits and len(splits) == len(filled):
         found = [one for one in at_top if not one.videos]
+        loose = []
         for split in splits:
-            name = split_name(split.path.name) or ""
-            inside = [entry for entry in _visible(split.path) if entry.is_dir()]
-            found += [_ClassFolder(folder, name, *_files_below(folder)) for folder in inside]
-            loose = [path for path in _visible(split.path) if path.is_file()]
-            stray = [path for path in loose if path.suffix.lower() in VIDEO_EXTENSIONS]
-            if stray:
-                problems.add("video outside any class folder (move it into one)", [_below(p, source) for p in stray])
-            found.append(_ClassFolder(split.path, name, [], [path for path in loose if path not in stray]))
-        return [one for one in found if one.videos or one.others or one.path not in {s.path for s in splits}]
-    looks_split = [one for one in splits if not any(path.parent == one.path for path in one.videos)]
+            inside = _visible(split)
+            loose += [entry for entry in inside if not entry.is_dir()]
+            name = split_name(split.name) or ""
+            found += [_ClassFolder(entry, name, *_files_below(entry)) for entry in inside if entry.is_dir()]
+        return found, loose
+    looks_split = [
+        one.path.name for one in filled if one.path in splits and one.path not in {v.parent for v in one.videos}
+    ]
     if looks_split:
         problems.add(
             "folder that is called like a split and holds folders, beside folders that are none (which level is the "
             "classes?)",
-            [one.path.name for one in looks_split],
+            looks_split,
         )
-    return at_top
+    return at_top, []
 
 
 def _note_left_out(others: list[Path], empty: list[Path], source: Path, problems: Problems) -> None:
