@@ -87,7 +87,8 @@ class Encoder:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        is_ours = isinstance(pack.config.vision, VisionConfig)
+        # Tokens are asked of a tower that runs here, or refused with the reason why it does not.
+        is_ours = bool(layers) or isinstance(pack.config.vision, VisionConfig)
         tower: VisionTower | ForeignTower = pack.vision_tower() if is_ours else foreign_tower(pack)
         self.layers = tuple(sorted(set(layers)))
         outside = [layer for layer in self.layers if not 0 <= layer <= tower.n_layers]
