@@ -196,11 +196,6 @@ def _videos_per_pass(model: PromptModel, videos: TestVideos) -> int:
     return max(1, _EVALUATION_TOKENS // (n_frames * model.pack.config.vit.n_tokens * model.n_runs))
 
 
-def accuracy(predictions: Sequence[Predictions]) -> Tensor:
-    """Top-1 accuracy of each run, float32 [R]."""
-    return torch.tensor([run.top(1) for run in predictions])
-
-
 def harmonic_mean(base: float, new: float) -> float:
     """`2 b n / (b + n)`; 0 when both are 0.
 

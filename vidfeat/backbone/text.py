@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import ResidualBlock, Transformer
+from .blocks import BlockOptions, ResidualBlock, Transformer
 from .config import TextConfig
 from .layers import Embedding, LayerNorm, Linear
 
@@ -102,7 +102,7 @@ class TextTower(nn.Module):
             heads=config.heads,
             mlp_width=config.mlp_width,
             activation=config.activation,
-            norm_eps=config.norm_eps,
+            options=BlockOptions(norm_eps=config.norm_eps),
         )
         self.ln_final = LayerNorm(config.width, eps=config.norm_eps)
 
