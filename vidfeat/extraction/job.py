@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from vidfeat.errors import explain
 from vidfeat.extraction import job_store
-from vidfeat.extraction.options import ExtractOptions, OptionsError, tap_layers
+from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.extraction.recipe import Recipe
-from vidfeat.extraction.unit_runner import token_tap
 from vidfeat.store import (
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     Unit,
     VideoRow,
@@ -145,21 +145,22 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
         OptionsError: a layer the tower does not have.
     """
     n_layers = config.vision.layers
-    outside = [layer for layer in tap_layers(options.taps) if layer > n_layers]
+    wanted = [tap for tap in map(Tap.of, options.taps) if tap is not None]
+    outside = [tap.flag for tap in wanted if (tap.layer or 0) > n_layers]
     if outside:
         raise OptionsError(
             explain(
                 f"{config.name} has no such block",
-                expected=f"tokens@0 (after ln_pre) to tokens@{n_layers} (after the last of {n_layers} blocks)",
-                got=", ".join(f"tokens@{layer}" for layer in outside),
+                expected=f"{Tap(0).flag} (after ln_pre) to {Tap(n_layers).flag} (after the last of {n_layers} blocks)",
+                got=", ".join(outside),
             )
         )
-    taps = []
-    if "pooled" in options.taps:
-        taps.append(TapSpec("pooled", (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
-    shape = (config.vision.n_tokens, config.vision.width)
-    taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
-    return tuple(taps)
+    sizes = {"embed_dim": config.embed_dim, "n_tokens": config.vision.n_tokens, "width": config.vision.width}
+    pooled_dtype = "float16" if options.dtype == "int8" else options.dtype
+    return tuple(
+        TapSpec(tap.name, tap.row_shape(**sizes), pooled_dtype if tap.layer is None else options.dtype)
+        for tap in sorted(wanted, key=lambda tap: tap.layer is not None)  # pooled first, wherever it was named
+    )
 
 
 def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Recipe, precision: str) -> Fingerprint:

@@ -10,18 +10,23 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from filelock import FileLock
 
 from vidfeat.errors import StoreError, explain
 
 OnStep = Callable[[str], None]
 PARTIAL_SUFFIX = ".partial"
 LOCK_PATH = "commits/.lock"
+# A commit holds the lock for the renames and fsyncs of one unit, some milliseconds.
+LOCK_POLL_SECONDS = 0.005
 _PIECE_BYTES = 8 * 2**20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # How often a file is written anew whose temporary file another process has swept.
 WRITE_ATTEMPTS = 3
@@ -227,20 +232,15 @@ class LocalFiles:
 
         A file system without locks is no error: two commits of the same bytes do no harm in any order.
         """
-        import fcntl
-
         path = self.root / LOCK_PATH
-        try:
-            self._make_directory(path.parent)
-            handle = open(path, "ab")  # noqa: SIM115
-        except OSError as error:
-            raise _cannot_write(path, 0, error) from error
-        with handle:
+        lock = FileLock(path, poll_interval=LOCK_POLL_SECONDS, fallback_to_soft=False)
+        with ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._make_directory(path.parent)
+                held.enter_context(lock)
             except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
+                if error.errno not in _NO_LOCKS:
+                    raise _cannot_write(path, 0, error) from error
             yield
 
 

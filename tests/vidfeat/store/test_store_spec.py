@@ -8,13 +8,17 @@ from small_store import SmallStore, Video
 
 from vidfeat.errors import FingerprintMismatchError, StoreCorruptError, StoreError
 from vidfeat.store import (
+    POOLED,
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     VideoRow,
     require_same_fingerprint,
     storage_problem,
+    tap_flags,
+    token_layers,
 )
 from vidfeat.store.records import canonical_json, seal, unseal
 
@@ -124,3 +128,15 @@ def test_sealed_json_notices_any_change_of_its_bytes():
     assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1})
     with pytest.raises(ValueError):
         canonical_json(float("nan"))
+
+
+def test_a_tap_has_one_name_however_it_is_spelled() -> None:
+    assert (Tap().name, Tap().flag, Tap.of("pooled"), POOLED) == ("pooled", "pooled", Tap(), "pooled")
+    assert (Tap(6).name, Tap(6).flag, Tap(11).name) == ("tokens/06", "tokens@6", "tokens/11")
+    assert Tap.of("tokens/06") == Tap.of("tokens@6") == Tap.of("tokens@06") == Tap(6)
+    assert Tap.of("tokens") is None
+    assert Tap.of("tokens/06/x") is None
+    assert token_layers(["pooled", "tokens/06", "theirs", "tokens@2", "tokens@6"]) == (6, 2)
+    assert tap_flags(["pooled", "tokens/06", "theirs"]) == "pooled,tokens@6,theirs"
+    assert Tap().row_shape(embed_dim=5, n_tokens=3, width=2) == (5,)
+    assert Tap(0).row_shape(embed_dim=5, n_tokens=3, width=2) == (3, 2)
