@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -211,8 +212,9 @@ def test_a_kill_at_any_step_leaves_a_whole_pack_or_none(loaded: LoadedClip, writ
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
-def test_two_writers_at_once_give_one_pack(loaded: LoadedClip, tmp_path: Path, monkeypatch) -> None:
+def test_two_writers_at_once_give_one_pack_where_there_are_no_locks(loaded, tmp_path: Path, monkeypatch) -> None:
     rename = os.rename
+    monkeypatch.setattr(whole_directory, "_alone", lambda directory: nullcontext(False))
 
     def late(source: Path, target: Path) -> None:
         monkeypatch.setattr(whole_directory.os, "rename", rename)
