@@ -20,6 +20,7 @@ from filelock import FileLock
 from vidfeat.errors import StoreError, explain
 
 OnStep = Callable[[str], None]
+Content = bytes | bytearray | memoryview
 PARTIAL_SUFFIX = ".partial"
 LOCK_PATH = "commits/.lock"
 # A commit holds the lock for the renames and fsyncs of one unit, some milliseconds.
@@ -43,7 +44,7 @@ class Staged:
     path: str
     step: str
     partial: Path | None = None
-    content: bytes | bytearray = b""
+    content: Content = b""
 
 
 class StagedFileLost(StoreError):
@@ -60,8 +61,8 @@ class Files(Protocol):
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes]: ...
     def read_tail(self, path: str, n_bytes: int) -> bytes: ...
     def size(self, path: str) -> int | None: ...
-    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None: ...
-    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged: ...
+    def write(self, path: str, content: Content, *, step: str) -> None: ...
+    def stage(self, path: str, content: Content, *, step: str) -> Staged: ...
     def publish(self, staged: Sequence[Staged]) -> None: ...
     def discard(self, staged: Staged) -> None: ...
     def remove(self, path: str) -> None: ...
@@ -105,7 +106,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None:
+    def write(self, path: str, content: Content, *, step: str) -> None:
         """Puts a file in place, whole or not at all, and on the disk when this returns.
 
         Temporary file in the same directory, fsync, rename, fsync of the directory. On any exception the temporary file
@@ -124,7 +125,7 @@ class LocalFiles:
             finally:
                 self.discard(staged)
 
-    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged:
+    def stage(self, path: str, content: Content, *, step: str) -> Staged:
         """The slow half of `write`: the temporary file, written and fsynced. Raises as `write` does."""
         target = self.root / path
         partial = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
@@ -168,7 +169,7 @@ class LocalFiles:
         assert staged.partial is not None
         staged.partial.unlink(missing_ok=True)
 
-    def _write_synced(self, partial: Path, content: bytes | bytearray, step: str) -> None:
+    def _write_synced(self, partial: Path, content: Content, step: str) -> None:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             self._on_step(f"{step}:created")

@@ -103,6 +103,14 @@ def test_values_that_lose_their_meaning_are_named(values, dtype, word):
     assert problem is None if word is None else word in problem
 
 
+def test_every_half_is_told_finite_or_not_by_its_bits():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    assert [storage_problem(halves[i : i + 1], "float16") is None for i in range(2**16)] == np.isfinite(halves).tolist()
+    finite = halves[np.isfinite(halves)]
+    assert storage_problem(finite, "float16") is storage_problem(finite[::-2], "float32") is None
+    assert storage_problem(np.append(finite, np.float16("nan")), "float16") == "1 of 63489 values are NaN or infinite"
+
+
 def test_a_manifest_with_twins_or_unknown_labels_is_refused_in_one_message(tmp_path):
     videos = [Video("a", "walk"), Video("a", "walk"), Video("b", "fly"), Video("", "walk")]
     with pytest.raises(StoreError) as caught:
