@@ -18,6 +18,9 @@ from prompttune.errors import RunFolderError, explain
 if TYPE_CHECKING:
     import pandas
 
+    from prompttune.data.features import FeatureSource
+    from prompttune.evaluation.evaluate import Predictions
+
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 
@@ -32,6 +35,9 @@ class TestResult(_Record):
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     n_videos: int = Field(description="videos evaluated")
+    n_listed: int | None = Field(
+        default=None, description="videos that the split file lists, missing and failed ones too; null without a file"
+    )
     n_classes: int = Field(description="classes they were told apart among")
     top1: float = Field(description="share with the label on top")
     top5: float = Field(description="share with the label among the five highest logits")
@@ -63,6 +69,11 @@ class RunResult(_Record):
     train_accuracy: float | None = Field(description="accuracy on the training videos, after training")
     train_seconds: float = Field(description="training time of the runs that went together, evaluation left out")
     runs_together: int = Field(description="runs trained in the same passes")
+    notes: list[str] = Field(
+        default=[],
+        description="what to know of the videos: classes with fewer shots, listed videos that are missing, recordings "
+        "in training and test",
+    )
     inert_terms: list[str] = Field(description="loss terms whose gradient stayed at zero, where that was allowed")
 
 
@@ -137,6 +148,11 @@ class Result(_Record):
         """The method as tables print it: `ivlp`, or `ivlp late(2)` where visual prompts join late."""
         late = self.visual_prompts is not None and self.visual_prompts != "published"
         return f"{self.method} {self.visual_prompts}" if late else self.method
+
+    @property
+    def notes(self) -> list[str]:
+        """The runs' notes, each once."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
@@ -222,6 +238,32 @@ def confusion(folder: str | Path, test: str) -> pandas.DataFrame:
     counts = found[test].confusion().numpy()
     frame = pandas.DataFrame(counts, index=pandas.Index(classes, name="label"), columns=classes)
     return frame.rename_axis(columns="prediction")
+
+
+def test_result(predictions: Predictions) -> TestResult:
+    """What a result says about one run on one test set."""
+    return TestResult(
+        n_videos=len(predictions.ids),
+        n_listed=predictions.n_listed,
+        n_classes=len(predictions.classes),
+        top1=predictions.top(1),
+        top5=predictions.top(5),
+        calibration_error=predictions.calibration_error(),
+        per_class=predictions.per_class(),
+        videos_sha256=predictions.videos_sha256,
+    )
+
+
+def store_facts(source: FeatureSource) -> StoreFacts:
+    """What a result says about a store."""
+    backbone = source.pack.config
+    return StoreFacts(
+        path=source.path,
+        fingerprint=source.fingerprint,
+        pack_hash=source.pack.hash,
+        model=f"{backbone.name} ({backbone.pretrained})",
+        failed_videos=list(source.failed),
+    )
 
 
 def package_versions() -> dict[str, str]:

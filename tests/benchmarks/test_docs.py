@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -46,6 +47,13 @@ def anchor_of(head: str) -> str:
 
 def test_the_reference_is_fresh() -> None:
     assert reference.render() == reference.PAGE.read_text(), "python -m benchmarks.reference"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_python_names_on_a_page_are_there(page: Path) -> None:
+    """Every dotted name of the packages leads to a module, or to something in one."""
+    for name in re.findall(r"\b(?:prompttune|vidfeat|benchmarks)(?:\.[A-Za-z_]\w*)+", page.read_text()):
+        assert pydoc.locate(name) is not None, name
 
 
 def test_the_reference_names_every_command_and_key() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfeat.backbone import BackbonePack
+from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
+from vidfeat.clip.foreign import ForeignTower, foreign_tower
 from vidfeat.store import POOLED, Tap
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -91,7 +92,9 @@ class Encoder:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        tower = pack.vision_tower()
+        # Tokens are asked of a tower that runs here, or refused with the reason why it does not.
+        is_ours = bool(layers) or isinstance(pack.config.vision, VisionConfig)
+        tower: VisionTower | ForeignTower = pack.vision_tower() if is_ours else foreign_tower(pack)
         self.layers = tuple(sorted(set(layers)))
         outside = [layer for layer in self.layers if not 0 <= layer <= tower.n_layers]
         if outside:
@@ -109,7 +112,7 @@ class Encoder:
         """Taps of a batch of frames, as numpy arrays on the host.
 
         Args:
-            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H = W = `config.vision.image_size`.
+            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H W = `config.vision.image_hw`.
 
         Raises:
             ValueError: pixels of another shape or of an integer dtype.
@@ -124,15 +127,15 @@ class Encoder:
             )
 
     def _check(self, pixels: Tensor) -> None:
-        size = self.config.vision.image_size
-        if tuple(pixels.shape[1:]) != (3, size, size) or not pixels.is_floating_point():
+        height, width = self.config.vision.image_hw
+        if tuple(pixels.shape[1:]) != (3, height, width) or not pixels.is_floating_point():
             hint = (
                 "; these look like uint8 frames [n H W 3]: run them through preprocess first"
                 if (pixels.shape[-1:] == (3,) or not pixels.is_floating_point())
                 else ""
             )
             raise ValueError(
-                f"{self.config.name} takes normalised float pixels [n 3 {size} {size}], "
+                f"{self.config.name} takes normalised float pixels [n 3 {height} {width}], "
                 f"got {pixels.dtype} {list(pixels.shape)}{hint}"
             )
 

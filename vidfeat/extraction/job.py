@@ -12,6 +12,7 @@ from vidfeat.extraction import job_store
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.extraction.recipe import Recipe
 from vidfeat.store import (
+    POOLED,
     Fingerprint,
     StoreSpec,
     StoreWriter,
@@ -19,6 +20,7 @@ from vidfeat.store import (
     TapSpec,
     Unit,
     VideoRow,
+    token_layers,
 )
 from vidfeat.store.location import files_at
 from vidfeat.store.spec import FORMAT_VERSION
@@ -39,6 +41,7 @@ class Job:
         out: the store.
         paths: file of every video id of the source.
         precision: of the encoder, as the fingerprint has it.
+        notes: what a person should know about the source: what was left out of it.
         rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
     """
 
@@ -48,6 +51,7 @@ class Job:
     pack: BackbonePack
     paths: Mapping[str, str]
     precision: Any
+    notes: tuple[str, ...] = ()
     rebuild: bool = False
 
     def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
@@ -107,7 +111,11 @@ def manifest_of(options: ExtractOptions) -> Manifest:
     Missing files are an error of the source, unless failures are allowed: then each is a failed video.
     """
     manifest = load_manifest(
-        options.source, root=options.root, classes=options.classes, must_exist=options.allow_failures == 0
+        options.source,
+        root=options.root,
+        classes=options.classes,
+        must_exist=options.allow_failures == 0,
+        strict=options.strict,
     )
     return manifest if options.limit is None else replace(manifest, items=manifest.items[: options.limit])
 
@@ -134,6 +142,7 @@ def recipe_of(options: ExtractOptions, config: BackboneConfig) -> Recipe:
         std=config.image_std,
         interpolation=config.interpolation,
         resize_mode=config.resize_mode,
+        fill_color=config.fill_color,
     )
     return Recipe(preprocess, options.sampling, options.views, seed=options.seed, decoder=options.decoder)
 
@@ -144,9 +153,9 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
     Raises:
         OptionsError: a layer the tower does not have.
     """
-    n_layers = config.vision.layers
-    wanted = [tap for tap in map(Tap.of, options.taps) if tap is not None]
-    outside = [tap.flag for tap in wanted if (tap.layer or 0) > n_layers]
+    layers = token_layers(options.taps)
+    n_layers = config.vit.layers if layers else 0
+    outside = [Tap(layer).flag for layer in layers if layer > n_layers]
     if outside:
         raise OptionsError(
             explain(
@@ -155,16 +164,18 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
                 got=", ".join(outside),
             )
         )
-    sizes = {"embed_dim": config.embed_dim, "n_tokens": config.vision.n_tokens, "width": config.vision.width}
-    pooled_dtype = "float16" if options.dtype == "int8" else options.dtype
-    return tuple(
-        TapSpec(tap.name, tap.row_shape(**sizes), pooled_dtype if tap.layer is None else options.dtype)
-        for tap in sorted(wanted, key=lambda tap: tap.layer is not None)  # pooled first, wherever it was named
-    )
+    taps = []
+    if POOLED in options.taps:
+        taps.append(TapSpec(POOLED, (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
+    if layers:
+        shape = (config.vit.n_tokens, config.vit.width)
+        taps += [TapSpec(Tap(layer).name, shape, options.dtype) for layer in layers]
+    return tuple(taps)
 
 
 def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Recipe, precision: str) -> Fingerprint:
     """Everything that changes the numbers; what can be added later (videos, taps, views) is not in it."""
+    from vidfeat.backbone.config_json import plain
     from vidfeat.video.decode import decoder_versions
 
     return Fingerprint(
@@ -175,7 +186,7 @@ def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Reci
                 "pretrained": config.pretrained,
                 "weights_sha256": config.weights_sha256,
                 "embed_dim": config.embed_dim,
-                "vision": _plain(config.vision),
+                "vision": plain(config.vision),
             },
             **recipe.to_json(),
             "decoder_versions": decoder_versions(recipe.decoder),
@@ -183,12 +194,6 @@ def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Reci
             "dtype": options.dtype,
         }
     )
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(config)
 
 
 def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig, recipe: Recipe) -> StoreSpec:
@@ -242,5 +247,6 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         pack=pack,
         paths={item.id: item.path for item in manifest.items},
         precision=spec.fingerprint.fields["precision"],
+        notes=manifest.notes,
         rebuild=report is not None and report.needs_rebuild,
     )

@@ -82,6 +82,7 @@ def like_pack(path: str | os.PathLike[str], *, n_frames: int = DEFAULT_FRAMES) -
         std=config.image_std,
         interpolation=config.interpolation,
         resize_mode=config.resize_mode,
+        fill_color=config.fill_color,
     )
     return Likeness(pack, Recipe(preprocess, SamplingPolicy("uniform", n_frames=n_frames)), {})
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vidfeat.errors import VidfeatError, explain
 from vidfeat.store import POOLED, Tap
+from vidfeat.video.decode import DECODER_NAMES
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
 
@@ -17,7 +18,6 @@ DEFAULT_FRAMES = 8
 # Bounds one video of a store without a fixed number of frames: a shard has room for one whole video.
 DEFAULT_MAX_FRAMES = 512
 DTYPES = ("float16", "float32", "int8")
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCH_FRAMES = {"cpu": 32, "mps": 64, "cuda": 256}
 
@@ -99,6 +99,7 @@ class ExtractOptions:
         decoder: see `vidfeat.video.decode.decode`.
         max_frames: bound of one video's frames where the policy does not fix their number.
         shard_bytes: size of the unit of work.
+        strict: a source of which something would be left out is an error.
         limit: only the first videos of the source.
         allow_failures: failed videos that are no error.
         retry: a failure reason, or "all".
@@ -123,6 +124,7 @@ class ExtractOptions:
     max_frames: int = DEFAULT_MAX_FRAMES
     shard_bytes: int = 128 * 2**20
     limit: int | None = None
+    strict: bool = False
     allow_failures: int = 0
     retry: str | None = None
     units: tuple[int, int] | None = None
@@ -135,8 +137,8 @@ class ExtractOptions:
             problems.append(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.machine.precision not in PRECISIONS:
             problems.append(f"precision {self.machine.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if self.decoder not in DECODERS:
-            problems.append(f"decoder {self.decoder!r} is not one of {', '.join(DECODERS)}")
+        if self.decoder not in DECODER_NAMES:
+            problems.append(f"decoder {self.decoder!r} is not one of {', '.join(DECODER_NAMES)}")
         problems += tap_problems(self.taps)
         if self.units is not None and not 1 <= self.units[0] <= self.units[1]:
             problems.append(f"units {self.units[0]}/{self.units[1]}: I/N with 1 <= I <= N")
@@ -171,6 +173,7 @@ class ExtractOptions:
             machine=machine,
             max_frames=flags["max_frames"] or DEFAULT_MAX_FRAMES,
             shard_bytes=max(1, int(flags["shard_mb"] * 2**20)),
+            strict=flags.get("strict", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),

@@ -35,10 +35,6 @@ class Tap:
         """As command lines spell it."""
         return "pooled" if self.layer is None else f"tokens@{self.layer}"
 
-    def row_shape(self, *, embed_dim: int, n_tokens: int, width: int) -> tuple[int, ...]:
-        """Shape of one frame's row for a tower of those sizes: [E], or [S D]."""
-        return (embed_dim,) if self.layer is None else (n_tokens, width)
-
 
 POOLED = Tap().name
 

@@ -146,5 +146,3 @@ def test_a_tap_has_one_name_however_it_is_spelled() -> None:
     assert Tap.of("tokens/06/x") is None
     assert token_layers(["pooled", "tokens/06", "theirs", "tokens@2", "tokens@6"]) == (6, 2)
     assert tap_flags(["pooled", "tokens/06", "theirs"]) == "pooled,tokens@6,theirs"
-    assert Tap().row_shape(embed_dim=5, n_tokens=3, width=2) == (5,)
-    assert Tap(0).row_shape(embed_dim=5, n_tokens=3, width=2) == (3, 2)
