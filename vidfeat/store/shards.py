@@ -104,7 +104,7 @@ class ArrayLayout:
         index[:n_chunks, 0] = np.arange(n_chunks, dtype=np.uint64) * np.uint64(self.stride)
         index[:n_chunks, 1] = self.stride
         shard[n_bytes:] = np.frombuffer(_with_crc(index), np.uint8)
-        return memoryview(shard), checksums
+        return shard.data, checksums
 
     def _encode_zstd(self, chunks: np.ndarray) -> tuple[Content, list[int]]:
         from numcodecs.zstd import Zstd
