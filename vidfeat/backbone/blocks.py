@@ -115,6 +115,8 @@ class Attention(nn.Module):
         query, key, value = self.project(x, n_query=n_query)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+            # A copy, or the values would keep the queries and keys before their turn in memory.
+            value = value.contiguous()
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
         return self.output(attended)
 
