@@ -44,8 +44,11 @@ FAULTS: dict[str, BaseException] = {
 
 
 def raiser(error: BaseException) -> Callable[..., object]:
+    # A new one each time: an exception keeps its traceback, and so the frames of the decoding it broke off.
+    arguments = error.args if not isinstance(error, av.FFmpegError) else (error.errno, error.strerror)
+
     def fail(*_: object, **__: object) -> object:
-        raise error.with_traceback(None)
+        raise type(error)(*arguments)
 
     return fail
 
