@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, explain
+from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, StoreError, explain
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, open_store, require_same_fingerprint, verify
 from vidfeat.store.location import files_at
@@ -122,8 +122,11 @@ def extend(writer: StoreWriter, options: ExtractOptions, spec: StoreSpec, manife
 
 
 def _has_failures(writer: StoreWriter, out: str | os.PathLike[str]) -> bool:
-    """Whether the store may hold failed videos: a finished one's index says so at once."""
-    return not writer.is_finished or not open_store(out, check="never").ok.all()
+    """Whether the store may hold failed videos: a finished one's index says so at once, if it is sound."""
+    try:
+        return not writer.is_finished or not open_store(out, check="never").ok.all()
+    except StoreError:
+        return True
 
 
 def _plan_retry(writer: StoreWriter, reasons: set[str]) -> None:
