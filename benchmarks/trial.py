@@ -239,7 +239,7 @@ def _step_flops(group: RunGroup) -> float:
 def _visual_cost(group: RunGroup) -> VisualCost | None:
     """What the vision tower's part of a step costs; None without visual prompts."""
     from prompttune.cost.visual import VisualStep, visual_step_cost
-    from prompttune.parts.visual_prompts import Recompute, VisualContextOptions
+    from prompttune.parts.visual_prompts import Recompute, VisualConfig
 
     config, pack = group.config, group.model.pack.config
     visual, anchors = config.visual, config.anchors
@@ -250,7 +250,7 @@ def _visual_cost(group: RunGroup) -> VisualCost | None:
     return visual_step_cost(
         pack.vision,
         embed_dim=pack.embed_dim,
-        options=VisualContextOptions(visual.n_prompts, visual.depth, visual.first_block),
+        options=VisualConfig(visual.n_prompts, visual.depth, visual.first_block),
         step=VisualStep(
             n_frames=n_videos * n_frames,
             n_runs=len(group.runs),

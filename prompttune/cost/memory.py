@@ -77,7 +77,7 @@ def visual_bytes_per_run(model: PromptModel, n_frames: int) -> int:
     vision = visual.tower.config
     frames = frames_per_step(config, n_frames)
     step = VisualStep(frames, 1, shared_frames=False, recompute=visual.recompute)
-    cost = visual_step_cost(vision, embed_dim=visual.tower.embed_dim, options=visual.options, step=step)
+    cost = visual_step_cost(vision, embed_dim=visual.tower.embed_dim, visual=visual.config, step=step)
     at_once = min(frames, config.visual.frames_per_chunk or frames) if config.visual is not None else frames
     # As stored (float16 as a rule), and in float32 as many as are computed at once.
     return int(cost.kept_bytes + vision.n_tokens * vision.width * (2 * frames + BYTES_PER_FLOAT * at_once))

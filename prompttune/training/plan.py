@@ -221,7 +221,7 @@ def visual_costs(visual: LearnedVisual, config: TrainConfig, *, n_runs: int, n_f
         visual_step_cost(
             visual.tower.config,
             embed_dim=visual.tower.embed_dim,
-            options=visual.options,
+            visual=visual.config,
             step=VisualStep(frames, n_runs, shared_frames=n_runs == 1, recompute=visual.recompute),
         )
         for frames in _frames(config, n_frames)
@@ -278,7 +278,7 @@ def _evaluation_flops(model: PromptModel, split: Split, sources: Sources, *, n_f
     def forward(videos: int, *, shared: bool) -> float:
         step = VisualStep(max(1, videos * n_frames), model.n_runs, shared_frames=shared)
         cost = visual_step_cost(
-            visual.tower.config, embed_dim=visual.tower.embed_dim, options=visual.options, step=step
+            visual.tower.config, embed_dim=visual.tower.embed_dim, visual=visual.config, step=step
         )
         return cost.forward_flops
 
@@ -293,7 +293,7 @@ def _memory_bytes(model: PromptModel, split: Split, sources: Sources, sent: Text
     if model.visual is not None:
         weights += sum(p.numel() * p.element_size() for p in model.visual.tower.parameters())
         # While one block is differentiated, its gradients are about as many as what it keeps.
-        n_blocks = model.visual.tower.n_layers - model.visual.options.first_block
+        n_blocks = model.visual.tower.n_layers - model.visual.config.first_block
         kept += int(visual_bytes_per_run(model, n_frames) * model.n_runs * (1 + 1 / n_blocks))
     learned = 4 * model.n_parameters * model.n_runs * 4  # with gradient and two moments
     return int(weights + kept + learned + _feature_bytes(model, split, sources))
