@@ -59,17 +59,17 @@ def run(suite: Path, data: Path, out: Path | None, only_plan: bool, **options: A
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept in {folder}, and the same command goes on from there", err=True)
         sys.exit(130)
-    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}\nNext: python -m benchmarks report {folder}")
+    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}\nNext: prompttune report {folder}")
     sys.exit(1 if outcome.failures else 0)
 
 
 def _show_plan(plan: Any) -> int:
     """Prints the plan; the exit code, 1 where a cell cannot run."""
-    from rich.console import Console
+    from prompttune.base.console import plain_console
 
-    console = Console()
+    console = plain_console()
     console.print(plan.table())
-    console.print(plan.summary(), highlight=False)
+    console.print(plan.summary())
     for name, problem in plan.problems.items():
         click.echo(f"{name}: {problem}")
     return 1 if plan.problems else 0
@@ -100,25 +100,11 @@ def evidence(comparison: Path, data: Path, out: Path, engine: str) -> None:
     click.echo(f"written: {', '.join(map(str, [module.RESULT, *drawn]))}\nNext: python -m benchmarks readme")
 
 
-@main.command()
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(("html", "md", "latex", "csv")), default="html", show_default=True)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: RESULTS/report.html; stdout]"
-)
-@click.option("--baseline", help="Label of the line others are set against.  [default: zero-shot]")
-@click.option("--videos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the videos are.")
-def report(results: Path, form: str, out: Path | None, baseline: str | None, videos: Path | None) -> None:
-    """The table and the page of a suite's results, or of any folder that holds run folders."""
-    command = import_module("benchmarks.report.command")
-    options = command.ReportOptions(results=results, form=form, baseline=baseline, videos=videos)
-    try:
-        written = command.write_report(options, out)
-    except import_module("prompttune.errors").PrompttuneError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    if written is not None:
-        click.echo(f"written: {written}")
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def report(arguments: tuple[str, ...]) -> None:
+    """`prompttune report`: the table and the page of a suite's results."""
+    import_module("prompttune.cli").main(["report", *arguments])
 
 
 @main.command()

@@ -22,14 +22,15 @@ from rich.console import Console
 
 from benchmarks.runner import Outcome, RunOptions, run_suite
 from benchmarks.suite import HardPrompt, MethodRow, Suite, Table, cells, read_table
+from prompttune.base.console import plain_console
 from prompttune.config.runs import nested
 from prompttune.config.train_config import merge
 from prompttune.errors import ConfigError, explain
 from prompttune.evaluation.results import Result
 
 if TYPE_CHECKING:
-    from benchmarks.report.comparison import Line
-    from benchmarks.report.entries import Entry
+    from prompttune.report.comparison import Line
+    from prompttune.report.entries import Entry
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 LOCALLY = RunOptions()
@@ -116,13 +117,13 @@ def run_evidence(
     Raises:
         ConfigError: a trial or a final run that failed, with the place of its error.
     """
-    console = console or Console()
+    console = console or plain_console()
     tuning = tuning_suite(evidence)
     _require_whole(run_suite(tuning, out=out / "trials", data=data, console=console, options=options), out / "trials")
     choices = choose(evidence, tuning, out=out / "trials", data=data)
     for choice in choices:
         settings = ", ".join(f"{key} = {value}" for key, value in choice.settings.items()) or "nothing to choose"
-        console.print(f"{choice.label}: {settings}", highlight=False)
+        console.print(f"{choice.label}: {settings}")
     final = final_suite(evidence, choices)
     _require_whole(run_suite(final, out=out / "final", data=data, console=console, options=options), out / "final")
     return choices
@@ -220,9 +221,9 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
 
     The comparison's `pairs` go to `evidence_pairs.json` beside it.
     """
-    from benchmarks.report.comparison import compare
-    from benchmarks.report.entries import read_groups
-    from benchmarks.report.statistics import holm
+    from prompttune.report.comparison import compare
+    from prompttune.report.entries import read_groups
+    from prompttune.report.statistics import holm
 
     (group,) = read_groups(out / "final")
     comparison = compare(group, baseline=evidence.baseline)
@@ -253,8 +254,8 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
 
 def _line_record(line: Line, entries: Sequence[Entry], *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the record keeps of one method: means, the anchors' gradient, differences to every other method."""
-    from benchmarks.report.comparison import differences
-    from benchmarks.report.statistics import paired_difference
+    from prompttune.report.comparison import differences
+    from prompttune.report.statistics import paired_difference
 
     entry = line.entry
     record: dict[str, Any] = {"label": line.label, "n_parameters": entry.n_parameters}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.report.statistics import harmonic_means
+from prompttune.report.statistics import harmonic_means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

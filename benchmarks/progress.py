@@ -41,11 +41,11 @@ class SuiteProgress:
         self._started = time.monotonic()
         self._begun: dict[Path, float] = {}
         self._line = Progress(
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -92,9 +92,11 @@ class SuiteProgress:
         self._n_done += 1
         self._show(job.name)
         took = time.monotonic() - self._begun.get(job.folder, time.monotonic())
-        word = "[red]failed[/]" if failed else "done"
+        word = "failed" if failed else "done"
         left = f", {in_words(self.seconds_left)} left" if self._n_done < self._n_jobs else ""
-        self._console.print(f"{self._count()} {word} {job.name} ({in_words(took)}{left})", highlight=False)
+        self._console.print(
+            f"{self._count()} {word} {job.name} ({in_words(took)}{left})", style="red" if failed else None
+        )
 
     def _seconds_of(self, folder: Path) -> float:
         return self._seconds.get(folder, LEAST_SECONDS)

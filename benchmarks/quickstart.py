@@ -13,6 +13,7 @@ from benchmarks.suite import Suite, load_suite
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from benchmarks.world.datasets import DatasetFiles, make_dataset
 from benchmarks.world.plans import DATASET_NAMES
+from prompttune.base.console import plain_console
 
 QUICK_SUITE = Path(__file__).parent / "suites" / "quick.toml"
 FRAMES = 8
@@ -30,14 +31,13 @@ def run(*, out: Path, seed: int, workers: int) -> None:
 
     # The small CLIP's matrices are too small to share: on a busy machine two threads took 14 times as long as one.
     torch.set_num_threads(1)
-    console = Console()
+    console = plain_console()
     started = time.monotonic()
     outcome = chain(load_suite(QUICK_SUITE), out=out, seed=seed, workers=workers, console=console)
     console.print(
         f"\n{time.monotonic() - started:.0f} s in all. Results: {out / 'results'} "
         f"(table.md, and a folder per cell with its configuration, prompt files, logs and predictions).\n"
         f"Next: vidfeat info {out / 'stores' / 'target.zarr'}\n      prompttune methods",
-        highlight=False,
     )
     sys.exit(1 if outcome.failures else 0)
 
@@ -45,7 +45,7 @@ def run(*, out: Path, seed: int, workers: int) -> None:
 def chain(suite: Suite, *, out: Path, seed: int, workers: int, console: Console) -> Outcome:
     """From nothing to the suite's table; what is already there is not made again."""
     for name in DATASET_NAMES:
-        console.print(f"[bold]{name}[/]: drawing videos", highlight=False)
+        console.print(f"{name}: drawing videos", style="bold")
         files = make_dataset(name, out / "videos", seed=seed, workers=workers)
         fill_store(files, out / "stores" / f"{name}.zarr", workers=workers, console=console)
     return run_suite(suite, out=out / "results", data=out / "stores", console=console)
@@ -60,7 +60,7 @@ def fill_store(files: DatasetFiles, store: Path, *, workers: int, console: Conso
     classes = f" --classes {files.classes_csv}" if files.classes_csv else ""
     source = f"{files.videos_csv}{classes} --out {store} --frames {FRAMES}"
     command = f"vidfeat extract {source} --model-config {CONFIG_PATH} --weights {WEIGHTS_PATH}"
-    console.print(command, highlight=False, soft_wrap=True)
+    console.print(command, soft_wrap=True)
     extract_or_resume(
         ExtractOptions(
             source=files.videos_csv,

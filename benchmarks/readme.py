@@ -13,17 +13,12 @@ import json
 import re
 from pathlib import Path
 
+from prompttune.report.markdown import markdown_table
 from vidfeat.errors import explain
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = ("README.md", "docs/findings.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
-
-
-def markdown_table(columns: list[str], rows: list[list[object]]) -> str:
-    """A GitHub table: first column to the left, the others to the right."""
-    lines: list[list[object]] = [[*columns], [":--", *["--:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def render_block(name: str, results: Path = RESULTS) -> str:

@@ -22,6 +22,7 @@ from benchmarks.locks import held
 from benchmarks.suite import Cell, Suite, cells
 from benchmarks.suite_plan import SuitePlan, in_words, plan_suite
 from benchmarks.table import Row, print_rows, rows_of, write_rows
+from prompttune.base.console import plain_console
 from prompttune.errors import ConfigError, explain
 
 __all__ = ["FAILURES", "Outcome", "RunOptions", "make_plan", "run_suite"]
@@ -85,22 +86,23 @@ def run_suite(
         RunFolderError: another process runs a suite into `out`.
         KeyboardInterrupt: the same call resumes.
     """
-    console = console or Console()
+    console = console or plain_console()
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with held(out, wait=False):
         plan = make_plan(suite, out=out, data=data, options=options)
-        console.print(f"[bold]{suite.title}[/]: {suite.shows}", highlight=False)
+        console.print(f"{suite.title}: {suite.shows}", style="bold")
         console.print(plan.table())
-        console.print(plan.summary(), highlight=False)
+        console.print(plan.summary())
         if not options.allow_missing:
             plan.require_runnable()
         log = _run(plan, out, options, console)
         rows = _write_tables(suite, out, data, console)
     for name, failure in log.new.items():
-        console.print(f"[red]failed[/] {name}\n{failure.message}", highlight=False)
+        console.print(f"failed {name}", style="red")
+        console.print(failure.message)
     if log.new:
-        console.print(f"tracebacks: {out / FAILURES}; the same command tries again", highlight=False, soft_wrap=True)
+        console.print(f"tracebacks: {out / FAILURES}; the same command tries again", soft_wrap=True)
     return Outcome(rows, log.new, time.monotonic() - started)
 
 
@@ -152,7 +154,7 @@ def _run(plan: SuitePlan, out: Path, options: RunOptions, console: Console) -> F
             run_local(plan.jobs, log=log, progress=progress, overwrite=options.overwrite)
     if plan.jobs:
         took = time.monotonic() - started
-        console.print(f"{in_words(took)}, planned {in_words(plan.seconds)}", highlight=False)
+        console.print(f"{in_words(took)}, planned {in_words(plan.seconds)}")
     return log
 
 

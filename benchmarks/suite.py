@@ -21,9 +21,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from prompttune.config.runs import Run, expand_runs
 from prompttune.config.train_config import TrainConfig, merge, resolve
 from prompttune.errors import ConfigError, explain
+from prompttune.report.entries import HARD_PROMPT_CELL as PROMPTS
+from prompttune.report.entries import slug
 
 PLACEHOLDER = re.compile(r"\{(stores|prompts)\.([\w-]+)\}")
-PROMPTS = "prompts-"  # how the folders of hard prompts begin
 
 
 class Table(BaseModel):
@@ -191,11 +192,6 @@ def read_table(path: str | Path, kind: type[SomeTable], *, what: str) -> SomeTab
     except ValidationError as error:
         problems = "".join(f"\n    {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ConfigError(explain(f"this {what} cannot be run", where=path, got=problems)) from None
-
-
-def slug(text: str) -> str:
-    """Lower-case letters, digits and dashes: a folder's name for a label."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def cells(suite: Suite, *, out: Path, data: Path) -> list[Cell]:

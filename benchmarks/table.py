@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.readme import markdown_table
 from prompttune.base.tensor_files import write_bytes
 from prompttune.evaluation.results import Result, describe
+from prompttune.report.markdown import TEST_NAMES, markdown_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.suite import Cell, Suite
-
-TEST_NAMES = {"base": "base", "new": "new", "test": "test", "harmonic_mean": "HM"}
 
 
 @dataclass(frozen=True)

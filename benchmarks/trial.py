@@ -248,7 +248,7 @@ def _visual_cost(group: RunGroup) -> VisualCost | None:
     n_frames = config.frames.used or int(group.sources.train.reader.n_frames_per_video.max())
     n_videos = min(config.optim.batch_size, len(group.splits[0].train)) + (anchors.n_anchors if anchors else 0)
     return visual_step_cost(
-        pack.vision,
+        pack.vit,
         embed_dim=pack.embed_dim,
         options=VisualConfig(visual.n_prompts, visual.depth, visual.first_block),
         step=VisualStep(

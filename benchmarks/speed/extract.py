@@ -152,8 +152,8 @@ def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting:
 
 def encoder_speed(encoder: Encoder, setting: Setting, n_batches: int, cores: list[int]) -> Speed:
     """The speed of the encoder alone on pixels that lie in memory, on the core the pipeline gives it."""
-    size = encoder.config.vision.image_size
-    pixels = np.random.default_rng(0).standard_normal((setting.batch_frames, 3, size, size), dtype=np.float32)
+    shape = (setting.batch_frames, 3, *encoder.config.vision.image_hw)
+    pixels = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     with decoding_apart(cores) as move_here:
         move_here()
         encoder.encode(pixels)

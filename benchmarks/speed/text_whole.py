@@ -101,7 +101,7 @@ def random_pack(path: Path) -> BackbonePack:
         path,
         config=config,
         text_state=random_state(TextTower(config.text, embed_dim=config.embed_dim)),
-        visual_state=random_state(VisionTower(config.vision, embed_dim=config.embed_dim)),
+        visual_state=random_state(VisionTower(config.vit, embed_dim=config.embed_dim)),
         tokenizer=Tokenizer(clip_merges(), context_length=config.text.context_length),
     )
 

@@ -23,8 +23,11 @@ class RunLinear(nn.Module):
     def __init__(
         self, n_in: int, n_out: int, *, generators: RunGenerators, bias: bool = True, attention: bool = False
     ) -> None:
-        """`attention` starts as `torch.nn.MultiheadAttention` starts its projections: biases 0, and where they are the
-        stacked ones of query, key and value (n_out = 3 n_in) Xavier-uniform weights."""
+        """
+        Args:
+            attention: start like a projection of `torch.nn.MultiheadAttention` instead: bias 0, and, where one layer
+                makes query, key and value together (n_out = 3 n_in), weights drawn Xavier-uniform.
+        """
         super().__init__()
         bound = 1.0 / math.sqrt(n_in)
         weight_bound = math.sqrt(6.0 / (n_in + n_out)) if attention and n_out == 3 * n_in else bound

@@ -6,7 +6,7 @@ Nothing heavy is imported until a command runs, so `--help` answers at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     prompttune train --method coop --store target.zarr --seeds 1,2,3
     prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
     """
-    from rich.console import Console
-
+    from prompttune.base.console import plain_console
     from prompttune.cli.tables import TrainingLine, result_table
     from prompttune.training.fit import FitOptions, fit
     from prompttune.training.run_folder import run_folder_name
@@ -73,12 +72,12 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     runs, axes = _runs(config, overrides, named)
     out = run_folder_name(runs[0].config)
     try:
-        with TrainingLine(Console(stderr=True)) as line:
+        with TrainingLine(plain_console(stderr=True)) as line:
             fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
     except KeyboardInterrupt:
         click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
         sys.exit(130)
-    console = Console()
+    console = plain_console()
     console.print(result_table([fitted.result]))
     for store in (fitted.result.store, *fitted.result.other_stores.values()):
         if store.failed_videos:
@@ -128,9 +127,8 @@ def evaluate(
     prompttune eval --store target.zarr
     prompttune eval --store target.zarr --prompts runs/coop-target/seed1/prompt.safetensors
     """
-    from rich.console import Console
-
     from prompttune.api.apply_prompts import apply_prompts
+    from prompttune.base.console import plain_console
     from prompttune.cli.tables import result_table
     from prompttune.config.runs import parse_overrides
     from prompttune.errors import ConfigError
@@ -139,7 +137,7 @@ def evaluate(
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
     result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
-    console = Console()
+    console = plain_console()
     console.print(result_table([result]))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -165,17 +163,16 @@ def classify(source: str, classes: str | None, out: Path | None, **options: Any)
     prompttune classify new.zarr --prompts runs/coop-target/seed1/prompt.safetensors
     prompttune classify clip.mp4 --like target.zarr --classes "clapping,sitting down,walking"
     """
-    from rich.console import Console
-
     from prompttune.api.classify import ClassifyOptions
     from prompttune.api.classify import classify as classify_videos
+    from prompttune.base.console import plain_console
     from prompttune.cli.prompts import named_classes
     from prompttune.cli.tables import classified_table, write_classified
 
     found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
     if out is not None:
         write_classified(out, found)
-    Console().print(classified_table(found))
+    plain_console().print(classified_table(found))
 
 
 @cli.command()
@@ -185,14 +182,37 @@ def methods(name: str | None) -> None:
 
     What is printed for NAME after the source is a TOML file that `prompttune train` takes.
     """
-    from rich.console import Console
-
+    from prompttune.base.console import plain_console
     from prompttune.cli.tables import describe_method, methods_table
 
     if name is None:
-        Console().print(methods_table())
+        plain_console().print(methods_table())
     else:
         click.echo(describe_method(name))
+
+
+@cli.command()
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(("html", "md", "latex", "csv")), default="html", show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: RESULTS/report.html; stdout]"
+)
+@click.option("--baseline", help="Label of the line others are set against.  [default: zero-shot]")
+@click.option("--videos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the videos are.")
+def report(out: Path | None, **options: Any) -> None:
+    """Make the page, or the table, of the run folders in RESULTS: compared, with intervals, plots and thumbnails.
+
+    The page needs `pip install "prompttune[report]"`; tables need nothing more.
+
+    \b
+    prompttune report runs
+    prompttune report runs --format latex
+    """
+    from prompttune.report.command import ReportOptions, write_report
+
+    written = write_report(ReportOptions(**options), out)
+    if written is not None:
+        click.echo(f"written: {written}")
 
 
 cli.add_command(prompts_group)
@@ -219,15 +239,19 @@ def _as_overrides(named: dict[str, Any]) -> list[str]:
     return texts
 
 
-def main() -> None:
-    """Entry point: an error of the project is one message and exit code 2, never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: an error of the project is one message and exit code 2, never a traceback.
+
+    Args:
+        arguments: what follows `prompttune`; None for those of the process.
+    """
     from prompttune.base.machine import wait_briefly
     from prompttune.errors import PrompttuneError
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
     try:
-        cli(standalone_mode=True)
+        cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -16,9 +16,9 @@ def prompts() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def list_(folder: Path) -> None:
     """List every prompt file below FOLDER."""
-    from rich.console import Console
     from rich.table import Table
 
+    from prompttune.base.console import plain_console
     from prompttune.prompts.registry import list_prompts
 
     table = Table("file", "method", "seed", "n_ctx", "width", "classes", "pack")
@@ -26,7 +26,7 @@ def list_(folder: Path) -> None:
         held = entry.prompt
         sizes = (held.seed, held.n_ctx, held.width, len(held.classes))
         table.add_row(str(entry.path.relative_to(folder)), held.method, *map(str, sizes), held.pack_hash[:12])
-    Console().print(table)
+    plain_console().print(table)
 
 
 @prompts.command()

@@ -133,10 +133,13 @@ class TrainingLine:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}"),
+            TextColumn(
+                "epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}",
+                markup=False,
+            ),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -37,14 +37,15 @@ class Method:
     text: str = "shared prefix: one context before every class name"
 
 
-# Loss terms any method may weigh in its `losses` table; anchors have a section of their own.
+# Loss terms any method may weigh in its `losses` table, and where the class of each is. What a class takes is set in
+# `loss_options`; anchors have a section of their own.
 LOSS_TERMS = {
-    "cross-entropy": "classification of the training videos",
-    "knowledge-guided": "KgCoOp: class features stay near those of the hand-written prompts (their weight: 8)",
-    "zero-shot-consistency": "KL to the zero-shot prediction (ProGrad's knowledge loss)",
-    "text-l1": "PromptSRC: L1 to the hand-written prompts' class features (their weight: 25)",
-    "image-l1": "PromptSRC: L1 to the frozen video features (their weight: 10)",
-    "logit-kl": "PromptSRC: KL to the zero-shot prediction, divided by the number of classes (their weight: 1)",
+    "cross-entropy": "prompttune.losses.terms:CrossEntropy",
+    "knowledge-guided": "prompttune.losses.terms:KnowledgeGuided",
+    "zero-shot-consistency": "prompttune.losses.terms:ZeroShotConsistency",
+    "text-l1": "prompttune.losses.terms:TextL1",
+    "image-l1": "prompttune.losses.terms:ImageL1",
+    "logit-kl": "prompttune.losses.terms:LogitKL",
 }
 
 _COOP_OPTIM = {

@@ -12,8 +12,9 @@ from prompttune.config.methods import METHODS
 from prompttune.config.train_config import TrainConfig, merge, nearest, resolve, section_of, sections, valid_keys
 from prompttune.errors import ConfigError, explain
 
+# Tables whose keys are names of loss terms or of their options.
+FREE_TABLES = ("losses.", "loss_options.", "anchors.also.", "anchors.options.")
 # What may differ between runs that are trained together: it touches no shape, no batch and no schedule's length.
-WEIGHT_TABLES = ("losses", "anchors.also")  # tables of weights by the names of loss terms
 PER_RUN_KEYS = ("optim.lr", "optim.weight_decay", "optim.momentum", "optim.warmup_lr", "anchors.weight")
 
 
@@ -158,8 +159,7 @@ def _keys_ending_in(short: str) -> list[str]:
 
 def _is_unknown(key: str) -> bool:
     keys = valid_keys()
-    in_a_table = any(key.startswith(f"{table}.") and key.count(".") == table.count(".") + 1 for table in WEIGHT_TABLES)
-    return not (key in keys or key in sections(keys) or in_a_table)
+    return not (key in keys or key in sections(keys) or key.startswith(FREE_TABLES))
 
 
 def _key_problem(key: str) -> str | None:

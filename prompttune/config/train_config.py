@@ -62,6 +62,7 @@ class TrainConfig(Section):
     anchors: Annotated[AnchorsConfig | None, BeforeValidator(none_word)] = None
     head: HeadConfig = HeadConfig()
     losses: dict[str, Weight] = Field(default_factory=lambda: {"cross-entropy": 1.0})
+    loss_options: dict[str, dict[str, float | bool | str]] = Field(default_factory=dict)
     targets: TargetsConfig = TargetsConfig()
     classes: ClassesConfig = ClassesConfig()
     aggregation: Annotated[AggregationConfig | None, BeforeValidator(none_word)] = None
@@ -85,6 +86,10 @@ class TrainConfig(Section):
     def _part_problems(self) -> Iterable[str]:
         for name in sorted(set(self.losses) - set(LOSS_TERMS)):
             yield f"losses.{name}: unknown term; {nearest(name, LOSS_TERMS) or 'known: ' + ', '.join(LOSS_TERMS)}"
+        for name in sorted(name for name in self.loss_options if not self.losses.get(name)):
+            yield f"loss_options.{name}: options of a term without weight in losses"
+        if "cross-entropy" in self.loss_options:
+            yield "loss_options.cross-entropy: its one option is targets.label_smoothing"
         if self.optim.gradient == "prograd" and not self.losses.get("zero-shot-consistency"):
             yield 'optim.gradient = "prograd" projects on the term losses.zero-shot-consistency, which has no weight'
         if self.context.position != "end" and (self.context.prompt_depth > 1 or self.context.class_tokens_block):

@@ -60,7 +60,7 @@ def largest_product_flop(
     in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
     in_vision = 0
     if model.config.visual is not None:
-        vision = model.pack.config.vision
+        vision = model.pack.config.vit
         in_vision = 2 * batch_size * n_frames * vision.n_tokens * vision.width * vision.mlp_width
     return model.n_runs * max(in_tower, in_head, in_vision)
 

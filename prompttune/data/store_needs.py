@@ -29,8 +29,8 @@ def tap_bytes(source: FeatureSource, tap: str) -> int:
 
     What is not there is counted in float16, `vidfeat extract`'s default.
     """
-    vision = source.pack.config.vision
-    shape = (source.pack.config.embed_dim,) if tap == POOLED else (vision.n_tokens, vision.width)
+    config = source.pack.config
+    shape = (config.embed_dim,) if tap == POOLED else (config.vit.n_tokens, config.vit.width)
     spec = source.reader.taps.get(tap)
     size = np.dtype(spec.dtype).itemsize if spec is not None else 2
     n_rows = int(source.reader.n_frames_per_video[source.reader.ok].sum()) * source.reader.n_views
@@ -86,7 +86,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
 def _block_problems(config: TrainConfig, source: FeatureSource) -> Iterable[str]:
     if config.visual is None:
         return
-    first, depth, layers = config.visual.first_block, config.visual.depth, source.pack.config.vision.layers
+    first, depth, layers = config.visual.first_block, config.visual.depth, source.pack.config.vit.layers
     if first + depth > layers:
         possible = f"visual.depth = {layers - first}" if first < layers else f"visual.first_block below {layers}"
         yield (

@@ -1,7 +1,7 @@
 """Video files as a feature source: decoded and encoded in memory, then read like a store.
 
-The one door of prompttune to the video side: `vidfeat.extraction.one_video` is imported inside `open_videos` and
-nowhere else.
+The one door of prompttune to the video side: `vidfeat.extraction.one_video` is imported inside functions of this
+file and nowhere else.
 """
 
 from __future__ import annotations
@@ -85,3 +85,14 @@ def open_videos(
     nothing = ("",) * len(ids)
     table = VideoTable(ids, nothing, nothing, nothing, ("",), np.ones(len(ids), dtype=bool))
     return FeatureSource(str(source), cast("StoreReader", reader), likeness.pack, table)
+
+
+def few_frames(path: Path, n_frames: int) -> np.ndarray:
+    """Evenly spaced frames of one video file: uint8 RGB [F H W 3], as large as they are.
+
+    Raises:
+        vidfeat.errors.VidfeatError: the file cannot be decoded.
+    """
+    from vidfeat.extraction.one_video import few_frames as decoded
+
+    return decoded(path, n_frames)

@@ -193,12 +193,7 @@ def _videos_per_pass(model: PromptModel, videos: TestVideos) -> int:
     if videos.tokens is None:
         return _EVALUATION_BATCH
     n_frames = int(videos.tokens.source.reader.n_frames_per_video.max())
-    return max(1, _EVALUATION_TOKENS // (n_frames * model.pack.config.vision.n_tokens * model.n_runs))
-
-
-def accuracy(predictions: Sequence[Predictions]) -> Tensor:
-    """Top-1 accuracy of each run, float32 [R]."""
-    return torch.tensor([run.top(1) for run in predictions])
+    return max(1, _EVALUATION_TOKENS // (n_frames * model.pack.config.vit.n_tokens * model.n_runs))
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -14,7 +14,7 @@ unit; a bar marks what the frozen CLIP gives; s the logit scale; C classes, Q ne
 | `text-anchor`     | prompted encodings of the negatives stay near the frozen ones   | text prompts                |
 
 "classes" and "negatives" are acted on through the learned context (negatives only when they are encoded with it),
-"anchors" through visual prompts only. Each loss is a term like those in `losses.py`; several may act on the same
+"anchors" through visual prompts only. Each loss is a term like those in `terms.py`; several may act on the same
 anchors, each with its weight (`[anchors] loss`, `weight`, `also`).
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prompttune.errors import ConfigError, explain
-from prompttune.losses.terms import AnchorTensors, LossTerm, StepTensors
+from prompttune.losses.terms import AnchorTensors, LossTerm, StepTensors, with_options
 
 
 @dataclass(frozen=True)
@@ -343,14 +343,6 @@ def anchor_term(name: str, **options: object) -> LossTerm:
     """The anchor loss of that name with the options of its class.
 
     Raises:
-        ValueError: an unknown name, or an option the loss does not have; the known ones are named.
+        ConfigError: options that the loss does not have.
     """
-    if name not in ANCHOR_LOSSES:
-        raise ValueError(explain("unknown anchor loss", expected=f"one of {', '.join(ANCHOR_LOSSES)}", got=repr(name)))
-    kind = ANCHOR_LOSSES[name].term
-    known = set(getattr(kind, "__dataclass_fields__", {}))
-    if unknown := sorted(set(options) - known):
-        got = ", ".join(unknown)
-        expected = f"one of {', '.join(sorted(known))}" if known else "no option"
-        raise ValueError(explain(f"the anchor loss {name!r} has no such option", expected=expected, got=got))
-    return kind(**options)
+    return with_options(ANCHOR_LOSSES[name].term, f"the anchor loss {name!r}", options)

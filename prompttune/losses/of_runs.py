@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 
+from prompttune.config.methods import LOSS_TERMS
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
 from prompttune.errors import ConfigError
 from prompttune.losses.anchors import anchor_term
-from prompttune.losses.terms import LOSS_TERMS, CrossEntropy, WeightedTerm
+from prompttune.losses.terms import LossTerm, WeightedTerm, with_options
 
 
 def anchor_term_names(config: TrainConfig) -> list[str]:
@@ -16,26 +18,32 @@ def anchor_term_names(config: TrainConfig) -> list[str]:
     return [f"anchor-{loss}" for loss in config.anchors.weights] if config.anchors is not None else []
 
 
+def loss_term(name: str, **options: object) -> LossTerm:
+    """The term of that name in `LOSS_TERMS`.
+
+    Raises:
+        ConfigError: options that the term does not have.
+    """
+    return with_options(resolve_name(LOSS_TERMS[name]), f"the loss term {name!r}", options)
+
+
 def loss_terms(runs: Sequence[Run]) -> list[WeightedTerm]:
     """Every term that has weight in some run, with one weight per run.
 
     Raises:
-        ConfigError: no term, or options that an anchor loss does not have.
+        ConfigError: no term, or options that a term does not have.
     """
     config = runs[0].config
     terms = []
-    known = {**LOSS_TERMS, "cross-entropy": CrossEntropy(label_smoothing=config.targets.label_smoothing)}
-    for name, term in known.items():
+    options: dict[str, Mapping[str, object]] = {**config.loss_options}
+    options["cross-entropy"] = {"label_smoothing": config.targets.label_smoothing}
+    for name in LOSS_TERMS:
         weights = tuple(run.config.losses.get(name, 0.0) for run in runs)
         if any(weights):
-            terms.append(WeightedTerm(name, term, weights))
+            terms.append(WeightedTerm(name, loss_term(name, **options.get(name, {})), weights))
     if config.anchors is not None:
         for loss, name in zip(config.anchors.weights, anchor_term_names(config), strict=True):
-            options = config.anchors.options if loss == config.anchors.loss else {}
-            try:
-                term = anchor_term(loss, **options)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
+            term = anchor_term(loss, **(config.anchors.options if loss == config.anchors.loss else {}))
             weights = tuple(run.config.anchors.weights[loss] for run in runs if run.config.anchors is not None)
             terms.append(WeightedTerm(name, term, weights))
     if not terms:

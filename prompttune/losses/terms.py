@@ -1,6 +1,7 @@
 """Loss terms over one training step: small frozen callables, one signature `(StepTensors) -> Tensor [R]`.
 
-A term returns one value per run, a mean over the run's own batch, so that `values.sum().backward()` gives every run the
+A term is a frozen dataclass, its fields the options that a configuration may set; `config.methods.LOSS_TERMS` names it.
+It returns one value per run, a mean over the run's own batch, so that `values.sum().backward()` gives every run the
 gradient it would have alone. Terms are unweighted; `WeightedTerm` carries the weight. Anchor terms: `anchors.py`.
 
 Notation: v video feature, t class feature, both unit; s the logit scale; p(c|v) = softmax_c(s v.t_c); a bar marks what
@@ -10,7 +11,7 @@ the frozen CLIP gives. Half precision is refused here: the towers may run in it,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prompttune.base.shapes import AxisCheck
+from prompttune.errors import ConfigError, explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,19 @@ class LossTerm(Protocol):
     def __call__(self, step: StepTensors) -> Tensor: ...
 
 
+def with_options(kind: type, what: str, options: Mapping[str, object]) -> LossTerm:
+    """The term of that class with these options; `what` names it in messages.
+
+    Raises:
+        ConfigError: an option that the term does not have, with those it has.
+    """
+    known = [option.name for option in fields(kind)]
+    if unknown := sorted(set(options) - set(known)):
+        expected = f"one of {', '.join(known)}" if known else "no option"
+        raise ConfigError(explain(f"{what} has no such option", expected=expected, got=", ".join(unknown)))
+    return kind(**options)
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """`mean_b -sum_c y_bc log p(c|v_b)`, with `y` smoothed: `(1 - e) onehot + e / C`.
@@ -155,7 +170,7 @@ class KnowledgeGuided:
 
 @dataclass(frozen=True)
 class ZeroShotConsistency:
-    """`T^2 mean_b KL(p-bar(.|v_b) || p(.|v_b))` at temperature T: the prediction stays near the zero-shot one.
+    """`mean_b KL(p-bar(.|v_b) || p(.|v_b))`: the prediction stays near the zero-shot one.
 
     Its gradient is ProGrad's knowledge gradient.
 
@@ -163,13 +178,8 @@ class ZeroShotConsistency:
     entropy).
     """
 
-    temperature: float = 1.0
-
     def __call__(self, step: StepTensors) -> Tensor:
-        return (
-            prediction_divergence(step.logits / self.temperature, step.frozen_logits / self.temperature)
-            * self.temperature**2
-        )
+        return prediction_divergence(step.logits, step.frozen_logits)
 
 
 @dataclass(frozen=True)
@@ -260,13 +270,3 @@ def compute_losses(step: StepTensors, terms: Sequence[WeightedTerm]) -> StepLoss
     if not names or len(set(names)) != len(names):
         raise ValueError(f"loss terms need distinct names, at least one; got {names}")
     return StepLosses(terms={term.name: term(step) for term in terms})
-
-
-LOSS_TERMS: Mapping[str, LossTerm] = {
-    "cross-entropy": CrossEntropy(),
-    "knowledge-guided": KnowledgeGuided(),
-    "zero-shot-consistency": ZeroShotConsistency(),
-    "text-l1": TextL1(),
-    "image-l1": ImageL1(),
-    "logit-kl": LogitKL(),
-}

@@ -54,17 +54,17 @@ class LearnedContext(nn.Module):
         self.deep = nn.ModuleList()
         self.from_visual: ModalityCoupling | None = None
         if config.visual is not None and config.visual.source == "to-text":
-            sizes = {"n_in": pack.config.vision.width, "n_out": width}
+            sizes = {"n_in": pack.config.vit.width, "n_out": width}
             self.from_visual = ModalityCoupling(depth=context.prompt_depth, seeds=seeds, **sizes)
         else:
             self.ctx = RunParameter(_start(context, pack, seeds=seeds, n_classes=n_classes))
             for block in range(1, context.prompt_depth):
                 generators = RunGenerators(seeds, f"context.{block}")
                 self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
-        self.image_net: ImageNet | None = None
+        self.image_net: MetaNet | None = None
         if context.kind == "image":
             hidden = context.image_hidden or max(embed_dim // 16, 1)
-            self.image_net = ImageNet(embed_dim, hidden, width, generators=RunGenerators(seeds, "image-net"))
+            self.image_net = MetaNet(embed_dim, hidden, width, generators=RunGenerators(seeds, "image-net"))
         self.class_net: ClassNet | None = None
         if context.class_tokens_block is not None:
             generators = RunGenerators(seeds, "class-net")
@@ -137,7 +137,7 @@ class LearnedContext(nn.Module):
         return context[run].detach().float().cpu().clone()
 
 
-class ImageNet(nn.Module):
+class MetaNet(nn.Module):
     """CoCoOp's meta-net of R runs: a unit video feature to a shift of all context tokens.
 
     Source: Zhou et al. 2022 (CoCoOp), KaiyangZhou/CoOp trainers/cocoop.py `meta_net`: Linear(E, E/16), ReLU,

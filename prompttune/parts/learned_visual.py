@@ -54,7 +54,7 @@ class LearnedVisual(nn.Module):
             raise ConfigError(str(error)) from None
         if config.source == "from-text":
             self.from_text = ModalityCoupling(
-                depth=config.depth, n_in=self.text_width, n_out=pack.config.vision.width, seeds=seeds
+                depth=config.depth, n_in=self.text_width, n_out=pack.config.vit.width, seeds=seeds
             )
         else:
             self.own = context

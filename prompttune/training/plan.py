@@ -137,7 +137,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
     sent = _text_pass(model, split, config) if trains_by_gradient(config) else None
     step = step_operations(members, model, sent, n_frames=n_frames)
     evaluation = _evaluation_flops(model, split, sources, n_frames=n_frames)
-    width = model.pack.config.vision.width if model.visual is not None else model.pack.config.text.width
+    width = model.pack.config.vit.width if model.visual is not None else model.pack.config.text.width
     with cpu_threads(_threads(model, split, n_frames=n_frames)):
         seconds = _counted_seconds(model, step, sent, evaluation, n_frames=n_frames)
         is_short = seconds.step < SHORT_STEP_SECONDS and _feature_bytes(model, split, sources) < FEATURE_BYTES

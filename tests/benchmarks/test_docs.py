@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from benchmarks import reference
 from benchmarks.world.clip_weights import CONFIG_PATH, WEIGHTS_PATH
 from prompttune import __version__
-from prompttune.cli import cli as prompttune_cli
+from prompttune.cli.commands import cli as prompttune_cli
 from prompttune.config.runs import parse_overrides
 from prompttune.evaluation.results import Result
 from vidfeat.cli import main as vidfeat_cli
@@ -46,6 +47,13 @@ def anchor_of(head: str) -> str:
 
 def test_the_reference_is_fresh() -> None:
     assert reference.render() == reference.PAGE.read_text(), "python -m benchmarks.reference"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_python_names_on_a_page_are_there(page: Path) -> None:
+    """Every dotted name of the packages leads to a module, or to something in one."""
+    for name in re.findall(r"\b(?:prompttune|vidfeat|benchmarks)(?:\.[A-Za-z_]\w*)+", page.read_text()):
+        assert pydoc.locate(name) is not None, name
 
 
 def test_the_reference_names_every_command_and_key() -> None:

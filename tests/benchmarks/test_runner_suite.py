@@ -279,7 +279,7 @@ def test_command_plans_runs_and_says_where(tmp_path: Path, stores: Path) -> None
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 0, done.output
     assert "2/2 done coop-target-base-to-new-4" in done.output
-    assert "python -m benchmarks report" in done.output
+    assert "prompttune report" in done.output
     missing = CliRunner().invoke(main, ["run", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "no")])
     assert missing.exit_code == 2
     assert "error: 2 of 2 cells cannot run" in missing.output

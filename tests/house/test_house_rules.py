@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,60 @@ def test_no_pickle_is_loaded() -> None:
             if called in {"pickle.load", "pickle.loads", "joblib.load"} or keywords.get("allow_pickle") == "True":
                 offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert offenders == []
+
+
+def test_what_is_printed_is_never_markup() -> None:
+    """Names of files, classes and runs are printed: `[red]` and `:cat:` in one are text, so no console reads markup."""
+    makers = {ROOT / "vidfeat/extraction/progress.py", ROOT / "prompttune/base/console.py"}
+    offenders = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func).rpartition(".")[2]
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            reads_markup = called == "TextColumn" and keywords.get("markup") != "False"
+            if reads_markup or called == "from_markup" or (called == "Console" and path not in makers):
+                offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert offenders == []
+
+
+def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The project's modules that a file imports anywhere: inside functions and for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{name.name}" for name in node.names} & set(modules)
+            found |= inner or ({node.module} & set(modules))
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names} & set(modules)
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+    }
+    graph = {name: imports_of(path, modules) - {name} for name, path in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("a circle: " + " -> ".join(error.args[1]))
+
+
+def test_public_names_stay() -> None:
+    """What others have written down: names of the package, commands, and where their entry points are."""
+    import prompttune
+    from benchmarks.__main__ import main as benchmarks
+    from prompttune.cli.commands import cli
+    from vidfeat.cli.commands import main as vidfeat
+
+    names = "PromptClassifier __version__ classify_videos evaluate_prompts load_results open_store read_split_file"
+    assert {*names.split(), "run_training"} <= set(prompttune.__all__)
+    assert all(hasattr(prompttune, name) for name in prompttune.__all__)
+    assert {"train", "plan", "eval", "classify", "methods", "prompts", "splits", "report"} <= set(cli.commands)
+    commands = "extract plan info failures verify doctor crosscheck export import anchors"
+    assert set(commands.split()) <= set(vidfeat.commands)
+    assert {"quickstart", "run", "evidence", "report", "readme", "speed", "world"} <= set(benchmarks.commands)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"vidfeat": "vidfeat.cli:main", "prompttune": "prompttune.cli:main"}

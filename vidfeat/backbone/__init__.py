@@ -1,7 +1,7 @@
 """The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
 
 from .blocks import ResidualBlock, quick_gelu
-from .config import BackboneConfig, TextConfig, VisionConfig
+from .config import BackboneConfig, ForeignVision, TextConfig, VisionConfig
 from .pack import BackbonePack
 from .text import TextTower
 from .tokenizer import Tokenizer, clean_text
@@ -11,6 +11,7 @@ from .weights import weights_sha256
 __all__ = [
     "BackboneConfig",
     "BackbonePack",
+    "ForeignVision",
     "ResidualBlock",
     "TextConfig",
     "TextTower",

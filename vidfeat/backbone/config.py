@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-Activation = Literal["gelu", "quick_gelu"]
-ACTIVATIONS: tuple[Activation, ...] = ("gelu", "quick_gelu")
+from vidfeat.errors import UnsupportedModelError, explain
+
+from .config_json import LATER, exact_keys, of_kind, plain
+
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "silu"]
+ACTIVATIONS: tuple[Activation, ...] = ("gelu", "quick_gelu", "gelu_tanh", "silu")
+Stem = Literal["conv", "conv3"]
+NormOrder = Literal["pre", "post"]
+Pool = Literal["class", "mean", "attention"]
 
 
-def _check_tower(width: int, heads: int, layers: int, activation: str, tower: str) -> None:
+def check_tower(width: int, heads: int, layers: int, activation: str, tower: str) -> None:
+    """None, if a transformer of these sizes can be.
+
+    Raises:
+        ValueError: otherwise.
+    """
     if activation not in ACTIVATIONS:
         raise ValueError(f"{tower}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if min(width, heads, layers) < 1:
@@ -20,31 +32,147 @@ def _check_tower(width: int, heads: int, layers: int, activation: str, tower: st
 
 
 @dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of a plain ViT with a class token, a norm before the first block and the class token as pool."""
+class Rotary:
+    """Rotary positions of a grid of patches: queries and keys are turned by angles that grow along both axes.
 
-    image_size: int
+    Attributes:
+        reference: rows and columns of the grid the angles were trained on; other grids are scaled to it.
+        offset: added to every position.
+        order: `ij`, the first half of a head's pairs turns with the row; `xy`, with the column.
+        temperature: the slowest pair's wavelength, in positions, divided by 2 pi.
+
+    Source: timm, layers/pos_embed_sincos.py, RotaryEmbeddingCat (EVA-02; Perception Encoder with offset 1 and `xy`).
+    """
+
+    reference: tuple[int, int]
+    offset: float = 0.0
+    order: Literal["ij", "xy"] = "ij"
+    temperature: float = 10000.0
+
+
+@dataclass(frozen=True)
+class AttentionPool:
+    """A head that reads the tokens by attention from one learned query.
+
+    Attributes:
+        heads: of that attention.
+        width: of its query and output; the tower's own in timm's `map` pooling, E in CoCa's.
+        mlp_width: hidden width of the residual MLP behind it; None where there is none.
+        norms: query and tokens have a norm of their own in front of the attention (CoCa).
+    """
+
+    heads: int
+    width: int
+    mlp_width: int | None = None
+    norms: bool = False
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A ViT that we run block by block. The defaults are CLIP's; everything else came with other families.
+
+    Attributes:
+        image_size: side of the picture in pixels, or its height and width.
+        patch_size, width, layers, heads, mlp_ratio, activation: D is `width`.
+        class_token: a class token stands before the patches.
+        class_position: the class token has a position too.
+        stem: `conv`, one convolution; `conv3`, three with norms in between (MobileCLIP-B).
+        stem_bias: whether the (last) convolution has a bias.
+        pre_norm: a norm before the first block.
+        rotary: rotary positions of the patches, beside the learned ones.
+        norm_eps: of every norm.
+        norm_order: `pre`, x + f(norm(x)); `post`, x + norm(f(x)) (EVA-02 E).
+        layer_scale: each update is multiplied by learned factors.
+        gated_mlp: the MLP is act(gate(x)) * fc(x), as SwiGLU.
+        mlp_norm, attention_norm: a norm inside, before the last projection (EVA-02's sub-norms).
+        pool: the class token; the mean of the patches; or attention by a learned query.
+        attention_pool: that of pool `attention`.
+        norm_after_pool: the final norm works on the pooled vector, not on the tokens.
+        projection: `matrix`, or `linear` (with a bias); None where features are the pooled vector itself.
+    """
+
+    image_size: int | tuple[int, int]
     patch_size: int
     width: int
     layers: int
     heads: int
     mlp_ratio: float = 4.0
     activation: Activation = "gelu"
+    class_token: bool = field(default=True, metadata=LATER)
+    class_position: bool = field(default=True, metadata=LATER)
+    stem: Stem = field(default="conv", metadata=LATER)
+    stem_bias: bool = field(default=False, metadata=LATER)
+    pre_norm: bool = field(default=True, metadata=LATER)
+    rotary: Rotary | None = field(default=None, metadata=LATER)
+    norm_eps: float = field(default=1e-5, metadata=LATER)
+    norm_order: NormOrder = field(default="pre", metadata=LATER)
+    layer_scale: bool = field(default=False, metadata=LATER)
+    gated_mlp: bool = field(default=False, metadata=LATER)
+    mlp_norm: bool = field(default=False, metadata=LATER)
+    attention_norm: bool = field(default=False, metadata=LATER)
+    pool: Pool = field(default="class", metadata=LATER)
+    attention_pool: AttentionPool | None = field(default=None, metadata=LATER)
+    norm_after_pool: bool = field(default=False, metadata=LATER)
+    projection: Literal["matrix", "linear"] | None = field(default="matrix", metadata=LATER)
 
     def __post_init__(self) -> None:
-        _check_tower(self.width, self.heads, self.layers, self.activation, "vision tower")
-        if self.patch_size < 1 or self.image_size < self.patch_size:
+        check_tower(self.width, self.heads, self.layers, self.activation, "vision tower")
+        if self.patch_size < 1 or min(self.image_hw) < self.patch_size:
             raise ValueError(f"vision tower: no patch of {self.patch_size} fits an image of {self.image_size}")
+        if self.pool == "class" and not self.class_token:
+            raise ValueError("vision tower: it is read at its class token, and has none")
+        if (self.pool == "attention") != (self.attention_pool is not None):
+            raise ValueError(f"vision tower: pool {self.pool!r} with attention_pool {self.attention_pool}")
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; pixels beyond a whole number of patches are not read."""
+        height, width = self.image_hw
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def n_tokens(self) -> int:
         """Tokens per frame, the class token included (S)."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        return self.grid[0] * self.grid[1] + int(self.class_token)
+
+    @property
+    def n_read(self) -> int:
+        """How many leading rows the head reads after the last block: the class token's alone, or all S."""
+        return 1 if self.pool == "class" else self.n_tokens
 
     @property
     def mlp_width(self) -> int:
         """Hidden width of a block's MLP."""
         return int(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True)
+class ForeignVision:
+    """An image tower that open_clip itself runs when videos are encoded; we have its pooled features, not its inside.
+
+    Attributes:
+        image_size: side of the picture in pixels, or its height and width.
+        model: what open_clip builds the tower from: `vision_cfg`, `embed_dim`, `quick_gelu` of its model config.
+        versions: of `open_clip` and `timm` that the pack was written with.
+        reason: why its blocks cannot be rerun here; follows "visual prompts cannot join NAME: ".
+    """
+
+    kind: ClassVar[str] = "open_clip"
+
+    image_size: int | tuple[int, int]
+    model: Mapping[str, Any]
+    versions: Mapping[str, str]
+    reason: str
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
 @dataclass(frozen=True)
@@ -60,7 +188,7 @@ class TextConfig:
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        _check_tower(self.width, self.heads, self.layers, self.activation, "text tower")
+        check_tower(self.width, self.heads, self.layers, self.activation, "text tower")
         if self.context_length < 3 or self.vocab_size < 3:
             raise ValueError(
                 f"text tower: context length {self.context_length} and vocabulary {self.vocab_size} must be at least 3"
@@ -70,6 +198,11 @@ class TextConfig:
     def mlp_width(self) -> int:
         """Hidden width of a block's MLP."""
         return int(self.width * self.mlp_ratio)
+
+
+# What a pack may hold, by the `kind` its config names; towers of the first packs name none.
+VISION_KINDS: Mapping[str | None, type] = {None: VisionConfig, ForeignVision.kind: ForeignVision}
+TEXT_KINDS: Mapping[str | None, type] = {None: TextConfig}
 
 
 @dataclass(frozen=True)
@@ -84,13 +217,16 @@ class BackboneConfig:
         interpolation: how frames are resized (`bicubic`, `bilinear`).
         logit_scale: multiplies cosine similarities; already exponentiated.
         weights_sha256: over the canonical full state, see `weights_sha256()`; empty until computed.
-        resize_mode: how the preprocessing fits a frame to the square (`shortest` side, then a centre crop).
+        resize_mode: how the preprocessing fits a frame to the picture: `shortest` side, then a centre crop; `longest`
+            side, then a border; `squash`, whatever the aspect ratio.
+        fill_color: of that border, in [0, 255].
+        logit_bias: added to scaled similarities (SigLIP); the same for all classes, so it cancels in a softmax.
     """
 
     name: str
     pretrained: str
     embed_dim: int
-    vision: VisionConfig
+    vision: VisionConfig | ForeignVision
     text: TextConfig
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
@@ -98,6 +234,8 @@ class BackboneConfig:
     logit_scale: float
     weights_sha256: str = ""
     resize_mode: str = "shortest"
+    fill_color: int = field(default=0, metadata=LATER)
+    logit_bias: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.embed_dim < 1:
@@ -109,9 +247,28 @@ class BackboneConfig:
         if not 0 < self.logit_scale < float("inf"):
             raise ValueError(f"logit_scale must be a positive number (already exponentiated), got {self.logit_scale}")
 
+    @property
+    def vit(self) -> VisionConfig:
+        """The image tower whose blocks run here: what tokens and visual prompts need.
+
+        Raises:
+            UnsupportedModelError: an image tower that open_clip runs, with the reason.
+        """
+        if isinstance(self.vision, VisionConfig):
+            return self.vision
+        raise UnsupportedModelError(
+            explain(
+                f"visual prompts and stored tokens cannot join {self.name}: {self.vision.reason}",
+                where=f"the image tower of {self.name}, {self.pretrained}",
+                expected="a ViT whose blocks are rerun here; `vidfeat models` lists them",
+                fix="use a method without visual prompts, on the store's pooled features, or another model",
+            )
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with one key per field; `from_json` gives the same config back."""
-        return asdict(self) | {"image_mean": list(self.image_mean), "image_std": list(self.image_std)}
+        """A JSON object with one key per field that is in use; `from_json` gives the same config back."""
+        found: dict[str, Any] = plain(self)
+        return found
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> BackboneConfig:
@@ -120,19 +277,20 @@ class BackboneConfig:
         Raises:
             ValueError: missing or unknown keys, or values that cannot be.
         """
-        checked = _exact_keys(cls, values, "backbone config")
-        checked["vision"] = VisionConfig(**_exact_keys(VisionConfig, checked["vision"], "backbone config, vision"))
-        checked["text"] = TextConfig(**_exact_keys(TextConfig, checked["text"], "backbone config, text"))
-        checked["image_mean"] = tuple(checked["image_mean"])
-        checked["image_std"] = tuple(checked["image_std"])
+        checked = exact_keys(cls, values, "backbone config")
+        checked["vision"] = _vision_from_json(checked["vision"])
+        kind, of_text = of_kind(TEXT_KINDS, checked["text"], "backbone config, text")
+        checked["text"] = kind(**exact_keys(kind, of_text, "backbone config, text"))
         return cls(**checked)
 
 
-def _exact_keys(kind: type, values: Any, where: str) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: expected a JSON object, got {type(values).__name__}")
-    known = {field.name for field in fields(kind)}
-    missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
-    if missing or unknown:
-        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}")
-    return dict(values)
+def _vision_from_json(values: Any) -> VisionConfig | ForeignVision:
+    where = "backbone config, vision"
+    kind, values = of_kind(VISION_KINDS, values, where)
+    checked = exact_keys(kind, values, where)
+    parts: Mapping[str, type] = {"rotary": Rotary, "attention_pool": AttentionPool}
+    for name, part in parts.items():
+        if kind is VisionConfig and checked.get(name) is not None:
+            checked[name] = part(**exact_keys(part, checked[name], f"{where}, {name}"))
+    vision: VisionConfig | ForeignVision = kind(**checked)
+    return vision

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from vidfeat.errors import PackError, explain
 
 from .config import BackboneConfig
+from .config_json import uses_later
 from .text import TextTower
 from .tokenizer import Tokenizer
 from .vision import VisionTower
@@ -34,7 +35,7 @@ from .weights import decode_state, encode_state, weights_sha256
 from .whole_directory import write_directory
 
 FORMAT = "vidfeat-backbone-pack"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
 CONFIG, TEXT, VISUAL, TOKENIZER = "config.json", "text.safetensors", "visual.safetensors", "tokenizer.json"
 PAYLOADS = (TEXT, VISUAL, TOKENIZER)
 _REWRITE = "copy the pack again from where it is whole, or write it again with `vidfeat extract`"
@@ -228,7 +229,7 @@ def _build_text(config: BackboneConfig) -> TextTower:
 
 def _build_vision(config: BackboneConfig) -> VisionTower:
     with torch.device("meta"):
-        return VisionTower(config.vision, embed_dim=config.embed_dim)
+        return VisionTower(config.vit, embed_dim=config.embed_dim)
 
 
 def _state_problems(tower: nn.Module, state: Mapping[str, Tensor]) -> str:
@@ -293,7 +294,9 @@ def _config_bytes(config: BackboneConfig, payloads: Mapping[str, bytes]) -> byte
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in sorted(payloads.items())
     }
-    values = {"format": FORMAT, "version": FORMAT_VERSION, "config": config.to_json(), "files": files}
+    # A pack that uses nothing new stays one that older versions read, under the hash they know.
+    version = FORMAT_VERSIONS[uses_later(config)]
+    values = {"format": FORMAT, "version": version, "config": config.to_json(), "files": files}
     return (json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n").encode()
 
 
@@ -323,12 +326,12 @@ def _read_config(directory: Path) -> tuple[bytes, dict[str, Any]]:
         raise PackError(
             explain("the pack's config cannot be read", where=path, got=repr(error), fix=_REWRITE)
         ) from error
-    if found != (FORMAT, FORMAT_VERSION):
+    if found[0] != FORMAT or found[1] not in FORMAT_VERSIONS:
         raise PackError(
             explain(
                 "this is not a backbone pack this version reads",
                 where=path,
-                expected=f"{FORMAT} version {FORMAT_VERSION}",
+                expected=f"{FORMAT}, version {' or '.join(map(str, FORMAT_VERSIONS))}",
                 got=f"{found[0]} version {found[1]}",
                 fix="write the pack again with this version of vidfeat",
             )

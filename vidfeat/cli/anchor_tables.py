@@ -67,7 +67,7 @@ def _notes(against: Iterable[Mapping[str, Any]]) -> list[str]:
                 f"note: {one['path']}: {one['n_without_features']} failed videos have no features and were compared by "
                 f"content alone, {one['n_without_either']} of them not at all"
             )
-    return [note.replace("[", r"\[") for note in notes]
+    return notes
 
 
 def _print_hits(hits: Sequence[Hit], what: str) -> None:
@@ -77,7 +77,7 @@ def _print_hits(hits: Sequence[Hit], what: str) -> None:
     table = _table(f"{len(hits)} {what} ({reasons})", "video", "why", "score", "the other video", "of")
     for hit in hits[:_SHOWN]:
         shown = (hit.video, hit.reason, _number(hit.score), hit.other, hit.where)
-        table.add_row(*(text.replace("[", r"\[") for text in shown))
+        table.add_row(*shown)
     _print(table)
     if len(hits) > _SHOWN:
         _print(f"... and {len(hits) - _SHOWN} more, all in the report")

@@ -96,9 +96,10 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    from vidfeat.extraction.progress import plain_console
+
+    with Progress(console=plain_console(stderr=True), transient=True) as progress:
         bar = progress.add_task("comparing frames", total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

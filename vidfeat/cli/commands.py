@@ -257,7 +257,7 @@ def doctor() -> None:
 def crosscheck(**flags: Any) -> None:
     """Decode some videos with two decoders and compare the frames."""
     from vidfeat.cli.tables import print_comparisons
-    from vidfeat.extraction.crosscheck import crosscheck_source
+    from vidfeat.video.decode import crosscheck_source
 
     sys.exit(0 if print_comparisons(crosscheck_source(**flags)) else 1)
 

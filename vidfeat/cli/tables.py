@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.extraction.progress import as_bytes, as_time
+from vidfeat.extraction.progress import as_bytes, as_time, plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,9 +20,7 @@ DETAIL_WIDTH = 100
 
 
 def _print(*parts: Any) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = 160  # a pipe has no width: do not wrap paths at 80 columns
     for part in parts:
@@ -74,9 +72,7 @@ def print_info(store: StoreReader) -> None:
     n_rows = sum(row.n_frames for row in rows) * store.n_views
     for tap in store.taps.values():
         shape = " ".join(str(size) for size in tap.row_shape)
-        table.add_row(
-            f"tap {tap.name}", f"[{n_rows} {shape}] {tap.dtype}, {as_bytes(n_rows * tap.row_bytes)}".replace("[", r"\[")
-        )
+        table.add_row(f"tap {tap.name}", f"[{n_rows} {shape}] {tap.dtype}, {as_bytes(n_rows * tap.row_bytes)}")
     for name, value in _flat(dict(store.fingerprint.fields)):
         table.add_row(name, value)
     table.add_row("fingerprint", store.fingerprint.sha256)
@@ -96,10 +92,10 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in fields.items():
         if isinstance(value, dict):
             short = ", ".join(f"{key} {item}" for key, item in value.items() if not isinstance(item, dict))
-            lines.append((prefix + name, short.replace("[", r"\[")))
+            lines.append((prefix + name, short))
             lines += _flat({key: item for key, item in value.items() if isinstance(item, dict)}, f"{prefix}{name}.")
         else:
-            lines.append((prefix + name, str(value).replace("[", r"\[")))
+            lines.append((prefix + name, str(value)))
     return lines
 
 
@@ -111,7 +107,7 @@ def print_failures(store: StoreReader, *, reason: str | None = None) -> None:
         return
     table = _table(f"{len(failed)} failed videos in {store.path}", "video", "label", "reason", "detail")
     for row in sorted(failed, key=lambda row: (row.reason, row.id)):
-        table.add_row(row.id, row.label, row.reason, _one_line(row.detail).replace("[", r"\["))
+        table.add_row(row.id, row.label, row.reason, _one_line(row.detail))
     _print(table, "to try them again: the same extract command with --retry REASON (or all)")
 
 
@@ -127,7 +123,7 @@ def print_doctor(statuses: list[DecoderStatus]) -> bool:
     where = f"{platform.platform()}, Python {platform.python_version()}"
     table = _table(f"decoders on {where}", "decoder", "works", "version", "detail")
     for status in statuses:
-        table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail.replace("[", r"\["))
+        table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail)
     _print(table)
     return any(status.works and status.name == "pyav" for status in statuses)
 
@@ -157,7 +153,7 @@ def print_verify_report(report: VerifyReport) -> None:
         )
         for problem in report.problems:
             unit = "" if problem.unit is None else str(problem.unit)
-            table.add_row(problem.path, unit, problem.what.replace("[", r"\["))
+            table.add_row(problem.path, unit, problem.what)
         check = "" if report.level == "fast" else " with --check full"
         _print(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
     for note in report.notes:
@@ -171,7 +167,7 @@ def print_deep_report(report: DeepReport) -> None:
     )
     for tap, worst in report.worst.items():
         table.add_row(tap, f"{worst:.2g}", f"{report.tolerances[tap]:g}")
-    _print(table, *(f"PROBLEM {problem}".replace("[", r"\[") for problem in report.problems))
+    _print(table, *(f"PROBLEM {problem}" for problem in report.problems))
 
 
 def print_prediction(prediction: Prediction) -> None:

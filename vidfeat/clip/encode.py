@@ -104,7 +104,7 @@ class Encoder:
         """Taps of a batch of frames, as numpy arrays on the host.
 
         Args:
-            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H = W = `config.vision.image_size`.
+            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H W = `config.vision.image_hw`.
 
         Raises:
             ValueError: pixels of another shape or of an integer dtype.
@@ -119,15 +119,15 @@ class Encoder:
             )
 
     def _check(self, pixels: Tensor) -> None:
-        size = self.config.vision.image_size
-        if tuple(pixels.shape[1:]) != (3, size, size) or not pixels.is_floating_point():
+        height, width = self.config.vision.image_hw
+        if tuple(pixels.shape[1:]) != (3, height, width) or not pixels.is_floating_point():
             hint = (
                 "; these look like uint8 frames [n H W 3]: run them through preprocess first"
                 if (pixels.shape[-1:] == (3,) or not pixels.is_floating_point())
                 else ""
             )
             raise ValueError(
-                f"{self.config.name} takes normalised float pixels [n 3 {size} {size}], "
+                f"{self.config.name} takes normalised float pixels [n 3 {height} {width}], "
                 f"got {pixels.dtype} {list(pixels.shape)}{hint}"
             )
 

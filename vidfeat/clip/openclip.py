@@ -257,7 +257,7 @@ def _check_tag(architecture: _Architecture, *, model: str, pretrained: str) -> N
                 fix="give another tag, or a local file as --weights",
             )
         )
-    expected, got = bool(tag.get("quick_gelu")), architecture.sizes.vision.activation == "quick_gelu"
+    expected, got = bool(tag.get("quick_gelu")), architecture.sizes.quick_gelu
     if expected != got:
         raise _wrong_activation(architecture, expected_quick_gelu=expected, source=f"{model}, {pretrained}")
 
@@ -272,7 +272,7 @@ def _wrong_activation(
             "these weights were trained with another activation than the model config has",
             where=source,
             expected="quick_gelu" if expected_quick_gelu else "gelu",
-            got=architecture.sizes.vision.activation,
+            got="quick_gelu" if architecture.sizes.quick_gelu else "gelu",
             fix=f'use the model {other} (in a config file: "quick_gelu": {flag}); '
             "the mismatch runs without an error and lowers every accuracy",
         )
@@ -299,7 +299,7 @@ def _loaded(
         UnsupportedModelError: otherwise.
     """
     sizes = architecture.sizes
-    if checkpoint.openai_code and sizes.vision.activation != "quick_gelu":
+    if checkpoint.openai_code and not sizes.quick_gelu:
         raise _wrong_activation(architecture, expected_quick_gelu=True, source=checkpoint.path)
     config = BackboneConfig(
         name=architecture.name,

@@ -134,6 +134,7 @@ def recipe_of(options: ExtractOptions, config: BackboneConfig) -> Recipe:
         std=config.image_std,
         interpolation=config.interpolation,
         resize_mode=config.resize_mode,
+        fill_color=config.fill_color,
     )
     return Recipe(preprocess, options.sampling, options.views, seed=options.seed, decoder=options.decoder)
 
@@ -144,7 +145,7 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
     Raises:
         OptionsError: a layer the tower does not have.
     """
-    n_layers = config.vision.layers
+    n_layers = config.vit.layers if tap_layers(options.taps) else 0
     outside = [layer for layer in tap_layers(options.taps) if layer > n_layers]
     if outside:
         raise OptionsError(
@@ -157,13 +158,15 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
     taps = []
     if "pooled" in options.taps:
         taps.append(TapSpec("pooled", (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
-    shape = (config.vision.n_tokens, config.vision.width)
-    taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
+    if tap_layers(options.taps):
+        shape = (config.vit.n_tokens, config.vit.width)
+        taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
     return tuple(taps)
 
 
 def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Recipe, precision: str) -> Fingerprint:
     """Everything that changes the numbers; what can be added later (videos, taps, views) is not in it."""
+    from vidfeat.backbone.config_json import plain
     from vidfeat.video.decode import decoder_versions
 
     return Fingerprint(
@@ -174,7 +177,7 @@ def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Reci
                 "pretrained": config.pretrained,
                 "weights_sha256": config.weights_sha256,
                 "embed_dim": config.embed_dim,
-                "vision": _plain(config.vision),
+                "vision": plain(config.vision),
             },
             **recipe.to_json(),
             "decoder_versions": decoder_versions(recipe.decoder),
@@ -182,12 +185,6 @@ def fingerprint_of(options: ExtractOptions, config: BackboneConfig, recipe: Reci
             "dtype": options.dtype,
         }
     )
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(config)
 
 
 def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig, recipe: Recipe) -> StoreSpec:

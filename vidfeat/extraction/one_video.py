@@ -18,6 +18,7 @@ from vidfeat.errors import ManifestError, explain
 from vidfeat.extraction.recipe import Recipe
 from vidfeat.extraction.worker import VideoTask
 from vidfeat.store import Rows, open_store
+from vidfeat.video.decode import decode
 from vidfeat.video.manifest import VIDEO_EXTENSIONS
 from vidfeat.video.preprocess import Preprocess
 from vidfeat.video.sampling import SamplingPolicy
@@ -81,6 +82,7 @@ def like_pack(path: str | os.PathLike[str], *, n_frames: int = DEFAULT_FRAMES) -
         std=config.image_std,
         interpolation=config.interpolation,
         resize_mode=config.resize_mode,
+        fill_color=config.fill_color,
     )
     return Likeness(pack, Recipe(preprocess, SamplingPolicy("uniform", n_frames=n_frames)), {})
 
@@ -122,6 +124,15 @@ def encode_videos(
                 found[f"tokens/{layer:02d}"].append(tokens)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return {name: Rows(_rounded(parts, likeness.dtypes.get(name)), offsets) for name, parts in found.items()}
+
+
+def few_frames(path: Path, n_frames: int) -> np.ndarray:
+    """Evenly spaced frames of one file: uint8 RGB [F H W 3].
+
+    Raises:
+        DecodeError: the file cannot be decoded.
+    """
+    return decode(path, policy=SamplingPolicy("uniform", n_frames=n_frames)).pixels
 
 
 def _rounded(parts: Sequence[np.ndarray], dtype: str | None) -> np.ndarray:

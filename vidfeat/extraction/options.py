@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.video.decode import DECODER_NAMES
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
 
@@ -16,7 +17,6 @@ DEFAULT_FRAMES = 8
 # Bounds one video of a store without a fixed number of frames: a shard has room for one whole video.
 DEFAULT_MAX_FRAMES = 512
 DTYPES = ("float16", "float32", "int8")
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCH_FRAMES = {"cpu": 32, "mps": 64, "cuda": 256}
 
@@ -134,8 +134,8 @@ class ExtractOptions:
             problems.append(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.machine.precision not in PRECISIONS:
             problems.append(f"precision {self.machine.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if self.decoder not in DECODERS:
-            problems.append(f"decoder {self.decoder!r} is not one of {', '.join(DECODERS)}")
+        if self.decoder not in DECODER_NAMES:
+            problems.append(f"decoder {self.decoder!r} is not one of {', '.join(DECODER_NAMES)}")
         problems += tap_problems(self.taps)
         if self.units is not None and not 1 <= self.units[0] <= self.units[1]:
             problems.append(f"units {self.units[0]}/{self.units[1]}: I/N with 1 <= I <= N")

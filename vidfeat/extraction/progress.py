@@ -6,12 +6,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from vidfeat.extraction.meter import Meter, Reading
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REFRESH_SECONDS = 0.5
 # In a job's log file a line a minute is enough to see that it lives.
 LOG_SECONDS = 60.0
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """The one console of this package: what it prints is text. A name such as `[red]` or `:cat:` is never markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def describe(reading: Reading) -> str:
@@ -33,9 +44,7 @@ def shown(meter: Meter, *, n_videos: int, n_rows: int | None, quiet: bool = Fals
     if quiet:
         yield
         return
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     stop = threading.Event()
     body = _bar if console.is_terminal else _log
     thread = threading.Thread(target=body, args=(console, meter, stop, n_videos, n_rows), daemon=True)
@@ -51,11 +60,11 @@ def _bar(console, meter: Meter, stop: threading.Event, n_videos: int, n_rows: in
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.fields[videos]}"),
+        TextColumn("{task.fields[videos]}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("starting", total=n_rows or n_videos, videos=f"0/{n_videos} videos")
@@ -82,7 +91,7 @@ def _log(console, meter: Meter, stop: threading.Event, n_videos: int, n_rows: in
         next_line += LOG_SECONDS
         finished = reading.n_videos + reading.n_failures
         left = _seconds_left(reading, n_videos, n_rows)
-        console.print(f"{finished}/{n_videos} videos, {describe(reading)}, {left} left", highlight=False)
+        console.print(f"{finished}/{n_videos} videos, {describe(reading)}, {left} left")
 
 
 def _seconds_left(reading: Reading, n_videos: int, n_rows: int | None) -> str:

@@ -37,7 +37,7 @@ class Recipe:
     @property
     def row_shape(self) -> tuple[int, int, int]:
         """(3, H, W) of one row."""
-        return (3, self.preprocess.image_size, self.preprocess.image_size)
+        return (3, *self.preprocess.image_hw)
 
     def load(self, task: VideoTask) -> LoadedVideo:
         """The video's facts and its pixel rows by view, then frame.

@@ -16,7 +16,7 @@ import numpy as np
 from vidfeat.errors import explain
 from vidfeat.video.sampling import unit_draws, video_seed
 
-RESIZE_MODES = ("shortest", "squash")
+RESIZE_MODES = ("shortest", "longest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 _TRIES = 10
 
@@ -118,25 +118,27 @@ class Preprocess:
     """The picture a backbone expects: its size, its normalisation, how frames are resized to it.
 
     Attributes:
-        image_size: side of the square picture in pixels.
+        image_size: side of the square picture in pixels, or its height and width.
         mean, std: per channel (red, green, blue), of values in [0, 1].
         interpolation: "bicubic" or "bilinear", antialiased (Pillow).
-        resize_mode: "shortest" resizes the short side to image_size and takes the centre; "squash" ignores the aspect
-            ratio.
+        resize_mode: "shortest" resizes until the picture is covered and takes the centre; "longest" until the frame
+            fits in, with a border around it; "squash" ignores the aspect ratio.
+        fill_color: of that border, in [0, 255].
 
     Raises:
         ValueError: a value outside these.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+    fill_color: int = 0
 
     def __post_init__(self) -> None:
         problems = []
-        if self.image_size < 1:
+        if min(self.image_hw) < 1:
             problems.append(f"image_size={self.image_size} must be positive")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
             problems.append(f"mean={self.mean}, std={self.std} must be three numbers each, std positive")
@@ -144,17 +146,25 @@ class Preprocess:
             problems.append(f"interpolation={self.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}")
         if self.resize_mode not in RESIZE_MODES:
             problems.append(f"resize_mode={self.resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
+        if not 0 <= self.fill_color <= 255:
+            problems.append(f"fill_color={self.fill_color} must be in [0, 255]")
         if problems:
             raise ValueError(explain("This preprocessing is not supported.", where=self, got="; ".join(problems)))
 
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
+        """All fields as plain JSON values; a border's colour only where it is not black, as older stores have none."""
         return {
-            "image_size": self.image_size,
+            "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": self.interpolation,
             "resize_mode": self.resize_mode,
+            **({"fill_color": self.fill_color} if self.fill_color else {}),
         }
 
     @classmethod
@@ -192,9 +202,8 @@ class Preprocess:
             raise ValueError(
                 explain("There are no such views.", expected=f"within [0, {views.n_views})", got=view_range)
             )
-        side = self.image_size
         table = _normalisation_table(self.mean, self.std)
-        pixels = np.empty((len(view_range), len(frames), 3, side, side), dtype=np.float32)
+        pixels = np.empty((len(view_range), len(frames), 3, *self.image_hw), dtype=np.float32)
         for row, view in enumerate(view_range):
             height, width = frames.shape[1:3]
             crop = draw_crop(views, video_id=video_id, view=view, height=height, width=width) if view else None
@@ -205,30 +214,48 @@ class Preprocess:
         return pixels
 
     def _centre(self, frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
-        side = self.image_size
+        """The whole frame as the model's picture; the rounding is open_clip's."""
+        (height, width), (tall, wide) = frame.shape[:2], self.image_hw
         if self.resize_mode == "squash":
-            return self._resize(frame, height=side, width=side)
-        # torchvision's Resize(int) truncates the long side, its CenterCrop rounds half to even.
-        short = min(height, width)
-        new_height, new_width = int(side * height / short), int(side * width / short)
-        resized = self._resize(frame, height=new_height, width=new_width)
-        top, left = round((new_height - side) / 2), round((new_width - side) / 2)
-        return resized[top : top + side, left : left + side]
+            return self._resize(frame, height=tall, width=wide)
+        interpolation = self.interpolation
+        if self.resize_mode == "shortest" and tall == wide:
+            # torchvision's Resize(int) truncates the long side, its CenterCrop rounds half to even.
+            short = min(height, width)
+            new_height, new_width = int(tall * height / short), int(tall * width / short)
+        else:
+            # open_clip's ResizeKeepRatio, which for a picture that is not square leaves out the model's interpolation.
+            ratios = (height / tall, width / wide)
+            ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+            new_height, new_width = max(1, round(height / ratio)), max(1, round(width / ratio))
+            interpolation = "bicubic" if self.resize_mode == "shortest" else interpolation
+        resized = self._resize(frame, height=new_height, width=new_width, interpolation=interpolation)
+        return self._cut_or_framed(resized)
+
+    def _cut_or_framed(self, picture: np.ndarray) -> np.ndarray:
+        """The centre of a picture, with a border where it is too small."""
+        (height, width), (tall, wide) = picture.shape[:2], self.image_hw
+        above, beside = max(tall - height, 0), max(wide - width, 0)
+        if above or beside:
+            borders = ((above // 2, (above + 1) // 2), (beside // 2, (beside + 1) // 2), (0, 0))
+            picture = np.pad(picture, borders, constant_values=self.fill_color)
+            height, width = picture.shape[:2]
+        top, left = round((height - tall) / 2), round((width - wide) / 2)
+        return picture[top : top + tall, left : left + wide]
 
     def _cropped(self, frame: np.ndarray, crop: Crop) -> np.ndarray:
         part = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        resized = self._resize(part, height=self.image_size, width=self.image_size)
+        resized = self._resize(part, height=self.image_hw[0], width=self.image_hw[1])
         return resized[:, ::-1] if crop.flip else resized
 
-    def _resize(self, frame: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    def _resize(self, frame: np.ndarray, *, height: int, width: int, interpolation: str | None = None) -> np.ndarray:
         from PIL import Image
 
         if frame.shape[:2] == (height, width):
             return frame
         filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
         picture = Image.fromarray(np.ascontiguousarray(frame))
-        return np.asarray(picture.resize((width, height), filters[self.interpolation]))
+        return np.asarray(picture.resize((width, height), filters[interpolation or self.interpolation]))
 
 
 @lru_cache(maxsize=8)

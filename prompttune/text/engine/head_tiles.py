@@ -39,8 +39,12 @@ class Heads:
         return (rows[..., None, None] * n_columns + torch.arange(n_columns)).expand(*rows.shape, self.n_runs, -1)
 
     def in_tiles(self, places: Tensor, *, n_places: int, n_columns: int) -> Tensor:
-        """Where in `[T R n_columns n_places]` the vectors of places `[n]`, numbers in `[T n_places]`, are:
-        `[n R n_columns]`."""
+        """For a gather out of tiles, laid out flat as `[T R n_columns n_places]`: the indices `[n R n_columns]` of the
+        vectors that every run and column has at each of n `places`.
+
+        Args:
+            places: `[n]`, each `tile * n_places + place in the tile`.
+        """
         tile, place = (places // n_places).view(-1, 1, 1), (places % n_places).view(-1, 1, 1)
         run = torch.arange(self.n_runs).view(-1, 1)
         return ((tile * self.n_runs + run) * n_columns + torch.arange(n_columns)) * n_places + place

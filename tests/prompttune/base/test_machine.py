@@ -93,9 +93,9 @@ def test_the_command_line_waits_briefly_before_it_imports_torch() -> None:
     """Set later, it would have no effect."""
     program = (
         "import os, sys; sys.argv = ['prompttune', 'methods']\n"
-        "from prompttune import cli\n"
-        "cli.cli = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
-        "cli.main()"
+        "from prompttune.cli import commands\n"
+        "commands.cli = lambda *_, **__: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "commands.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

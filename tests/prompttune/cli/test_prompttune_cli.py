@@ -157,7 +157,7 @@ def test_help_loads_no_torch_and_importing_loads_no_video_library() -> None:
         == "[]\n"
     )
     loaded = python(
-        "import sys; from click.testing import CliRunner; from prompttune.cli import cli;"
+        "import sys; from click.testing import CliRunner; from prompttune.cli.commands import cli;"
         "[CliRunner().invoke(cli, [*words, '--help']) for words in ([], ['train'], ['eval'], ['methods'])];"
         "print([m for m in ('torch', 'zarr', 'pydantic', 'numpy', 'rich') if m in sys.modules])"
     )

@@ -97,6 +97,7 @@ def test_overrides_are_typed_and_commas_open_axes() -> None:
             "store=/some/where.zarr",
             "log.tensorboard=true",
             "losses.knowledge-guided=4,8",
+            "loss_options.knowledge-guided.power=2",
             "optim.betas=0.9,0.98",
             "context.n_ctx=4",
         ]

@@ -35,7 +35,7 @@ def test_a_missing_tap(poor: str) -> None:
 
 
 def test_the_command_is_one_that_vidfeat_takes(poor: str) -> None:
-    from vidfeat.cli import extract
+    from vidfeat.cli.commands import extract
 
     message = refusal({"method": "vpt", "frames": {"views": "random"}}, poor)
     command = next(line for line in message.splitlines() if "vidfeat extract" in line)

@@ -9,8 +9,9 @@ import torch
 from step_factory import B, C, E, R, make_step, unit
 from torch.nn import functional as F
 
+from prompttune.config.methods import LOSS_TERMS
+from prompttune.losses.of_runs import loss_term
 from prompttune.losses.terms import (
-    LOSS_TERMS,
     CrossEntropy,
     ImageL1,
     StepTensors,
@@ -46,7 +47,7 @@ def expected(name: str, step: StepTensors, r: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", LOSS_TERMS)
 def test_value_is_that_of_torch(name: str) -> None:
     step = make_step().build()
-    values = LOSS_TERMS[name](step)
+    values = loss_term(name)(step)
     assert values.shape == (R,)
     torch.testing.assert_close(values, torch.stack([expected(name, step, r) for r in range(R)]), **EXACT)
 
@@ -55,12 +56,12 @@ def test_value_is_that_of_torch(name: str) -> None:
 def test_runs_together_are_runs_alone(name: str) -> None:
     raw = make_step()
     leaves = raw.leaves()
-    together = torch.autograd.grad(LOSS_TERMS[name](raw.build()).sum(), leaves.values(), allow_unused=True)
+    together = torch.autograd.grad(loss_term(name)(raw.build()).sum(), leaves.values(), allow_unused=True)
     for r in range(R):
         own = raw.run(r)
         own_leaves = own.leaves()
-        value = LOSS_TERMS[name](own.build())
-        torch.testing.assert_close(value[0], LOSS_TERMS[name](raw.build())[r], **EXACT)
+        value = loss_term(name)(own.build())
+        torch.testing.assert_close(value[0], loss_term(name)(raw.build())[r], **EXACT)
         alone = torch.autograd.grad(value.sum(), own_leaves.values(), allow_unused=True)
         for both, one in zip(together, alone, strict=True):
             assert (both is None) == (one is None)
@@ -74,7 +75,7 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
     leaf = "videos" if name == "image-l1" else "classes"
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        return LOSS_TERMS[name](dataclasses.replace(raw, **{leaf: x}).build())
+        return loss_term(name)(dataclasses.replace(raw, **{leaf: x}).build())
 
     x = getattr(raw, leaf).requires_grad_()
     assert torch.autograd.gradcheck(value, (x,), atol=1e-7)
@@ -100,14 +101,10 @@ def test_soft_targets_take_the_place_of_labels(smoothing: float) -> None:
     torch.testing.assert_close(values, torch.stack(wanted), **EXACT)
 
 
-def test_consistency_is_zero_at_the_teacher_and_keeps_its_scale_with_temperature() -> None:
+def test_consistency_is_zero_at_the_teacher() -> None:
     step = make_step().build()
     at_teacher = dataclasses.replace(step, logits=step.frozen_logits)
     torch.testing.assert_close(ZeroShotConsistency()(at_teacher), torch.zeros(R, dtype=torch.float64), **EXACT)
-    # T^2 KL at temperature T tends to half the squared distance of centred logits over C: finite, not vanishing.
-    difference = step.logits - step.frozen_logits
-    limit = difference.var(dim=-1, unbiased=False).mean(dim=1) / 2
-    torch.testing.assert_close(ZeroShotConsistency(temperature=1e4)(step), limit, rtol=1e-2, atol=0)
 
 
 def test_classes_that_depend_on_the_video_are_averaged_over_videos() -> None:
@@ -115,7 +112,7 @@ def test_classes_that_depend_on_the_video_are_averaged_over_videos() -> None:
     per_video = step.class_features.unsqueeze(1).expand(R, B, C, E)
     conditional = dataclasses.replace(step, class_features=per_video)
     for name in ("knowledge-guided", "text-l1"):
-        torch.testing.assert_close(LOSS_TERMS[name](conditional), LOSS_TERMS[name](step), **EXACT)
+        torch.testing.assert_close(loss_term(name)(conditional), loss_term(name)(step), **EXACT)
 
 
 def test_weights_may_differ_between_runs() -> None:
@@ -124,14 +121,14 @@ def test_weights_may_differ_between_runs() -> None:
         step,
         [
             WeightedTerm("cross-entropy", CrossEntropy()),
-            WeightedTerm("knowledge-guided", LOSS_TERMS["knowledge-guided"], weight=(0.0, 8.0, 2.0)),
+            WeightedTerm("knowledge-guided", loss_term("knowledge-guided"), weight=(0.0, 8.0, 2.0)),
         ],
     )
-    kg = LOSS_TERMS["knowledge-guided"](step)
+    kg = loss_term("knowledge-guided")(step)
     torch.testing.assert_close(losses.terms["knowledge-guided"], kg * torch.tensor([0.0, 8.0, 2.0]), **EXACT)
     torch.testing.assert_close(losses.total, sum(losses.terms.values()), **EXACT)
     with pytest.raises(ValueError, match="2 weights for 3 runs"):
-        WeightedTerm("text-l1", LOSS_TERMS["text-l1"], weight=(1.0, 2.0))(step)
+        WeightedTerm("text-l1", loss_term("text-l1"), weight=(1.0, 2.0))(step)
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"]])
@@ -181,9 +178,3 @@ def test_unit_check_accepts_what_bfloat16_towers_give() -> None:
     step = raw.build()
     rounded = unit(raw.videos).bfloat16().float()
     dataclasses.replace(step, video_features=rounded)
-
-
-def test_every_term_can_be_named_in_a_configuration() -> None:
-    from prompttune.config.methods import LOSS_TERMS as DESCRIBED
-
-    assert list(DESCRIBED) == list(LOSS_TERMS)

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from training import train_runs
 
-from prompttune.cli import cli
+from prompttune.cli.commands import cli
 from prompttune.cli.prompts import read_class_names
 from prompttune.errors import PromptFileError
 from prompttune.prompts.file import PromptFile, read_prompt_file

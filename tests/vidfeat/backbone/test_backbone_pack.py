@@ -15,7 +15,7 @@ import torch
 from openclip_models import TINY, random_clip
 
 from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256, whole_directory
-from vidfeat.clip.openclip import LoadedClip, from_state_dict
+from vidfeat.clip.openclip import LoadedClip, from_state_dict, load_open_clip
 from vidfeat.errors import PackError
 
 FILES = {"config.json", "text.safetensors", "visual.safetensors", "tokenizer.json"}
@@ -128,7 +128,7 @@ def test_a_config_that_cannot_be_read_says_so(copy: Path, content: str) -> None:
 
 def test_a_later_format_is_refused(copy: Path) -> None:
     values = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(values | {"version": 2}))
+    (copy / "config.json").write_text(json.dumps(values | {"version": 3}))
     with pytest.raises(PackError, match="not a backbone pack this version reads"):
         BackbonePack.load(copy)
 
@@ -259,3 +259,14 @@ def test_config_survives_json_and_refuses_other_keys(loaded: LoadedClip) -> None
         BackboneConfig.from_json(values | {"text": values["text"] | {"activation": "relu"}})
     with pytest.raises(ValueError, match="already exponentiated"):
         BackboneConfig.from_json(values | {"logit_scale": 0.0})
+
+
+def test_the_shipped_small_clip_keeps_the_pack_it_always_had(tmp_path: Path) -> None:
+    """Stores and prompt files in the world name this hash; what packs learn to hold since must not move it."""
+    clip = Path(__file__).resolve().parents[3] / "benchmarks/world/clip"
+    pack = load_open_clip(model_config=clip / "world-clip.json", weights=clip / "world-clip.safetensors").write_pack(
+        tmp_path / "pack"
+    )
+
+    assert pack.hash == "d6a58ce49f7811b73b6046c4cad974bc32133721140b27df208ab58e4d42ee89"
+    assert json.loads((pack.path / "config.json").read_text())["version"] == 1

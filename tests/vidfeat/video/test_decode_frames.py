@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import video_files as vf
 
-from vidfeat.video.decode import choose_decoder, decode, decode_all, decord_doubts, pick, probe, with_decord
-from vidfeat.video.decode.decoders import available_decoders
+from vidfeat.video.decode import choose_decoder, decode, decode_all, pick, probe
+from vidfeat.video.decode.decoders import DECODERS, available_decoders
 from vidfeat.video.decode.frames import Deadline, Frames
 from vidfeat.video.sampling import SamplingPolicy, sample_indices
 
 os.environ.setdefault("SVT_LOG", "1")  # keep the AV1 encoder's greeting out of the test output
 DECORD_WORKS = any(status.name == "decord" and status.works for status in available_decoders())
+DECORD = DECODERS["decord"]
 UNEVEN = tuple(np.cumsum([40 if i % 3 else 100 for i in range(40)]).tolist())
 LATE = tuple(8333 + 40 * i for i in range(40))
 TURN = 1 << 16
@@ -262,7 +263,7 @@ def test_where_decord_is_trusted_it_is_right(folder: Path, name: str) -> None:
     path = written(folder, name)
     facts = probe(path)
     choice = choose_decoder(facts, preferred="decord")
-    assert choice.decoder == ("pyav" if decord_doubts(facts) else "decord")
+    assert choice.decoder == ("pyav" if DECORD.doubts(facts) else "decord")
     if choice.decoder == "pyav":
         return
 
@@ -270,7 +271,7 @@ def test_where_decord_is_trusted_it_is_right(folder: Path, name: str) -> None:
     generator = np.random.default_rng(0)
     for _ in range(6):
         wanted = generator.choice(40, size=4, replace=False).tolist()
-        pictures = with_decord.read_pictures(str(path), wanted)
+        pictures = DECORD.read_pictures(str(path), wanted, deadline=Deadline.after("", None))
         assert pictures.n_frames == 40
         np.testing.assert_array_equal(pictures.pixels, everything.pixels[wanted])
     assert decode(path, policy=SamplingPolicy("uniform", n_frames=3), decoder="decord").decoder.startswith("decord ")
@@ -286,7 +287,7 @@ def test_the_doubts_about_decord_matter(folder: Path, tmp_path: Path, name: str)
         path = written(folder, name)
     everything = decode_all(path)
 
-    assert decord_doubts(probe(path))
+    assert DECORD.doubts(probe(path))
     assert not _decord_agrees(path, everything)
 
 
@@ -297,7 +298,7 @@ def _decord_agrees(path: Path, everything: Frames) -> bool:
     for _ in range(6):
         wanted = sorted(generator.choice(everything.n_source_frames, size=5, replace=False).tolist())
         try:
-            pictures = with_decord.read_pictures(str(path), wanted)
+            pictures = DECORD.read_pictures(str(path), wanted, deadline=Deadline.after("", None))
         except decord.DECORDError:
             return False
         if pictures.n_frames != everything.n_source_frames or pictures.pixels.shape[1:] != everything.pixels.shape[1:]:

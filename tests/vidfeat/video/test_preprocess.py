@@ -32,13 +32,24 @@ def random_frames(height: int, width: int, *, n_frames: int = 1, seed: int = 0) 
 
 
 def by_open_clip(
-    frames: np.ndarray, side: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic"
+    frames: np.ndarray,
+    side: int | tuple[int, int],
+    *,
+    resize_mode: str = "shortest",
+    interpolation: str = "bicubic",
+    fill_color: int = 0,
 ) -> np.ndarray:
     open_clip = pytest.importorskip("open_clip")
     from PIL import Image
 
     transform = open_clip.image_transform(
-        side, is_train=False, mean=MEAN, std=STD, resize_mode=resize_mode, interpolation=interpolation
+        side,
+        is_train=False,
+        mean=MEAN,
+        std=STD,
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        fill_color=fill_color,
     )
     return np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
 
@@ -65,6 +76,23 @@ def test_the_other_modes_are_open_clips_too(size: tuple[int, int], resize_mode: 
 
     expected = by_open_clip(frames, 96, resize_mode=resize_mode, interpolation=interpolation)
     np.testing.assert_array_equal(pixels[0], expected)
+
+
+@pytest.mark.parametrize("size", [(240, 320), (321, 241), (64, 64), (65, 500), (500, 65), (97, 63)])
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("picture", [96, (64, 96), (97, 63)])
+def test_every_mode_is_open_clips_for_pictures_of_any_shape(
+    size: tuple[int, int], resize_mode: str, interpolation: str, picture: int | tuple[int, int]
+) -> None:
+    frames = random_frames(*size)
+    preprocess = Preprocess(picture, MEAN, STD, interpolation, resize_mode, fill_color=127)
+
+    pixels = preprocess.apply(frames)
+
+    expected = by_open_clip(frames, picture, resize_mode=resize_mode, interpolation=interpolation, fill_color=127)
+    np.testing.assert_array_equal(pixels[0], expected)
+    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
 
 
 def test_views_are_torchvisions_crop_resize_flip_of_the_drawn_box() -> None:

@@ -1,21 +1,20 @@
 """Video file -> Frames, by a decoder that can be trusted with that file: the only door to decord, PyAV and torchcodec.
 
 probe(path)                 what the file holds, from its packets; nothing assumed from its name
-choose_decoder(probe)       decord where it is known to be right, PyAV everywhere else, and why
+choose_decoder(probe)       PyAV, unless another is preferred and known to be right about this file, and why
 decode(path, policy=...)    the sampled frames with their presentation times, or a DecodeError with a reason
 decode_all(path)            every frame, by one named decoder
 doctor(), crosscheck()      which decoders work here; do two of them agree on these files
 """
 
-from vidfeat.video.decode.crosscheck import Comparison, crosscheck
+from vidfeat.video.decode.crosscheck import Comparison, crosscheck, crosscheck_source
 from vidfeat.video.decode.decoders import (
-    DECODERS,
+    DECODER_NAMES,
     Choice,
     DecoderStatus,
     available_decoders,
     choose_decoder,
     decoder_versions,
-    decord_doubts,
 )
 from vidfeat.video.decode.decoders import available_decoders as doctor
 from vidfeat.video.decode.frames import Frames
@@ -23,7 +22,7 @@ from vidfeat.video.decode.probe import Probe, probe
 from vidfeat.video.decode.read import decode, decode_all
 
 __all__ = [
-    "DECODERS",
+    "DECODER_NAMES",
     "Choice",
     "Comparison",
     "DecoderStatus",
@@ -32,10 +31,10 @@ __all__ = [
     "available_decoders",
     "choose_decoder",
     "crosscheck",
+    "crosscheck_source",
     "decode",
     "decode_all",
     "decoder_versions",
-    "decord_doubts",
     "doctor",
     "probe",
 ]

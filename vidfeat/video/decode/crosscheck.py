@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidfeat.errors import DecodeError, explain
-from vidfeat.video.decode.decoders import available_decoders, choose_decoder
+from vidfeat.video.decode.decoders import DECODERS, available_decoders, choose_decoder
+from vidfeat.video.decode.frames import Deadline
 from vidfeat.video.decode.probe import probe
 from vidfeat.video.decode.read import decode
+from vidfeat.video.manifest import load_manifest
 from vidfeat.video.sampling import SamplingPolicy
 
 
@@ -65,20 +67,27 @@ def crosscheck(
     Raises:
         ValueError: a pair that does not start with "pyav", or one that does not work here.
     """
-    pair = decoders or _default_pair()
-    works = {status.name for status in available_decoders() if status.works}
-    if pair[0] != "pyav" or pair[1] not in works - {"pyav"} | {""}:
-        raise ValueError(
-            explain(
-                "These decoders cannot be compared.", expected=f"pyav and one of {sorted(works - {'pyav'})}", got=pair
-            )
-        )
+    others = [status.name for status in available_decoders() if status.works and status.name != "pyav"]
+    pair = decoders or ("pyav", others[0] if others else "")
+    if pair[0] != "pyav" or pair[1] not in (*others, ""):
+        expected = f"pyav and one of {others}"
+        raise ValueError(explain("These decoders cannot be compared.", expected=expected, got=pair))
     return [_compare(os.path.abspath(path), pair, n_frames) for path, _ in zip(paths, range(n), strict=False)]
 
 
-def _default_pair() -> tuple[str, str]:
-    others = [status.name for status in available_decoders() if status.works and status.name != "pyav"]
-    return "pyav", others[0] if others else ""
+def crosscheck_source(
+    source: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    n_videos: int = 20,
+    seed: int = 0,
+) -> list[Comparison]:
+    """`crosscheck` of `n_videos` videos drawn at random from a source's (from its first `limit` ones)."""
+    items = load_manifest(source, root=root, classes=classes).items[:limit]
+    drawn = random.Random(seed).sample(range(len(items)), min(n_videos, len(items)))
+    return crosscheck([items[index].path for index in sorted(drawn)], n=n_videos)
 
 
 def _compare(path: str, pair: tuple[str, str], n_frames: int) -> Comparison:
@@ -91,9 +100,9 @@ def _compare(path: str, pair: tuple[str, str], n_frames: int) -> Comparison:
     used = f"{choice.decoder}: {choice.why}"
     if not pair[1]:
         return Comparison(path, pair, used, error="only PyAV works here: nothing to compare it with")
-    door = importlib.import_module(f"vidfeat.video.decode.with_{pair[1]}")
     try:
-        other = door.read_pictures(path, reference.indices.tolist())
+        deadline = Deadline.after(path, None)
+        other = DECODERS[pair[1]].read_pictures(path, reference.indices.tolist(), deadline=deadline)
     except Exception as error:  # whatever a decoder raises is what it has to say about this file
         return Comparison(path, pair, used, error=f"{pair[1]}: {type(error).__name__}: {error}")
     if other.n_frames != reference.n_source_frames or other.pixels.shape != reference.pixels.shape:

@@ -1,21 +1,27 @@
-"""Which decoders work on this machine, and which one may be trusted with a file."""
+"""The decoders there are, which of them work on this machine, and which one may be trusted with a file."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from vidfeat.errors import VidfeatError, explain
+from vidfeat.video.decode.decoder import Decoder
+from vidfeat.video.decode.frames import Deadline
 from vidfeat.video.decode.probe import Probe
+from vidfeat.video.decode.with_decord import Decord
+from vidfeat.video.decode.with_pyav import PyAV
+from vidfeat.video.decode.with_torchcodec import Torchcodec
 
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
-# Codecs on which decord was found to return PyAV's own pixels for every frame of every undamaged test file.
-DECORD_CODECS = ("h264", "hevc", "vp9", "mpeg4")
-DECORD_CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")
+# The one list of decoders: a further one is a class that offers what `Decoder` says, and is named here.
+PYAV = PyAV()
+DECODERS: Mapping[str, Decoder] = {decoder.name: decoder for decoder in (PYAV, Decord(), Torchcodec())}
+DECODER_NAMES = ("auto", *DECODERS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class DecoderStatus:
     """Whether one decoder works here: it decoded a small clip made on the spot and showed the right frames.
 
     Attributes:
-        name: "pyav", "decord" or "torchcodec".
+        name: one of DECODERS.
         works: the self-test passed.
         version: with its name, and of the FFmpeg inside it where it says; empty when it cannot be imported.
         detail: what went wrong, or what the decoder is used for.
@@ -44,119 +50,77 @@ class DecoderStatus:
 
 
 def choose_decoder(probe: Probe, *, preferred: str = "auto") -> Choice:
-    """PyAV, unless decord is preferred and nothing in `probe` is known to mislead it; with the reason.
+    """What is asked for; PyAV where that may leave files to it and something in `probe` is known to mislead it.
 
     PyAV is the default for every file: it flags the frames it had to patch up, which decord hands on as they are; and
     it is no slower, because it goes straight to the sampled frames (docs/decisions/0002-pyav-by-default.md).
+
+    Raises:
+        VidfeatError: what is asked for leaves nothing to PyAV and does not work here.
     """
-    if preferred != "decord":
+    asked = DECODERS.get(preferred, PYAV)
+    if asked is PYAV:
         return Choice("pyav", "it notices damaged frames")
-    status = _status("decord")
-    if not status.works:
-        return Choice("pyav", f"decord does not work here: {status.detail}")
-    doubts = decord_doubts(probe)
-    return (
-        Choice("pyav", "; ".join(doubts)) if doubts else Choice("decord", "nothing in the file is known to mislead it")
-    )
-
-
-def decord_doubts(probe: Probe) -> list[str]:
-    """Why decord cannot be trusted with this file; empty when it can.
-
-    Every line is a case in which decord 0.6.0 was seen to return other frames, pixels or counts than the file holds, or
-    is near one.
-    """
-    doubts = {
-        f"codec {probe.codec} is not among {', '.join(DECORD_CODECS)}": probe.codec not in DECORD_CODECS,
-        f"container {probe.container}": not set(probe.container.split(",")) & set(DECORD_CONTAINERS),
-        f"pixel format {probe.pixel_format} is not 8-bit 4:2:0": probe.pixel_format not in ("yuv420p", "yuvj420p"),
-        f"odd size {probe.width}x{probe.height}": bool(probe.width % 2 or probe.height % 2),
-        f"first PTS {probe.first_pts_seconds:g} s < 0": probe.first_pts_seconds < 0,
-        f"an edit list cuts {probe.n_discarded} frames": probe.has_edit_list,
-        "the picture is rotated or mirrored": probe.has_display_matrix,
-        "variable frame rate": probe.is_variable_rate,
-        "open groups of pictures": probe.has_open_gop,
-        "presentation times are not known": not probe.has_pts,
-        "the first packet is no key frame": not probe.starts_with_key_frame,
-        f"{probe.n_video_streams} video streams": probe.n_video_streams > 1,
-        "the file is cut short or damaged": bool(probe.completeness.cut) or probe.n_corrupt_packets > 0,
-        f"{probe.n_packets} packets for {probe.n_frames_declared} frames declared": (
-            probe.n_frames_declared not in (None, probe.n_packets)
-        ),
-    }
-    return [doubt for doubt, holds in doubts.items() if holds]
+    status = _status(asked.name)
+    if asked.is_alone:
+        _require([status])
+    doubts = asked.doubts(probe) if status.works else [f"{asked.name} does not work here: {status.detail}"]
+    if doubts and not asked.is_alone:
+        return Choice("pyav", "; ".join(doubts))
+    return Choice(asked.name, "; ".join(doubts) or "nothing in the file is known to mislead it")
 
 
 def available_decoders() -> list[DecoderStatus]:
     """The status of every decoder this package knows, each by a real decode of a real clip."""
-    return [_status(name) for name in ("pyav", "decord", "torchcodec")]
+    return [_status(name) for name in DECODERS]
 
 
 def decoder_versions(decoder: str) -> list[str]:
-    """Names and versions of the decoders that `decode(decoder=...)` may use here: what a store's fingerprint holds."""
-    names = {"decord": ("pyav", "decord"), "torchcodec": ("torchcodec",)}.get(decoder, ("pyav",))
-    return [status.version for status in available_decoders() if status.name in names and status.works]
-
-
-@cache
-def decoder_version(name: str) -> str:
-    """Name and version of a decoder, as stores record it: "pyav 18.1.0, libavcodec 62.28.102".
+    """Names and versions of the decoders that `decode(decoder=...)` may use here: what a store's fingerprint holds.
 
     Raises:
-        ImportError, OSError, RuntimeError: it cannot be imported here.
+        VidfeatError: none of them works here: no file could be read.
     """
-    module = importlib.import_module({"pyav": "av"}.get(name, name))
-    version = f"{name} {module.__version__}"
-    if name == "pyav":
-        version += ", libavcodec " + ".".join(str(part) for part in module.library_versions["libavcodec"])
-    return version
+    asked = DECODERS.get(decoder, PYAV)
+    statuses = [_status(name) for name in dict.fromkeys(["pyav", asked.name][asked.is_alone :])]
+    _require(statuses)
+    return [status.version for status in statuses if status.works]
+
+
+def _require(statuses: list[DecoderStatus]) -> None:
+    """Nothing, or VidfeatError when none of them works: no fault of any file."""
+    if not any(status.works for status in statuses):
+        raise VidfeatError(
+            explain(
+                f"{statuses[-1].name} does not work here",
+                got=statuses[-1].detail,
+                fix="`vidfeat doctor` names the decoders that do; give one of them as --decoder",
+            )
+        )
 
 
 @cache
 def _status(name: str) -> DecoderStatus:
-    # torchcodec next to a CPU-only torch fails at import with OSError, without FFmpeg's libraries with RuntimeError:
-    # whatever a decoder raises here is the answer, and no reason to stop.
+    # Whatever a decoder raises here is the answer, and no reason to stop. Being importable says nothing: torchcodec
+    # without its libraries is imported and raises RuntimeError for the first file (0.17), or OSError at import.
+    version, stage = "", ""
     try:
-        version = decoder_version(name)
+        version, stage = DECODERS[name].version(), "self-test: "
+        _self_test(DECODERS[name])
     except Exception as error:
-        return DecoderStatus(name, works=False, version="", detail=_first_line(error))
-    try:
-        _self_test(name)
-    except Exception as error:
-        return DecoderStatus(name, works=False, version=version, detail=f"self-test: {_first_line(error)}")
-    return DecoderStatus(name, works=True, version=version, detail=_USES[name])
+        detail = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return DecoderStatus(name, works=False, version=version, detail=stage + detail)
+    return DecoderStatus(name, works=True, version=version, detail=DECODERS[name].use)
 
 
-_USES = {
-    "pyav": "the default, for every file",
-    "decord": "when preferred, for the files it can be trusted with",
-    "torchcodec": "when asked for by name",
-}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
-def _self_test(name: str) -> None:
+def _self_test(decoder: Decoder) -> None:
     """Nothing, or an exception: decodes a clip of 12 frames in three shades and compares what it shows."""
-    from vidfeat.video.decode.frames import Deadline
-
+    wanted = [0, 5, 11]
     with tempfile.TemporaryDirectory(prefix="vidfeat-") as folder:
         path = os.path.join(folder, "self-test.mp4")
         shades = _write_clip(path)
-        wanted = [0, 5, 11]
-        if name == "pyav":
-            from vidfeat.video.decode.pick import pick_through
-
-            picked = pick_through(path, set(wanted), deadline=Deadline.after(path, None))
-            pictures = np.stack([picked.pictures[index] for index in wanted])
-        else:
-            from vidfeat.video.decode import with_decord, with_torchcodec
-
-            door = with_decord if name == "decord" else with_torchcodec
-            pictures = door.read_pictures(path, wanted).pixels
-    seen = pictures.reshape(len(wanted), -1).mean(axis=1)
+        pixels = decoder.read_pictures(path, wanted, deadline=Deadline.after(path, None)).pixels
+    seen = pixels.reshape(len(wanted), -1).mean(axis=1)
     # Lossy coding of a flat picture moves its level by a few steps; a wrong frame moves it by 18.
     if not np.allclose(seen, [shades[index] for index in wanted], atol=6):
         raise RuntimeError(

@@ -8,31 +8,23 @@ from vidfeat.errors import DecodeError, explain
 from vidfeat.video.decode.container import Completeness
 
 _SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.EIO, errno.EMFILE, errno.ENFILE)
-_FIXES = {
-    "unreadable": "Check the path and the permissions.",
-    "empty": "Fetch the file again.",
-    "truncated": "Fetch the file again; part of it never arrived.",
-    "no_video_stream": "It holds sound or pictures alone; take it out of the source.",
-    "no_frames": "Take it out of the source, or fetch it again.",
-    "codec_unsupported": "Re-encode it, for example to H.264.",
-    "invalid_data": "Fetch it again, or re-encode it.",
-    "out_of_memory": "Sample fewer frames, or use fewer workers.",
+# Reason -> what is said of the video, and what to do.
+_SAID = {
+    "unreadable": ("This video cannot be read.", "Check the path and the permissions."),
+    "empty": ("This video file is empty.", "Fetch the file again."),
+    "truncated": ("This video is cut short.", "Fetch the file again; part of it never arrived."),
+    "no_video_stream": ("There is no video in this file.", "It holds sound or pictures alone; take it out."),
+    "no_frames": ("This video has no frames.", "Take it out of the source, or fetch it again."),
+    "codec_unsupported": ("This video's codec or format is not supported.", "Re-encode it, for example to H.264."),
+    "invalid_data": ("This is no video, or a damaged one.", "Fetch it again, or re-encode it."),
+    "out_of_memory": ("This video does not fit into memory.", "Sample fewer frames, or use fewer workers."),
 }
 
 
 def failure(reason: str, path: str, detail: str) -> DecodeError:
     """The DecodeError for `reason`, with what was found and what to do."""
-    what = {
-        "unreadable": "This video cannot be read.",
-        "empty": "This video file is empty.",
-        "truncated": "This video is cut short.",
-        "no_video_stream": "There is no video in this file.",
-        "no_frames": "This video has no frames.",
-        "codec_unsupported": "This video's codec or format is not supported.",
-        "invalid_data": "This is no video, or a damaged one.",
-        "out_of_memory": "This video does not fit into memory.",
-    }[reason]
-    return DecodeError(explain(what, where=path, got=detail, fix=_FIXES.get(reason)), reason=reason)
+    what, fix = _SAID[reason]
+    return DecodeError(explain(what, where=path, got=detail, fix=fix), reason=reason)
 
 
 def cut_short(error: DecodeError, *, path: str, ending: Completeness) -> DecodeError:

@@ -15,7 +15,7 @@ import numpy as np
 from vidfeat.video.decode.failures import failure
 from vidfeat.video.decode.frames import Deadline
 from vidfeat.video.decode.probe import Probe
-from vidfeat.video.decode.with_pyav import open_video, upright
+from vidfeat.video.decode.video_file import open_video, upright
 
 # Codecs whose packets are frames and whose key frames can be decoded from; on all of them both ways were seen to give
 # the same pictures.

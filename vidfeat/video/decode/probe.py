@@ -11,7 +11,7 @@ import numpy as np
 
 from vidfeat.video.decode.container import Completeness, completeness
 from vidfeat.video.decode.failures import failure, translate
-from vidfeat.video.decode.with_pyav import open_video, orientation
+from vidfeat.video.decode.video_file import open_video, orientation
 
 
 @dataclass(frozen=True, eq=False)

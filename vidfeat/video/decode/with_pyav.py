@@ -1,98 +1,75 @@
-"""PyAV: opens any file FFmpeg knows, and turns its pictures upright."""
+"""PyAV: the default for every file; frames straight from their places where the packets allow it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
+from vidfeat.video.decode import pick
+from vidfeat.video.decode.decoder import Decoder, Pictures
 from vidfeat.video.decode.failures import failure
-
-# Formats that are lists of other files or addresses: a video named by a manifest must not make a decoder open something
-# else.
-_PLAYLISTS = ("hls", "dash", "concat", "sdp", "imf")
-
-
-@contextmanager
-def open_video(path: str) -> Iterator[tuple[Any, Any]]:
-    """The opened (container, video stream) of a file, decoded by one thread.
-
-    The stream is FFmpeg's choice where there are several, which is also decord's and torchcodec's.
-
-    Raises:
-        DecodeError: unreadable, no_video_stream, codec_unsupported.
-    """
-    import av
-
-    if not os.path.isfile(path):
-        raise failure("unreadable", path, "it is a folder" if os.path.isdir(path) else "there is no such file")
-    if not os.access(path, os.R_OK):
-        raise failure("unreadable", path, "no permission to read it")
-    with av.open(path, options={"protocol_whitelist": "file"}) as container:
-        if any(name in _PLAYLISTS for name in container.format.name.split(",")):
-            raise failure("codec_unsupported", path, f"a playlist ({container.format.name}), not a video")
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            kinds = [other.type for other in container.streams]
-            if any(other.type == "video" for other in container.streams) and stream is None:
-                raise failure("codec_unsupported", path, "no decoder for its video stream")
-            raise failure("no_video_stream", path, f"streams: {', '.join(kinds) or 'none'}")
-        if stream.codec_context is None:
-            raise failure("codec_unsupported", path, "no decoder for its video stream")
-        stream.codec_context.thread_count = 1
-        yield container, stream
+from vidfeat.video.decode.frames import Deadline, Frames
+from vidfeat.video.decode.probe import Probe
+from vidfeat.video.sampling import SamplingPolicy, sample_indices
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How a stored picture is turned upright: mirrored left to right first, then `quarter_turns` counterclockwise."""
+class PyAV(Decoder):
+    """See `Decoder`. There are no doubts: damaged frames are noticed, what has no known place is decoded through."""
 
-    quarter_turns: int
-    mirrored: bool
+    name, use = "pyav", "the default, for every file"
 
-    @property
-    def is_upright(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.quarter_turns or self.mirrored)
+    def version(self) -> str:
+        """PyAV's, and that of the FFmpeg inside it: "pyav 18.1.0, libavcodec 62.28.102"."""
+        import av
 
-    def apply(self, picture: np.ndarray) -> np.ndarray:
-        """The upright picture [H W 3]."""
-        if self.mirrored:
-            picture = picture[:, ::-1]
-        return np.rot90(picture, self.quarter_turns)
+        return f"{self.name} {av.__version__}, libavcodec " + ".".join(map(str, av.library_versions["libavcodec"]))
+
+    def read_pictures(self, path: str, indices: list[int], *, deadline: Deadline) -> Pictures:
+        """See `Decoder`; decodes the file from its start to its end."""
+        picked = pick.pick_through(path, set(indices), deadline=deadline)
+        return _in_order(picked, indices) if picked.pictures.keys() >= set(indices) else Pictures.none(picked.n_frames)
+
+    def read(self, facts: Probe, policy: SamplingPolicy, seed: int, *, deadline: Deadline) -> Frames:
+        """See `Decoder`; as many frames as the file should have, none of them damaged."""
+        n_frames = facts.n_packets
+        indices = sample_indices(policy, n_source_frames=n_frames, fps=facts.fps, seed=seed)
+        if pick.is_direct(facts):
+            picked = pick.pick_directly(facts, set(indices.tolist()), deadline=deadline)
+            if picked is not None:
+                return self._frames(facts, indices, picked)
+        for _ in range(2):
+            picked = pick.pick_through(facts.path, set(indices.tolist()), facts=facts, deadline=deadline)
+            _check_complete(facts, picked)
+            if picked.n_frames == n_frames:
+                return self._frames(facts, indices, picked)
+            # Hidden frames (VP8), two frames in one packet (MPEG-4 in AVI), frames without their key frame: an honest
+            # count, known only now.
+            n_frames = picked.n_frames
+            indices = sample_indices(policy, n_source_frames=n_frames, fps=facts.fps, seed=seed)
+        raise failure("invalid_data", facts.path, "decoding it twice gave two different numbers of frames")
+
+    def _frames(self, facts: Probe, indices: np.ndarray, picked: pick.Picked) -> Frames:
+        pictures = _in_order(picked, indices.tolist())
+        times, n_frames = pictures.pts_seconds, picked.n_frames
+        return Frames(pictures.pixels, indices, times, n_frames, facts.fps, self.version())
 
 
-def orientation(frame: Any, path: str) -> Orientation:
-    """How this frame is to be turned, by its display matrix.
-
-    Raises:
-        DecodeError: codec_unsupported, for a matrix that is not made of quarter turns and a mirror.
-
-    Source: ISO/IEC 14496-12, section 8.3.2.2; libavutil/display.h: (x, y) goes to (a x + c y, b x + d y), y pointing
-        down.
-    """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return Orientation(0, mirrored=False)
-    a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].astype(np.float64) / 65536
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b  # undo the mirror that comes first
-    turns = {(1, 0, 0, 1): 0, (0, -1, 1, 0): 1, (-1, 0, 0, -1): 2, (0, 1, -1, 0): 3}
-    key = tuple(round(float(value)) for value in (a, b, c, d))
-    if key not in turns or not np.allclose(key, (a, b, c, d), atol=1e-3):
-        raise failure("codec_unsupported", path, f"a display matrix that is not made of quarter turns: {[a, b, c, d]}")
-    return Orientation(turns[key], bool(mirrored))
+def _in_order(picked: pick.Picked, indices: list[int]) -> Pictures:
+    times = np.array([picked.pts_seconds[index] for index in indices], dtype=np.float64)
+    return Pictures(np.stack([picked.pictures[index] for index in indices]), times, picked.n_frames)
 
 
-def upright(frame: Any, path: str) -> np.ndarray:
-    """The picture [H W 3] uint8 of a decoded frame, turned for display.
-
-    Raises:
-        DecodeError: codec_unsupported, as `orientation`.
-    """
-    return np.ascontiguousarray(orientation(frame, path).apply(frame.to_ndarray(format="rgb24")))
+def _check_complete(facts: Probe, picked: pick.Picked) -> None:
+    """Nothing, or DecodeError when the file should have given more frames."""
+    if picked.n_frames == 0:
+        raise failure("no_frames", facts.path, f"not one of its {facts.n_packets} packets gives a frame")
+    expected = facts.n_frames_expected
+    # Frames before the first one that decodes lean on a key frame that was cut away: absent from the video, not from
+    # the file.
+    if facts.has_pts:
+        expected -= int(np.searchsorted(facts.pts_seconds, picked.first_pts_seconds - facts.tick_seconds / 2))
+    # MPEG-4 part 2 in AVI packs two frames into one packet and leaves a placeholder: a frame or two less is no loss.
+    slack = 2 if facts.completeness.kind == "riff" else 0
+    if facts.n_frames_declared is not None and expected - picked.n_frames > slack:
+        detail = f"{picked.n_frames}/{facts.n_frames_expected} frames"
+        cut = facts.completeness.cut
+        raise failure("truncated", facts.path, f"{detail}; {cut}" if cut else detail)

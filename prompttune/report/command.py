@@ -1,12 +1,14 @@
-"""`python -m benchmarks report RESULTS`: results in, a table or a page out."""
+"""`prompttune report RUNS`: results in, a table or a page out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.report.comparison import Comparison, compare
-from benchmarks.report.entries import read_groups, suite_title
+from prompttune.errors import ConfigError, explain
+from prompttune.report.comparison import Comparison, compare
+from prompttune.report.entries import read_groups, suite_title
 
 PAGE = "report.html"
 
@@ -40,14 +42,27 @@ def render_report(options: ReportOptions) -> str:
     ]
     title = suite_title(options.results)
     if options.form == "html":
-        from benchmarks.report.page import render_page
+        _require_libraries()
+        from prompttune.report.page import render_page
 
         return render_page(comparisons, title=title, videos=options.videos)
-    from benchmarks.report import tables
+    from prompttune.report import tables
 
     if options.form == "md":
         return tables.to_markdown(comparisons, title=title)
     return tables.to_latex(comparisons) if options.form == "latex" else tables.to_csv(comparisons)
+
+
+def _require_libraries() -> None:
+    """Says what to install before anything is read; a table needs none of it."""
+    if lacking := [name for name in ("jinja2", "matplotlib", "scipy", "sklearn") if find_spec(name) is None]:
+        raise ConfigError(
+            explain(
+                "the page is drawn by libraries that are not installed",
+                got=f"no {', '.join(lacking)}",
+                fix='pip install "prompttune[report]"; or a table without them: --format md',
+            )
+        )
 
 
 def write_report(options: ReportOptions, out: Path | None = None) -> Path | None:

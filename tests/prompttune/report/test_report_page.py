@@ -16,10 +16,10 @@ from tiny_store import Recipe, write_tiny_store
 from video_files import write_video
 
 from benchmarks.__main__ import main
-from benchmarks.report.comparison import compare
-from benchmarks.report.entries import read_groups
-from benchmarks.report.page import render_page
-from benchmarks.report.svg import PALETTE, colours, markers
+from prompttune.report.comparison import compare
+from prompttune.report.entries import read_groups
+from prompttune.report.page import render_page
+from prompttune.report.svg import PALETTE, colours, markers
 
 CLASSES = ("run", "jump", "swim", "wave_hand", "climb", "throw_ball", "ride", "spin", "walk", "kick")
 CHROMIUM = next(

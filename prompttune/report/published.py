@@ -1,4 +1,4 @@
-"""Numbers others have published, each with the protocol it was reached under: benchmarks/published.toml."""
+"""Numbers others have published, each with the protocol it was reached under: prompttune/report/published.toml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prompttune.errors import ConfigError, explain
 
-PUBLISHED = Path(__file__).parents[1] / "published.toml"
+PUBLISHED = Path(__file__).with_name("published.toml")
 METRICS = ("base", "new", "harmonic_mean", "top1")
 
 

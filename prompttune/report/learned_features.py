@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report.entries import Entry
 from prompttune.config.train_config import TrainConfig
 from prompttune.errors import PrompttuneError
+from prompttune.report.entries import Entry
 from vidfeat.errors import VidfeatError
 
 if TYPE_CHECKING:

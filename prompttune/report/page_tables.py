@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.comparison import Comparison, Line
-from benchmarks.report.published import Published
-from benchmarks.report.statistics import in_per_cent
-from benchmarks.report.tables import heading, interval, mean_and_std, published_frame
+from prompttune.report.comparison import Comparison, Line
+from prompttune.report.published import Published
+from prompttune.report.statistics import in_per_cent
+from prompttune.report.tables import heading, interval, mean_and_std, published_frame
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report.entries import Entry
+from prompttune.report.entries import Entry
 from prompttune.training.run_log import LOG
 
 

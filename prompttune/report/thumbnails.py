@@ -47,11 +47,10 @@ class VideoFolder:
 def _strip(path: Path) -> str | None:
     from PIL import Image
 
-    from vidfeat.video.decode import decode
-    from vidfeat.video.sampling import SamplingPolicy
+    from prompttune.data.video_files import few_frames
 
     try:
-        frames = decode(path, policy=SamplingPolicy("uniform", n_frames=N_FRAMES)).pixels
+        frames = few_frames(path, N_FRAMES)
     except VidfeatError:
         return None
     width = max(1, round(HEIGHT * frames.shape[2] / frames.shape[1]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.suite import slug
 from prompttune.errors import RunFolderError, explain
 from prompttune.evaluation.results import RESULT, CellResult, Result, RunResult
 
@@ -114,6 +114,11 @@ def read_groups(results: str | Path) -> list[Group]:
     order = {label: place for place, label in enumerate(labels)}
     entries.sort(key=lambda entry: (order.get(entry.label, len(order)), entry.is_trained))
     return _groups(entries)
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and dashes: a folder's name for a label."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def suite_labels(root: Path) -> list[str]:

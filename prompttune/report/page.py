@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from benchmarks.report import class_map, plots
-from benchmarks.report.answers import Answers, ClassChange, class_changes, confusion_pairs, count_flips, flips
-from benchmarks.report.comparison import Comparison
-from benchmarks.report.entries import Entry
-from benchmarks.report.learned_features import LearnedModels, Unavailable, anchor_similarity, class_movement
-from benchmarks.report.logs import Curves, read_curves
-from benchmarks.report.page_tables import Cell, PageTable, published_table, result_table
-from benchmarks.report.statistics import flips_p
-from benchmarks.report.tables import heading, notes, published_for
-from benchmarks.report.thumbnails import VideoFolder
+from prompttune.report import class_map, plots
+from prompttune.report.answers import Answers, ClassChange, class_changes, confusion_pairs, count_flips, flips
+from prompttune.report.comparison import Comparison
+from prompttune.report.entries import Entry
+from prompttune.report.learned_features import LearnedModels, Unavailable, anchor_similarity, class_movement
+from prompttune.report.logs import Curves, read_curves
+from prompttune.report.page_tables import Cell, PageTable, published_table, result_table
+from prompttune.report.statistics import flips_p
+from prompttune.report.tables import heading, notes, published_for
+from prompttune.report.thumbnails import VideoFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 N_PICTURES = 6  # videos shown as gained, and as lost, per method and test set

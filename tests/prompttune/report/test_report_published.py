@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report.published import PUBLISHED, matching, read_published
-from benchmarks.report.tables import published_frame
 from prompttune.errors import ConfigError
+from prompttune.report.published import PUBLISHED, matching, read_published
+from prompttune.report.tables import published_frame
 
 
 def test_every_harmonic_mean_follows_from_its_parts() -> None:

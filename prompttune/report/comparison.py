@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmarks.report.answers import Answers, read_answers, same_videos
-from benchmarks.report.entries import Entry, Group
-from benchmarks.report.statistics import (
+from prompttune.errors import ConfigError, explain
+from prompttune.evaluation.evaluate import Spread, spread
+from prompttune.report.answers import Answers, read_answers, same_videos
+from prompttune.report.entries import Entry, Group
+from prompttune.report.statistics import (
     LEVEL,
     MIN_SEEDS,
     Difference,
@@ -16,8 +18,6 @@ from benchmarks.report.statistics import (
     holm,
     paired_difference,
 )
-from prompttune.errors import ConfigError, explain
-from prompttune.evaluation.evaluate import Spread, spread
 
 BOLD_RULE = (
     "Bold: the best mean, where a two-sided paired t test over seeds tells it from every other line "

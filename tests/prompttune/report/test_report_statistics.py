@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.report.statistics import (
+from prompttune.evaluation.evaluate import harmonic_mean
+from prompttune.report.statistics import (
     bootstrap_difference,
     flips_p,
     harmonic_means,
@@ -14,7 +15,6 @@ from benchmarks.report.statistics import (
     in_per_cent,
     paired_difference,
 )
-from prompttune.evaluation.evaluate import harmonic_mean
 
 
 def test_paired_difference_is_the_paired_t_test() -> None:

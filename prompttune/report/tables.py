@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.readme import markdown_table
-from benchmarks.report.comparison import BOLD_RULE, Comparison, Line
-from benchmarks.report.published import Published, matching
-from benchmarks.report.statistics import Difference, in_per_cent
-from benchmarks.table import TEST_NAMES
 from prompttune.evaluation.evaluate import Spread
+from prompttune.report.comparison import BOLD_RULE, Comparison, Line
+from prompttune.report.markdown import TEST_NAMES, markdown_table
+from prompttune.report.published import Published, matching
+from prompttune.report.statistics import Difference, in_per_cent
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_results import BASE, VIDEOS_PER_CLASS, write_entry
 
-from benchmarks.report.answers import (
+from prompttune.report.answers import (
     Answers,
     class_changes,
     confusion_pairs,
@@ -17,7 +17,7 @@ from benchmarks.report.answers import (
     read_answers,
     same_videos,
 )
-from benchmarks.report.entries import read_groups
+from prompttune.report.entries import read_groups
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report.learned_features import AnchorSimilarity, ClassMovement
-from benchmarks.report.svg import BASELINE, FAINT, INK, PALETTE, Drawing, drawing
+from prompttune.report.learned_features import AnchorSimilarity, ClassMovement
+from prompttune.report.svg import BASELINE, FAINT, INK, PALETTE, Drawing, drawing
 
 MIN_FOR_TSNE = 10  # classes below which neighbourhoods are no more than PCA shows
 MAX_NAMES = 24

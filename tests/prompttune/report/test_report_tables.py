@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from report_results import write_entry
 
 from benchmarks.__main__ import main
-from benchmarks.report.comparison import backed_best, compare, differences
-from benchmarks.report.entries import Group, read_groups
-from benchmarks.report.tables import escape_latex, to_csv, to_latex, to_markdown
 from prompttune.errors import ConfigError, RunFolderError
+from prompttune.report.comparison import backed_best, compare, differences
+from prompttune.report.entries import Group, read_groups
+from prompttune.report.tables import escape_latex, to_csv, to_latex, to_markdown
 
 Counts = tuple[Sequence[int], Sequence[int]]
 ZERO: list[Counts] = [((10, 10, 10), (12, 12, 12))]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report.entries import Entry
 from prompttune.evaluation.evaluate import Predictions, load_predictions
+from prompttune.report.entries import Entry
 
 PREDICTIONS = "predictions.npz"
 

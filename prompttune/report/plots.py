@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.report.answers import ClassChange
-from benchmarks.report.comparison import Comparison, scores
-from benchmarks.report.logs import Curve, Curves
-from benchmarks.report.statistics import harmonic_means
-from benchmarks.report.svg import BASELINE, FAINT, GAIN, INK, LOSS, Drawing, colours, drawing, markers
-from benchmarks.report.tables import heading, mean_and_std
+from prompttune.report.answers import ClassChange
+from prompttune.report.comparison import Comparison, scores
+from prompttune.report.logs import Curve, Curves
+from prompttune.report.statistics import harmonic_means
+from prompttune.report.svg import BASELINE, FAINT, GAIN, INK, LOSS, Drawing, colours, drawing, markers
+from prompttune.report.tables import heading, mean_and_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
