@@ -64,16 +64,18 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     prompttune train --method coop --store target.zarr --seeds 1,2,3
     prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
     """
+    runs, axes = _runs(config, overrides, named)  # before torch is imported: a mistyped word is told at once
+
+    from prompttune.api.step_bar import StepBar
     from prompttune.base.console import plain_console
-    from prompttune.cli.tables import TrainingLine, result_table
+    from prompttune.cli.tables import result_table
     from prompttune.training.fit import FitOptions, fit
     from prompttune.training.run_folder import run_folder_name
 
-    runs, axes = _runs(config, overrides, named)
     out = run_folder_name(runs[0].config)
     try:
-        with TrainingLine(plain_console(stderr=True)) as line:
-            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+        with StepBar() as bar:
+            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=bar.on_step))
     except KeyboardInterrupt:
         click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
         sys.exit(130)
@@ -99,9 +101,10 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     \b
     prompttune plan --method ivlp --store target.zarr --seeds 1,2,3
     """
+    runs, _ = _runs(config, overrides, named)
+
     from prompttune.training.plan import plan_training
 
-    runs, _ = _runs(config, overrides, named)
     for line in plan_training(runs).lines():
         click.echo(line)
 

@@ -109,9 +109,9 @@ class FramesConfig(Section):
 class CouplingConfig(Section):
     """Frozen hard prompts from other data sets, mixed with the soft context (`prompttune.parts.coupling`).
 
-    What is "none" below `hard_prompts` is as released: dropout 0.5, the first word named here, depth 1. `residual` adds
-    the soft prompt to what the mapping gives. `dropout_mask`: "shared" is one mask per run and step; "per-class" another
-    one for each class, which is what the released code does and what forbids the shared-prefix text path in training.
+    What is "none" below `hard_prompts` is as released: dropout 0.5, the first word named, depth 1. `residual` adds
+    the soft prompt to what the mapping gives. `dropout_mask`: "shared" is one mask per run and step; "per-class" one
+    for each class, which is what the released code does and what forbids the shared-prefix text path in training.
     `depth`: blocks whose context is coupled, the text input included. `shared_mapping`: one mapping for all of them.
     `init`: "torch" is Linear's default; with "soft" the mixed prompt starts as the soft prompt, so that training starts
     where the method without coupling starts. Not behind a ReLU: at the zero it would start from, that passes no

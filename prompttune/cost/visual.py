@@ -65,9 +65,7 @@ class _Block:
     kept_floats: float
 
 
-def visual_step_cost(
-    vision: VisionConfig, *, embed_dim: int, visual: VisualConfig, step: VisualStep
-) -> VisualCost:
+def visual_step_cost(vision: VisionConfig, *, embed_dim: int, visual: VisualConfig, step: VisualStep) -> VisualCost:
     """Cost of one forward and backward pass through the prompted tower.
 
     Args:

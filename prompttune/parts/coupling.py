@@ -29,6 +29,7 @@ from prompttune.errors import explain
 
 RELEASED_DROPOUT = 0.5
 
+
 class Coupling(nn.Module):
     """Mixes R runs' soft context with frozen hard prompts, block by block.
 
