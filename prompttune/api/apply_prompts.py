@@ -16,14 +16,22 @@ from prompttune.data.protocols import split_file_hashes, split_table
 from prompttune.data.store_needs import require_served
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict
-from prompttune.evaluation.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
+from prompttune.evaluation.results import (
+    SCHEMA_VERSION,
+    CellResult,
+    Result,
+    RunResult,
+    Summary,
+    package_versions,
+    store_facts,
+    test_result,
+)
 from prompttune.model.prompt_model import PromptModel
 from prompttune.parts.heads import frame_reduction
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, read_prompt_file
 from prompttune.splits.of_file import FileSplits
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
-from prompttune.training.run_folder import store_facts, test_result
 
 
 def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base_to_new: bool = False) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,3 @@ def other_test_sets(tests: Mapping[str, FeatureSource]) -> dict[str, TestSet]:
     This is cross-dataset evaluation: what trains never sees these stores.
     """
     return {name: replace(zero_shot(source.table).tests[0], name=name) for name, source in tests.items()}
-
-
-def test_class_sets(split: Split, others: Sequence[TestSet]) -> dict[str, list[str]]:
-    """Class names by test set."""
-    return {test.name: list(test.classes) for test in (*split.tests, *others)}

@@ -18,6 +18,9 @@ from prompttune.errors import RunFolderError, explain
 if TYPE_CHECKING:
     import pandas
 
+    from prompttune.data.features import FeatureSource
+    from prompttune.evaluation.evaluate import Predictions
+
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 
@@ -222,6 +225,31 @@ def confusion(folder: str | Path, test: str) -> pandas.DataFrame:
     counts = found[test].confusion().numpy()
     frame = pandas.DataFrame(counts, index=pandas.Index(classes, name="label"), columns=classes)
     return frame.rename_axis(columns="prediction")
+
+
+def test_result(predictions: Predictions) -> TestResult:
+    """What a result says about one run on one test set."""
+    return TestResult(
+        n_videos=len(predictions.ids),
+        n_classes=len(predictions.classes),
+        top1=predictions.top(1),
+        top5=predictions.top(5),
+        calibration_error=predictions.calibration_error(),
+        per_class=predictions.per_class(),
+        videos_sha256=predictions.videos_sha256,
+    )
+
+
+def store_facts(source: FeatureSource) -> StoreFacts:
+    """What a result says about a store."""
+    backbone = source.pack.config
+    return StoreFacts(
+        path=source.path,
+        fingerprint=source.fingerprint,
+        pack_hash=source.pack.hash,
+        model=f"{backbone.name} ({backbone.pretrained})",
+        failed_videos=list(source.failed),
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -61,10 +61,6 @@ class VideoTable:
                 )
             )
 
-    def rows_of(self, class_name: str, among: np.ndarray) -> np.ndarray:
-        """Those of the rows `among` that carry the label, in their order."""
-        return np.array([row for row in among if self.labels[row] == class_name], dtype=np.int64)
-
 
 @dataclass(frozen=True)
 class TestSet:
@@ -265,10 +261,11 @@ def draw_shots(
     Raises:
         SplitError: classes with fewer training videos than asked for.
     """
-    pool = _rows(table, TRAIN_SPLIT)
-    counts = _counts(table, pool)
+    rows_of: dict[str, list[int]] = {name: [] for name in classes}
+    for row in _rows(table, TRAIN_SPLIT):
+        rows_of.get(table.labels[row], []).append(int(row))
     needed = shots if shots is not None else val_shots + 1
-    short = [f"{name}: {counts[name]}" for name in classes if counts[name] < needed]
+    short = [f"{name}: {len(rows)}" for name, rows in rows_of.items() if len(rows) < needed]
     if short:
         without = "" if any(table.splits) else "; the store has no splits, so set protocol.test_fraction"
         raise SplitError(
@@ -281,12 +278,11 @@ def draw_shots(
         )
     train: list[int] = []
     val: list[int] = []
-    for name in classes:
-        rows = table.rows_of(name, pool)
+    for name, rows in rows_of.items():
         # One generator per class: a class's shots depend on the seed and its own videos, and K shots are among 2K.
-        drawn = rows[np.random.default_rng([seed, _stable(name)]).permutation(len(rows))][:shots]
-        val += sorted(map(int, drawn[:val_shots]))
-        train += sorted(map(int, drawn[val_shots:]))
+        drawn = [rows[place] for place in np.random.default_rng([seed, _stable(name)]).permutation(len(rows))][:shots]
+        val += sorted(drawn[:val_shots])
+        train += sorted(drawn[val_shots:])
     return np.array(train, dtype=np.int64), np.array(val, dtype=np.int64)
 
 

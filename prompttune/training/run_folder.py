@@ -14,7 +14,6 @@ from torch import Tensor
 from prompttune.base.tensor_files import write_bytes
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
-from prompttune.data.features import FeatureSource
 from prompttune.data.protocols import split_file_hashes
 from prompttune.errors import RunFolderError, explain
 from prompttune.evaluation import evaluate
@@ -25,10 +24,10 @@ from prompttune.evaluation.results import (
     CellResult,
     Result,
     RunResult,
-    StoreFacts,
     Summary,
-    TestResult,
     package_versions,
+    store_facts,
+    test_result,
 )
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, write_prompt_file
@@ -131,19 +130,6 @@ def run_result(group: RunGroup, place: int, predictions: Mapping[str, Prediction
     )
 
 
-def test_result(predictions: Predictions) -> TestResult:
-    """What a result says about one run on one test set."""
-    return TestResult(
-        n_videos=len(predictions.ids),
-        n_classes=len(predictions.classes),
-        top1=predictions.top(1),
-        top5=predictions.top(5),
-        calibration_error=predictions.calibration_error(),
-        per_class=predictions.per_class(),
-        videos_sha256=predictions.videos_sha256,
-    )
-
-
 def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[str, Predictions]) -> None:
     run, model = group.runs[place], group.model
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,18 +188,6 @@ def command_result(
         cells=_cells(runs, found),
         versions=package_versions(),
         seconds=0.0,
-    )
-
-
-def store_facts(source: FeatureSource) -> StoreFacts:
-    """What a result says about a store."""
-    backbone = source.pack.config
-    return StoreFacts(
-        path=source.path,
-        fingerprint=source.fingerprint,
-        pack_hash=source.pack.hash,
-        model=f"{backbone.name} ({backbone.pretrained})",
-        failed_videos=list(source.failed),
     )
 
 

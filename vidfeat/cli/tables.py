@@ -194,4 +194,4 @@ def print_prediction(prediction: Prediction) -> None:
         table.add_row("bottleneck", f"{prediction.trial.bottleneck} (the encoder's time: {shares})")
     elif prediction.n_videos == 0:
         table.add_row("time", "nothing to do")
-    _print(table)
+    _print(table, *(f"note: {note}" for note in prediction.notes))

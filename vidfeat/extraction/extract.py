@@ -61,6 +61,7 @@ def extract_or_resume(options: ExtractOptions, *, quiet: bool = False) -> Extrac
     started = time.monotonic()
     with sigterm_as_interrupt():
         job = open_job(options)
+        progress.tell(job.notes, quiet=quiet)
         units = job.share(options.units)
         meter = Meter()
         if units:

@@ -39,6 +39,7 @@ class Job:
         out: the store.
         paths: file of every video id of the source.
         precision: of the encoder, as the fingerprint has it.
+        notes: what a person should know about the source: what was left out of it.
         rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
     """
 
@@ -48,6 +49,7 @@ class Job:
     pack: BackbonePack
     paths: Mapping[str, str]
     precision: Any
+    notes: tuple[str, ...] = ()
     rebuild: bool = False
 
     def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
@@ -107,7 +109,11 @@ def manifest_of(options: ExtractOptions) -> Manifest:
     Missing files are an error of the source, unless failures are allowed: then each is a failed video.
     """
     manifest = load_manifest(
-        options.source, root=options.root, classes=options.classes, must_exist=options.allow_failures == 0
+        options.source,
+        root=options.root,
+        classes=options.classes,
+        must_exist=options.allow_failures == 0,
+        strict=options.strict,
     )
     return manifest if options.limit is None else replace(manifest, items=manifest.items[: options.limit])
 
@@ -238,5 +244,6 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         pack=pack,
         paths={item.id: item.path for item in manifest.items},
         precision=spec.fingerprint.fields["precision"],
+        notes=manifest.notes,
         rebuild=report is not None and report.needs_rebuild,
     )

@@ -98,6 +98,7 @@ class ExtractOptions:
         decoder: see `vidfeat.video.decode.decode`.
         max_frames: bound of one video's frames where the policy does not fix their number.
         shard_bytes: size of the unit of work.
+        strict: a source of which something would be left out is an error.
         limit: only the first videos of the source.
         allow_failures: failed videos that are no error.
         retry: a failure reason, or "all".
@@ -122,6 +123,7 @@ class ExtractOptions:
     max_frames: int = DEFAULT_MAX_FRAMES
     shard_bytes: int = 128 * 2**20
     limit: int | None = None
+    strict: bool = False
     allow_failures: int = 0
     retry: str | None = None
     units: tuple[int, int] | None = None
@@ -170,6 +172,7 @@ class ExtractOptions:
             machine=machine,
             max_frames=flags["max_frames"] or DEFAULT_MAX_FRAMES,
             shard_bytes=max(1, int(flags["shard_mb"] * 2**20)),
+            strict=flags.get("strict", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),

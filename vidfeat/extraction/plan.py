@@ -85,6 +85,7 @@ class Prediction:
         seconds: on this machine, with these options.
         free_bytes: on the output's file system; None for a remote store.
         memory_bytes: of the main process and the rings, model weights included.
+        notes: what a person should know about the source.
     """
 
     out: str
@@ -97,6 +98,7 @@ class Prediction:
     free_bytes: int | None
     probed: ProbeSummary
     trial: Trial | None
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -133,7 +135,17 @@ def predict(options: ExtractOptions, *, n_probed: int = 200, calibrate_seconds: 
         with _trial_folder(options) as folder:
             trial = _try(options, drawn, clip, replace(spec, n_views=plan.n_views), folder, calibrate_seconds, started)
     return Prediction(
-        os.fspath(options.out), len(items), len(units), n_rows, n_bytes, n_files, memory, free, probed, trial
+        os.fspath(options.out),
+        len(items),
+        len(units),
+        n_rows,
+        n_bytes,
+        n_files,
+        memory,
+        free,
+        probed,
+        trial,
+        manifest.notes,
     )
 
 

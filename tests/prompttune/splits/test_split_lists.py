@@ -8,6 +8,7 @@ import pytest
 
 from prompttune.errors import SplitError
 from prompttune.splits.id_matching import match_ids
+from prompttune.splits.importing import ListPair, import_lists, onto_store
 from prompttune.splits.lists import read_class_file, read_video_list, videos_by_class
 
 VIDEOS = ("a.mp4", "b c.mp4", "d.mp4")
@@ -101,3 +102,55 @@ def test_paths_find_ids_with_and_without_folders_and_endings() -> None:
     assert matches.rows == {"train/run/a.mp4": 0, "jump/b.mp4": 1, "c.avi": 2, "val\\run\\c.mkv": 2, "y/d.avi": 4}
     assert matches.missing == ("e.mp4",)
     assert matches.ambiguous == {"d.mp4": ("x/d.mp4", "y/d.mp4")}
+
+
+STORE_IDS = ("run/001.mp4", "swim/001.mp4", "k400_train/dive/abc.mp4", "val/hop/001.mp4", "lone.mp4", "fly/only.mp4")
+
+
+@pytest.mark.parametrize(
+    ("path", "row"),
+    [
+        ("swim/001.avi", 1),  # the folder tells, whatever the ending
+        ("/data/videos/swim/001.mp4", 1),  # the id is a suffix of the path
+        ("videos\\run\\001.mp4", 0),
+        ("train_256/dive/abc.mkv", 2),  # folder and name are shared, and both are training folders
+        ("elsewhere/lone.avi", 4),  # an id without a folder, a name that the list has once
+        ("only.webm", 5),  # a name listed without its folder, unique in the store
+        ("only", 5),  # as SSv2 lists its videos
+        ("jump/001.mp4", None),  # another folder's video of the same name
+        ("train/hop/001.mp4", None),  # of the other side
+        ("fly/other/only.mp4", None),
+        ("dive/xabc.mp4", None),
+        ("lone.mp4/001.mp4", None),
+    ],
+)
+def test_the_longest_path_suffix_decides_and_no_other_folders_video_is_taken(path: str, row: int | None) -> None:
+    found = match_ids([path], STORE_IDS)
+    assert found.ambiguous == {}
+    assert found.rows == ({} if row is None else {path: row})
+    assert found.missing == (() if row is not None else (path,))
+
+
+def test_names_alone_are_taken_once_or_not_at_all() -> None:
+    assert match_ids(["001.mp4"], STORE_IDS).ambiguous == {
+        "001.mp4": ("run/001.mp4", "swim/001.mp4", "val/hop/001.mp4")
+    }
+    # Two folders' videos of one name cannot both be the store's one video without a folder.
+    assert match_ids(["a/lone.mp4", "b/lone.mp4"], STORE_IDS).missing == ("a/lone.mp4", "b/lone.mp4")
+    # Of two endings the equal one is meant.
+    assert match_ids(["x/a.avi"], ["v/x/a.mp4", "v/x/a.avi"]).rows == {"x/a.avi": 1}
+    assert match_ids(["x/a.webm"], ["v/x/a.mp4", "v/x/a.avi"]).ambiguous == {"x/a.webm": ("v/x/a.mp4", "v/x/a.avi")}
+    # A point in a name is no ending.
+    assert match_ids(["take1.2", "take1.3"], ["c/take1.2.mp4", "c/take1.4.mp4"]).missing == ("take1.3",)
+    # The longer suffix wins over the shorter one.
+    assert match_ids(["b/c/d.mp4"], ["a/c/d.mp4", "x/b/c/d.mp4", "c/d.mp4"]).rows == {"b/c/d.mp4": 1}
+
+
+def test_import_refuses_another_folders_video(tmp_path: Path) -> None:
+    classes = write(tmp_path / "c.csv", "id,name\n0,run\n1,jump\n")
+    listing = write(tmp_path / "l.txt", "run/001.mp4 0\njump/001.mp4 1\n")
+    split = import_lists([], [ListPair("test", listing, classes)])
+    with pytest.raises(SplitError, match=r"1 videos are not in the store: jump/001\.mp4"):
+        onto_store(split, ["run/001.mp4", "swim/001.mp4"], store="s.zarr", allow_missing=0)
+    onto = onto_store(split, ["run/001.mp4", "swim/001.mp4"], store="s.zarr", allow_missing=1)
+    assert onto.tests["test"].videos == {"run": ("run/001.mp4",)}
