@@ -29,7 +29,10 @@ class StepBar:
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}"),
+            TextColumn(
+                "epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}",
+                markup=False,
+            ),
             TimeRemainingColumn(),
             console=plain_console(stderr=True),
             transient=True,
