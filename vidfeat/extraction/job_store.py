@@ -167,5 +167,8 @@ def _frame_bound(options: ExtractOptions, path: str) -> int:
     try:
         facts = probe(path)
         return len(sample_indices(options.sampling, n_source_frames=facts.n_frames_expected, fps=facts.fps))
-    except (DecodeError, ValueError):
+    except DecodeError as error:
+        # Nothing is known of a file that the machine failed to read: its frames may be as many as there is room for.
+        return options.max_frames if error.reason == "machine" else 1
+    except ValueError:
         return 1

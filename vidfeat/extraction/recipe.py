@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vidfeat.errors import DecodeError
 from vidfeat.extraction.worker import LoadedVideo, VideoFacts, VideoTask
 from vidfeat.video.preprocess import Preprocess, ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, video_seed
@@ -101,11 +100,13 @@ def file_sha256(path: str) -> str:
     Raises:
         DecodeError: the file cannot be read.
     """
+    from vidfeat.video.decode.failures import translate
+
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while block := file.read(HASH_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise DecodeError(f"{path}: {error.strerror or error}", reason="unreadable") from error
+        raise translate(error, path=path) from error
     return digest.hexdigest()

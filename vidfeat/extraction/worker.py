@@ -117,9 +117,9 @@ class RingLayout:
 
 def describe_unexpected(error: BaseException) -> tuple[str, str]:
     """(reason, detail) of a failure that is not a DecodeError: one video's surprise must not end a week-long job."""
-    if isinstance(error, MemoryError):
-        return "out_of_memory", "the worker ran out of memory"
-    return "invalid_data", f"unexpected {type(error).__name__}: {error}"
+    from vidfeat.video.decode.failures import machine_detail
+
+    return "machine", machine_detail(error)
 
 
 class InlineDecoder:

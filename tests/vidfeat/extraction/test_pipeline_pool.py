@@ -87,7 +87,9 @@ def test_without_processes_the_stream_is_the_same(run, tmp_path):
     todo = tasks(12, {3: "bad", 4: "surprise"})
     rows, outcomes = collect(InlineDecoder(ScriptedLoader(str(tmp_path))).stream(todo, threading.Event()))
     pooled_rows, pooled_outcomes, _ = run(todo)
-    assert outcomes == pooled_outcomes
+    assert outcomes[:4] + outcomes[5:] == pooled_outcomes[:4] + pooled_outcomes[5:]
+    assert outcomes[4].reason == pooled_outcomes[4].reason == "machine"
+    assert "KeyError" in outcomes[4].detail
     assert rows.keys() == pooled_rows.keys()
     for position, values in rows.items():
         np.testing.assert_array_equal(values, pooled_rows[position])
