@@ -58,7 +58,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         store: a VideoStore, or the path of one.
         method: the method's name.
         seed: of initial values, data order and dropout.
-        device: cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps.
         progress: whether a progress bar is drawn; None for a terminal or a notebook.
         config: keys of the method's configuration, "__" for the dot: `optim__lr=0.01`, `context__n_ctx=4`.
 
@@ -75,7 +75,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         method: str = "coop",
         *,
         seed: int = 1,
-        device: str = "cpu",
+        device: str = "auto",
         progress: bool | None = None,
         **config: Any,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -24,6 +25,15 @@ def _template(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_template)]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"{name!r} is no device; auto, cpu, cuda, cuda:1 or mps")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]  # whether this machine has it, is known where torch is
 
 
 class Section(BaseModel):

@@ -24,6 +24,7 @@ from prompttune.config.sections import (
     ClassesConfig,
     ContextConfig,
     CouplingConfig,
+    Device,
     FramesConfig,
     HeadConfig,
     LogConfig,
@@ -47,7 +48,7 @@ class TrainConfig(Section):
     store: str
     seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
     out: str = "runs/{method}-{store}"
-    device: str = "cpu"
+    device: Device = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0

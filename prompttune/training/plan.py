@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from prompttune.base.machine import choose_threads, cpu_threads
+from prompttune.base.machine import choose_threads, cpu_threads, training_device
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
 from prompttune.cost.memory import free_bytes, largest_product_flop
@@ -111,6 +111,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         ConfigError: a run that does not fit the memory.
     """
     config = runs[0].config
+    training_device(config.device)  # refused before anything is read
     sources = open_sources(config)
     groups = plan_groups(runs, sources)
     members = max(groups, key=len)

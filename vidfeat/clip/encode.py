@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vidfeat.backbone import BackbonePack
+from vidfeat.backbone.device import choose_device
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,28 +29,6 @@ class Taps:
 
     pooled: np.ndarray
     tokens: dict[int, np.ndarray]
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device of that name; `auto` takes the first there is of cuda, mps, cpu.
-
-    Raises:
-        ValueError: a device this machine (or this build of torch) does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, present in available.items() if present))
-    chosen = torch.device(device)
-    if not available.get(chosen.type, False) or (chosen.type == "cuda" and (chosen.index or 0) >= _n_cuda_devices()):
-        present = ", ".join(name for name, there in available.items() if there)
-        raise ValueError(
-            f"device {device!r} is not available here; available: {present} ({_n_cuda_devices()} CUDA devices)"
-        )
-    return chosen
-
-
-def _n_cuda_devices() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:
