@@ -1,4 +1,4 @@
-"""What is said before anything is trained: a wrong device, a folder that cannot be written, an error before step one."""
+"""What is said before training: a wrong device, a folder that cannot be written, an error before the first step."""
 
 from __future__ import annotations
 
