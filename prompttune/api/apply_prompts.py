@@ -32,6 +32,7 @@ from prompttune.parts.heads import frame_reduction
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, read_prompt_file
 from prompttune.splits.of_file import FileSplits
+from prompttune.splits.recordings import missing_videos
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
 
 
@@ -189,5 +190,6 @@ def _run_result(
         train_accuracy=None,
         train_seconds=0.0,
         runs_together=1,
+        notes=missing_videos(videos.test for videos in tests.values()),
         inert_terms=[],
     )

@@ -18,6 +18,7 @@ from prompttune.cli.splits import splits as splits_group
 
 if TYPE_CHECKING:
     from prompttune.config.runs import Run
+    from prompttune.evaluation.results import Result
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,7 @@ _TRAINING_OPTIONS = (
     click.option("--method", help="A row of `prompttune methods`."),
     click.option("--store", help="The feature store to train and test on."),
     click.option("--seeds", help="Seeds, separated by commas: one run each, trained together."),
-    click.option("--shots", help="Training videos per class, or `none` for all."),
+    click.option("--shots", help="Training videos per class: 16, `up-to-16` where some have fewer, `none` for all."),
     click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests."),
     click.option(
         "--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept."
@@ -83,6 +84,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
         sys.exit(130)
     console = plain_console()
     console.print(result_table([fitted.result]))
+    _print_notes(fitted.result)
     for store in (fitted.result.store, *fitted.result.other_stores.values()):
         if store.failed_videos:
             console.print(f"{len(store.failed_videos)} failed videos of {store.path} are in no split")
@@ -144,6 +146,7 @@ def evaluate(
     result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
     console = plain_console()
     console.print(result_table([result]))
+    _print_notes(result)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         console.print(f"results: {result.write(out)}", soft_wrap=True)
@@ -233,6 +236,11 @@ def _runs(
 
     plain, axes = parse_overrides([*_as_overrides(named), *overrides])
     return expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes), axes
+
+
+def _print_notes(result: Result) -> None:
+    for note in result.notes:
+        click.echo(f"note:    {note}")
 
 
 def _as_overrides(named: dict[str, Any]) -> list[str]:

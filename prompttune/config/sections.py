@@ -11,6 +11,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NONE = "none"
+UP_TO = "up-to-"
 
 
 def none_word(value: Any) -> Any:
@@ -47,6 +48,7 @@ class ProtocolConfig(Section):
 
     name: Literal["base-to-new", "few-shot", "fully-supervised", "zero-shot"] = "base-to-new"
     shots: Annotated[Positive | None, BeforeValidator(none_word)] = 16
+    up_to: bool = False
     val_shots: NonNegative = 0
     base_classes: Annotated[tuple[str, ...] | None, BeforeValidator(none_word)] = None
     test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(none_word)] = None
@@ -55,8 +57,19 @@ class ProtocolConfig(Section):
     split_file: Annotated[str | None, BeforeValidator(none_word)] = None
     test_split_files: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_up_to(cls, given: Any) -> Any:
+        """`shots = "up-to-16"` as `shots = 16` and `up_to = true`."""
+        shots = given.get("shots") if isinstance(given, dict) else None
+        if isinstance(shots, str) and shots.startswith(UP_TO) and shots.removeprefix(UP_TO).isdecimal():
+            return given | {"shots": int(shots.removeprefix(UP_TO)), "up_to": True}
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
+        if self.up_to and self.shots is None:
+            raise ValueError("up_to says that a class may have fewer than shots, and shots is none")
         if self.shots is not None and self.val_shots >= self.shots:
             raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
         if self.base_classes is not None and self.name != "base-to-new":

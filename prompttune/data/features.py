@@ -36,6 +36,7 @@ class FeatureSource:
         path: as it was given, for messages and results.
         table: what splits are made of.
         failed: ids of the videos whose extraction failed; they are in no split.
+        n_listed: how many videos the split file that `table` is cut down to lists; None without one.
     """
 
     path: str
@@ -43,6 +44,7 @@ class FeatureSource:
     pack: BackbonePack = field(repr=False)
     table: VideoTable = field(repr=False)
     failed: tuple[str, ...] = ()
+    n_listed: int | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from prompttune.base.tensor_files import write_bytes
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.protocols import split_file_hashes
-from prompttune.errors import RunFolderError, explain
+from prompttune.errors import RunFolderError, explain, some
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Predictions
 from prompttune.evaluation.results import (
@@ -33,6 +33,7 @@ from prompttune.evaluation.results import (
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, write_prompt_file
 from prompttune.prompts.registry import overlap_with
+from prompttune.splits.recordings import split_notes
 from prompttune.training.checkpoint import NOT_TRAINING
 from prompttune.training.run_group import RunGroup
 from prompttune.training.trainer import Trainer
@@ -62,14 +63,15 @@ def finished_result(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Re
     Raises:
         RunFolderError: the folder holds another run, and `overwrite` is not asked for.
     """
-    claimed = folder / CLAIM
+    claimed, content = folder / CLAIM, claim_content(runs)
     if claimed.exists() and not overwrite:
-        if claimed.read_bytes() != claim_content(runs):
+        if claimed.read_bytes() != content:
             raise RunFolderError(
                 explain(
                     "the folder holds another run",
                     where=folder,
-                    expected="the same method, store, seeds and settings",
+                    expected="the same method, store, seeds, settings and split files",
+                    got="".join(f"\n    - {line}" for line in _differences(claimed.read_bytes(), content)),
                     fix="another --out, or --overwrite",
                 )
             )
@@ -104,6 +106,34 @@ def release(folder: Path, runs: Sequence[Run]) -> None:
     (folder / CLAIM).unlink(missing_ok=True)
     with suppress(OSError):  # other files lie there
         folder.rmdir()
+
+
+def _differences(before: bytes, now: bytes) -> list[str]:
+    """What is another in two claims: a split file's content first, then runs, then settings by their dotted keys."""
+    old, new = json.loads(before), json.loads(now)
+    files, own = old.get("split_files", {}), new.get("split_files", {})
+    lines = [
+        f"the split file {path} was changed: sha256 {files[path][:12]} there, {own[path][:12]} now"
+        for path in files
+        if files[path] != own.get(path, files[path])
+    ]
+    if set(old["runs"]) != set(new["runs"]):
+        lines.append(f"runs there: {some(old['runs'])}; now: {some(new['runs'])}")
+    settings: dict[str, str] = {}
+    for name in old["runs"]:
+        one, other = _flat(old["runs"][name]), _flat(new["runs"].get(name, {}))
+        for key in dict.fromkeys((*one, *other)) if other else ():
+            if one.get(key) != other.get(key):
+                settings.setdefault(key, f"{key}: {one.get(key)} there, {other.get(key)} now")
+    return [*lines, *list(settings.values())[:8]]
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _clear(folder: Path, names: Iterable[str]) -> None:
@@ -154,8 +184,15 @@ def run_result(group: RunGroup, place: int, predictions: Mapping[str, Prediction
         train_accuracy=float(trained.accuracy[place]) if trained.accuracy is not None else None,
         train_seconds=round(trainer.seconds, 3) if trainer is not None else 0.0,
         runs_together=len(group.runs),
+        notes=_notes(group, place),
         inert_terms=trained.inert[place],
     )
+
+
+def _notes(group: RunGroup, place: int) -> list[str]:
+    protocol = group.runs[place].config.protocol
+    tests = [videos.test for videos in group.test_videos(place).values()]
+    return split_notes(group.splits[place], tests, shots=protocol.shots if protocol.up_to else None)
 
 
 def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[str, Predictions]) -> None:

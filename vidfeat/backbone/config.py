@@ -76,13 +76,12 @@ class VisionConfig:
         patch_size, width, layers, heads, mlp_ratio, activation: D is `width`.
         class_token: a class token stands before the patches.
         class_position: the class token has a position too.
-        stem: `conv`, one convolution; `conv3`, three with norms in between (MobileCLIP-B).
-        stem_bias: whether the (last) convolution has a bias.
+        stem: `conv`, one convolution; `conv3`, three with GELU in between (MobileCLIP-B).
+        stem_bias: whether the one convolution has a bias; the three always have.
         pre_norm: a norm before the first block.
         rotary: rotary positions of the patches, beside the learned ones.
         norm_eps: of every norm.
         norm_order: `pre`, x + f(norm(x)); `post`, x + norm(f(x)) (EVA-02 E).
-        layer_scale: each update is multiplied by learned factors.
         gated_mlp: the MLP is act(gate(x)) * fc(x), as SwiGLU.
         mlp_norm, attention_norm: a norm inside, before the last projection (EVA-02's sub-norms).
         pool: the class token; the mean of the patches; or attention by a learned query.
@@ -106,7 +105,6 @@ class VisionConfig:
     rotary: Rotary | None = field(default=None, metadata=LATER)
     norm_eps: float = field(default=1e-5, metadata=LATER)
     norm_order: NormOrder = field(default="pre", metadata=LATER)
-    layer_scale: bool = field(default=False, metadata=LATER)
     gated_mlp: bool = field(default=False, metadata=LATER)
     mlp_norm: bool = field(default=False, metadata=LATER)
     attention_norm: bool = field(default=False, metadata=LATER)
@@ -149,6 +147,11 @@ class VisionConfig:
     def mlp_width(self) -> int:
         """Hidden width of a block's MLP."""
         return int(self.width * self.mlp_ratio)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled vector before the projection."""
+        return self.width if self.attention_pool is None else self.attention_pool.width
 
 
 @dataclass(frozen=True)

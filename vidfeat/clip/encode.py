@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfeat.backbone import BackbonePack
+from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
 from vidfeat.backbone.device import choose_device
+from vidfeat.clip.foreign import ForeignTower, foreign_tower
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,7 +66,9 @@ class Encoder:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        tower = pack.vision_tower()
+        # Tokens are asked of a tower that runs here, or refused with the reason why it does not.
+        is_ours = bool(layers) or isinstance(pack.config.vision, VisionConfig)
+        tower: VisionTower | ForeignTower = pack.vision_tower() if is_ours else foreign_tower(pack)
         self.layers = tuple(sorted(set(layers)))
         outside = [layer for layer in self.layers if not 0 <= layer <= tower.n_layers]
         if outside:

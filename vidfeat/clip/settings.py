@@ -58,6 +58,10 @@ def reasons(
         for refusal in refusals
         if refusal.key in values and refusal.refuses(values[refusal.key])
     ]
-    known = {*irrelevant, *(refusal.key for refusal in refusals)}
-    found += [f"an unknown setting in {section} ({key}={values[key]!r})" for key in sorted(values.keys() - known)]
-    return found
+    return found + unknown(section, values, (*irrelevant, *(refusal.key for refusal in refusals)))
+
+
+def unknown(section: str, values: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
+    """Every setting of a section that nobody reads, in words."""
+    keys = sorted(values.keys() - set(known))
+    return [f"an unknown setting in {section} ({key}={values[key]!r})" for key in keys]
