@@ -35,7 +35,7 @@ class StepBar:
             ),
             TimeRemainingColumn(),
             console=plain_console(stderr=True),
-            transient=True,
+            transient=sys.stderr.isatty(),
             disable=not self.show,
         )
         self._tasks: dict[int, TaskID] = {}
