@@ -84,8 +84,10 @@ def methods_table() -> Table:
 
 
 def _tokens_needed(method: Method) -> list[str]:
+    from vidfeat.store import Tap
+
     visual = method.defaults.get("visual")
-    return [] if visual is None else [f"tokens@{visual.get('first_block', 0)}, or @k for late(k)"]
+    return [] if visual is None else [f"{Tap(visual.get('first_block', 0)).flag}, or @k for late(k)"]
 
 
 def describe_method(name: str) -> str:

@@ -1,8 +1,9 @@
-"""What a configuration needs of its stores, checked before anything is read; what lacks is said as a command.
+"""Whether the stores hold what a configuration trains and tests on. Checked before any feature is read.
 
-A method without visual prompts needs the pooled tap. Visual prompts from block k need `tokens/kk` beside it, of every
-store that trains, tests or anchors; `frames.views = "random"` needs a store of several views, `frames.used` as many
-frames.
+Every method reads the pooled features. Visual prompts from block k also read the tokens that enter block k, from every
+store that trains, tests or anchors. `frames.views = "random"` needs a training store of several views, and
+`frames.used = T` one with at least T frames per video. A store that lacks something is refused, and the message holds
+the `vidfeat extract` command that adds it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.extract_command import extract_command
-from prompttune.data.features import POOLED, FeatureSource
-from prompttune.data.frames import tokens_tap
+from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
+from vidfeat.store import POOLED, Tap
 
 
 def needed_taps(config: TrainConfig) -> tuple[str, ...]:
     """The taps a configuration reads, pooled first."""
-    return (POOLED,) if config.visual is None else (POOLED, tokens_tap(config.visual.first_block))
+    return (POOLED,) if config.visual is None else (POOLED, Tap(config.visual.first_block).name)
 
 
 def tap_bytes(source: FeatureSource, tap: str) -> int:

@@ -109,6 +109,8 @@ class Attention(nn.Module):
         query, key, value = self.project(x, n_query=n_query)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+            # A copy, or the values would keep the queries and keys before their turn in memory.
+            value = value.contiguous()
         return self.output(F.scaled_dot_product_attention(query, key, value, is_causal=is_causal))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
 from vidfeat.backbone.device import choose_device
 from vidfeat.clip.foreign import ForeignTower, foreign_tower
+from vidfeat.store import POOLED, Tap
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +31,10 @@ class Taps:
 
     pooled: np.ndarray
     tokens: dict[int, np.ndarray]
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The same by the store's names of the taps."""
+        return {POOLED: self.pooled, **{Tap(layer).name: values for layer, values in self.tokens.items()}}
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from vidfeat.errors import explain
 from vidfeat.extraction import job_store
-from vidfeat.extraction.options import ExtractOptions, OptionsError, tap_layers
+from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.extraction.recipe import Recipe
-from vidfeat.extraction.unit_runner import token_tap
 from vidfeat.store import (
+    POOLED,
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     Unit,
     VideoRow,
+    token_layers,
 )
 from vidfeat.store.location import files_at
 from vidfeat.store.spec import FORMAT_VERSION
@@ -151,22 +153,23 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
     Raises:
         OptionsError: a layer the tower does not have.
     """
-    n_layers = config.vit.layers if tap_layers(options.taps) else 0
-    outside = [layer for layer in tap_layers(options.taps) if layer > n_layers]
+    layers = token_layers(options.taps)
+    n_layers = config.vit.layers if layers else 0
+    outside = [Tap(layer).flag for layer in layers if layer > n_layers]
     if outside:
         raise OptionsError(
             explain(
                 f"{config.name} has no such block",
-                expected=f"tokens@0 (after ln_pre) to tokens@{n_layers} (after the last of {n_layers} blocks)",
-                got=", ".join(f"tokens@{layer}" for layer in outside),
+                expected=f"{Tap(0).flag} (after ln_pre) to {Tap(n_layers).flag} (after the last of {n_layers} blocks)",
+                got=", ".join(outside),
             )
         )
     taps = []
-    if "pooled" in options.taps:
-        taps.append(TapSpec("pooled", (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
-    if tap_layers(options.taps):
+    if POOLED in options.taps:
+        taps.append(TapSpec(POOLED, (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
+    if layers:
         shape = (config.vit.n_tokens, config.vit.width)
-        taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
+        taps += [TapSpec(Tap(layer).name, shape, options.dtype) for layer in layers]
     return tuple(taps)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.store import POOLED, Tap
 from vidfeat.video.decode import DECODER_NAMES
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
@@ -116,7 +117,7 @@ class ExtractOptions:
     classes: Path | None = None
     sampling: SamplingPolicy = field(default_factory=lambda: SamplingPolicy("uniform", n_frames=DEFAULT_FRAMES))
     views: ViewSpec = field(default_factory=ViewSpec)
-    taps: tuple[str, ...] = ("pooled",)
+    taps: tuple[str, ...] = (POOLED,)
     dtype: str = "float16"
     seed: int = 0
     decoder: str = "auto"
@@ -218,14 +219,7 @@ def _units(text: str | None) -> tuple[int, int] | None:
 
 def tap_problems(taps: tuple[str, ...]) -> list[str]:
     """What is wrong with tap names, before the number of blocks is known."""
-    problems = [
-        f"tap {tap!r} is neither pooled nor tokens@L" for tap in taps if not re.fullmatch(r"pooled|tokens@\d+", tap)
-    ]
-    if len(set(taps)) != len(taps) or not taps:
+    problems = [f"tap {tap!r} is neither pooled nor tokens@L" for tap in taps if Tap.of(tap) is None]
+    if len(set(map(Tap.of, taps))) != len(taps) or not taps:
         problems.append(f"taps {', '.join(taps) or '(none)'}: at least one, none twice")
     return problems
-
-
-def tap_layers(taps: tuple[str, ...]) -> tuple[int, ...]:
-    """The layers of the token taps, in the order given."""
-    return tuple(int(tap.removeprefix("tokens@")) for tap in taps if tap != "pooled")

@@ -21,7 +21,7 @@ from vidfeat.extraction.job import load_clip, manifest_of, recipe_of, spec_of
 from vidfeat.extraction.meter import STAGES, Meter
 from vidfeat.extraction.options import ExtractOptions
 from vidfeat.extraction.unit_runner import N_UNITS_IN_MEMORY, UnitRunner, pixel_bytes, pixel_stream
-from vidfeat.store import StoreSpec, StoreWriter, TapSpec, Unit
+from vidfeat.store import StoreSpec, StoreWriter, TapSpec, Unit, token_layers
 from vidfeat.store.location import files_at
 from vidfeat.store.unit_plan import Plan, added_passes, first_pass, read_plan
 from vidfeat.video.manifest import VideoItem
@@ -294,7 +294,7 @@ def _try(
     pack = clip.write_pack(Path(folder, "pack"))
     recipe = recipe_of(options, clip.config)
     precision = spec.fingerprint.fields["precision"]
-    layers = [int(tap.name.removeprefix("tokens/")) for tap in spec.taps if tap.name.startswith("tokens/")]
+    layers = token_layers(tap.name for tap in spec.taps)
     encoder = Encoder(pack, layers=layers, device=options.machine.device, precision=precision)
     batch_frames = options.machine.batch_size(encoder.device.type)
     largest = max(tap.row_bytes for tap in spec.taps)

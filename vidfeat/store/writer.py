@@ -14,11 +14,13 @@ plan - records.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from vidfeat.errors import StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError, explain
 from vidfeat.store.commits import CommitRecord, FileRecord, TapRows, encode_commit, require_commit_of
-from vidfeat.store.files import WRITE_ATTEMPTS, Files, OnStep, Staged, StagedFileLost
+from vidfeat.store.files import WRITE_ATTEMPTS, Content, Files, OnStep, Staged, StagedFileLost
 from vidfeat.store.location import files_at
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, unit_layouts, write_manifest, write_metadata
 from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
@@ -287,20 +289,23 @@ class StoreWriter:
         contents, record = encode_commit(
             unit, spec=self.plan.spec, taps=self._taps, planned=planned, arrays=arrays, videos=videos
         )
-        for attempt in range(WRITE_ATTEMPTS):
-            try:
-                return self._put(unit, contents, record)
-            except StagedFileLost:
-                if attempt == WRITE_ATTEMPTS - 1:
-                    raise
+        with ThreadPoolExecutor(1) as beside:  # the files are hashed while they are written
+            hashed = beside.submit(lambda: {path: FileRecord.of(content) for path, content in contents.items()})
+            for attempt in range(WRITE_ATTEMPTS):
+                try:
+                    return self._put(unit, contents, lambda: replace(record, files=hashed.result()))
+                except StagedFileLost:
+                    if attempt == WRITE_ATTEMPTS - 1:
+                        raise
         raise AssertionError("unreachable")
 
-    def _put(self, unit: Unit, contents: Mapping[str, bytearray], record: CommitRecord) -> CommitRecord:
+    def _put(self, unit: Unit, contents: Mapping[str, Content], sealed: Callable[[], CommitRecord]) -> CommitRecord:
         staged: list[Staged] = []
         try:
             # The slow part first, outside the lock: only renames and the small record are serialised between workers.
             for path, content in contents.items():
                 staged.append(self._files.stage(path, content, step="shard"))
+            record = sealed()
             with self._files.lock():
                 standing = self._standing(unit)
                 if standing is not None:

@@ -12,7 +12,7 @@ import pytest
 from small_extraction import N_FRAMES, digests, small_options, write_mp4, write_tiny_clip, write_videos
 
 from vidfeat.errors import FingerprintMismatchError, ManifestError, PlanError, VidfeatError
-from vidfeat.extraction import job_store, unit_runner
+from vidfeat.extraction import job_store
 from vidfeat.extraction.extract import extract_or_resume
 from vidfeat.extraction.options import Machine, ModelChoice, OptionsError
 from vidfeat.store import StoreWriter, open_store, verify
@@ -362,9 +362,7 @@ def test_an_unknown_layer_is_refused_with_the_range(tmp_path, videos, model):
     assert not (tmp_path / "X.zarr").exists()
 
 
-def test_names_of_taps_go_both_ways():
-    assert unit_runner.layer_of(unit_runner.token_tap(11)) == 11
-    assert unit_runner.layer_of("pooled") is None
+def test_a_store_and_its_extraction_claim_the_same_names():
     assert {"pack", "plan"} <= job_store.OWN_NAMES
 
 
