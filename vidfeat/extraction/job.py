@@ -211,13 +211,14 @@ def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig,
     Raises:
         OptionsError: a layer, device or precision that there is not.
     """
-    from vidfeat.clip.encode import choose_device, choose_precision
+    from vidfeat.backbone.device import choose_device
+    from vidfeat.clip.encode import choose_precision
 
     try:
         device = choose_device(options.machine.device)
         precision = choose_precision(options.machine.precision, device)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
-        raise OptionsError(explain("this machine cannot do that", got=error, fix="try --device auto")) from error
+        raise OptionsError(str(error)) from error
     return StoreSpec(
         taps=taps_of(options, config),
         n_frames=options.sampling.n_sampled,

@@ -242,7 +242,7 @@ def _pack_bytes(clip: LoadedClip) -> int:
 
 def _memory(options: ExtractOptions, plan: Plan, clip: LoadedClip, recipe: Recipe) -> int:
     """Bytes at the peak: rings and staging, the units in hand (assembled and encoded for writing), the weights."""
-    from vidfeat.clip.encode import choose_device
+    from vidfeat.backbone.device import choose_device
 
     batch_frames = options.machine.batch_size(choose_device(options.machine.device).type)
     unit = sum(tap.shard_rows * _row_bytes(tap.spec) for tap in plan.taps.values())
