@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prompttune.base.machine import training_device
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
 from prompttune.data.features import FeatureSource, open_source, read_features
 from prompttune.data.frames import token_reader
@@ -31,6 +32,7 @@ from prompttune.parts.heads import frame_reduction
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, read_prompt_file
 from prompttune.splits.of_file import FileSplits
+from prompttune.splits.recordings import missing_videos
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
 
 
@@ -148,7 +150,7 @@ def prompted_model(
         seeds=[prompt.seed if prompt is not None else 0],
         classes=trained or table.classes,
         hard_prompts=hard,
-        device=config.device,
+        device=training_device(config.device),
     )
     if prompt is not None:
         model.load_run_tensors(0, prompt.learned)
@@ -188,5 +190,6 @@ def _run_result(
         train_accuracy=None,
         train_seconds=0.0,
         runs_together=1,
+        notes=missing_videos(videos.test for videos in tests.values()),
         inert_terms=[],
     )

@@ -52,6 +52,7 @@ class Predictions:
         classes: columns of the logits.
         labels: int64 [n], positions in `classes`.
         logits: float32 [n C], scale included.
+        n_listed: how many videos the test set's split file lists; None without one, and of predictions read back.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Predictions:
     classes: tuple[str, ...]
     labels: Tensor
     logits: Tensor
+    n_listed: int | None = None
 
     def __post_init__(self) -> None:
         if self.logits.shape != (len(self.ids), len(self.classes)) or self.labels.shape != (len(self.ids),):
@@ -156,7 +158,7 @@ def _predictions(videos: TestVideos, logits: Tensor) -> Predictions:
     test = videos.test
     labels = labels_of(videos.table, test.videos, test.classes)
     ids = tuple(videos.table.ids[row] for row in test.videos)
-    return Predictions(test.name, ids, test.classes, labels, logits.cpu())
+    return Predictions(test.name, ids, test.classes, labels, logits.cpu(), test.n_listed)
 
 
 @torch.no_grad()

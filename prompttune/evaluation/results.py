@@ -35,6 +35,9 @@ class TestResult(_Record):
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     n_videos: int = Field(description="videos evaluated")
+    n_listed: int | None = Field(
+        default=None, description="videos that the split file lists, missing and failed ones too; null without a file"
+    )
     n_classes: int = Field(description="classes they were told apart among")
     top1: float = Field(description="share with the label on top")
     top5: float = Field(description="share with the label among the five highest logits")
@@ -66,6 +69,11 @@ class RunResult(_Record):
     train_accuracy: float | None = Field(description="accuracy on the training videos, after training")
     train_seconds: float = Field(description="training time of the runs that went together, evaluation left out")
     runs_together: int = Field(description="runs trained in the same passes")
+    notes: list[str] = Field(
+        default=[],
+        description="what to know of the videos: classes with fewer shots, listed videos that are missing, recordings "
+        "in training and test",
+    )
     inert_terms: list[str] = Field(description="loss terms whose gradient stayed at zero, where that was allowed")
 
 
@@ -140,6 +148,11 @@ class Result(_Record):
         """The method as tables print it: `ivlp`, or `ivlp late(2)` where visual prompts join late."""
         late = self.visual_prompts is not None and self.visual_prompts != "published"
         return f"{self.method} {self.visual_prompts}" if late else self.method
+
+    @property
+    def notes(self) -> list[str]:
+        """The runs' notes, each once."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
@@ -231,6 +244,7 @@ def test_result(predictions: Predictions) -> TestResult:
     """What a result says about one run on one test set."""
     return TestResult(
         n_videos=len(predictions.ids),
+        n_listed=predictions.n_listed,
         n_classes=len(predictions.classes),
         top1=predictions.top(1),
         top5=predictions.top(5),

@@ -30,6 +30,7 @@ class MakeOptions:
         seed: of that draw.
         redraw: draws although the source has splits.
         shots: training videos per class in each draw; None for one draw of all training videos.
+        up_to: a class with fewer gives all it has.
         seeds: one draw each, called by the seed; a run of that seed draws the same shots.
         group_pattern: a regular expression; what its groups (or the whole) match in an id is the video's group.
     """
@@ -39,6 +40,7 @@ class MakeOptions:
     seed: int = 0
     redraw: bool = False
     shots: int | None = None
+    up_to: bool = False
     seeds: tuple[int, ...] = (1, 2, 3)
     group_pattern: str | None = None
 
@@ -60,15 +62,15 @@ def make_split_file(table: VideoTable, options: MakeOptions, *, source: str) -> 
     if options.base_classes is not None:
         tests = base_and_new(table, options.base_classes or None)
     classes = tests[0].classes
-    wanted: Mapping[str, tuple[int | None, int]] = {"all": (None, 0)}
+    wanted: Mapping[str, Any] = {"all": {"shots": None, "seed": 0}}
     if options.shots is not None:
-        wanted = {str(seed): (options.shots, seed) for seed in options.seeds}
+        wanted = {str(seed): {"shots": options.shots, "seed": seed} for seed in options.seeds}
     draws = {
-        name: _by_class(table, draw_shots(table, classes, shots=shots, val_shots=0, seed=seed)[0], classes)
-        for name, (shots, seed) in wanted.items()
+        name: _by_class(table, draw_shots(table, classes, **asked, val_shots=0, up_to=options.up_to)[0], classes)
+        for name, asked in wanted.items()
     }
     acted = {"base_classes"} | (set() if drawn else {"test_fraction", "seed"})
-    acted |= {"seeds"} if options.shots is None else set()
+    acted |= {"seeds", "up_to"} if options.shots is None else set() if options.up_to else {"up_to"}
     made_by |= {key: value for key, value in asdict(options).items() if key not in acted}
     failed = [table.ids[row] for row in np.flatnonzero(~table.usable)]
     return SplitFile(

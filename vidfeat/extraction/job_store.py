@@ -15,9 +15,10 @@ from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, StoreError, ex
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, open_store, require_same_fingerprint, verify
 from vidfeat.store.location import files_at
-from vidfeat.store.unit_plan import Plan, read_plan
+from vidfeat.store.unit_plan import Plan, PlannedVideo, read_plan
 from vidfeat.store.verify import Level
-from vidfeat.video.manifest import Manifest
+from vidfeat.video.manifest import Manifest, VideoItem
+from vidfeat.video.source.rows import split_name
 
 if TYPE_CHECKING:
     from vidfeat.backbone import BackbonePack
@@ -111,14 +112,20 @@ def take_back_what_is_bad(writer: StoreWriter, options: ExtractOptions) -> Verif
 def extend(writer: StoreWriter, options: ExtractOptions, spec: StoreSpec, manifest: Manifest) -> None:
     may_retry = options.retry is not None or _has_failures(writer, options.out)
     spec = replace(spec, classes=tuple(dict.fromkeys((*writer.plan.classes, *manifest.classes))))
-    known = {video.id for video in writer.plan.videos}
+    known, planned = writer.plan.live_videos, writer.plan.videos
     bounds = frame_bounds(options, ["" if item.id in known else item.path for item in manifest.items])
-    writer.extend(spec, manifest.items, frame_bounds=bounds)
+    items = [_spelled_as(planned[known[item.id]], item) if item.id in known else item for item in manifest.items]
+    writer.extend(spec, items, frame_bounds=bounds)
     if not may_retry:
         return
     # What the machine failed to read is tried again by every run; in an array of jobs, once no share is left to do.
     again = {"machine"} if options.units is None or not writer.pending_units() else set()
     _plan_retry(writer, again if options.retry is None else again | {options.retry})
+
+
+def _spelled_as(planned: PlannedVideo, item: VideoItem) -> VideoItem:
+    """The item with the split as the store spells it, where both mean the same: "Validation", "val"."""
+    return replace(item, split=planned.split) if split_name(planned.split) == item.split else item
 
 
 def _has_failures(writer: StoreWriter, out: str | os.PathLike[str]) -> bool:
