@@ -88,6 +88,24 @@ class Predictions:
             if bool((self.labels == index).any())
         }
 
+    def mean_per_class(self) -> float:
+        """Mean over classes of their top-1 accuracy, in [0, 1]: rare classes weigh as much as frequent ones."""
+        return fmean(self.per_class().values())
+
+    def macro_f1(self) -> float:
+        """Mean over the classes that have test videos of F1 = 2 TP / (videos of it + videos taken for it), in [0, 1].
+
+        As scikit-learn's `f1_score(average="macro")` with these classes as `labels`; ties count against the label.
+        """
+        own = self.logits.gather(1, self.labels[:, None])
+        right = (self.logits >= own).sum(dim=1) == 1
+        n_classes = len(self.classes)
+        n_true = torch.bincount(self.labels, minlength=n_classes)
+        n_taken = torch.bincount(self.logits.argmax(dim=1), minlength=n_classes)
+        n_right = torch.bincount(self.labels[right], minlength=n_classes)
+        present = n_true > 0
+        return float((2.0 * n_right[present] / (n_true + n_taken)[present]).mean())
+
     def confusion(self) -> Tensor:
         """Counts [C C], rows the labels, columns the predictions."""
         flat = self.labels * len(self.classes) + self.logits.argmax(dim=1)

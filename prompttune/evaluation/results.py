@@ -46,6 +46,12 @@ class TestResult(_Record):
         "of 15 equal bins of the largest softmaxed logit"
     )
     per_class: dict[str, float] = Field(description="top-1 of each class")
+    mean_per_class: float | None = Field(
+        default=None, description="mean over classes of their top-1; null in results of before it was written"
+    )
+    macro_f1: float | None = Field(
+        default=None, description="mean over classes of F1 = 2 TP / (videos of it + taken for it); null as above"
+    )
     videos_sha256: str = Field(
         default="", description="hash over the set's name, classes, and videos with their labels"
     )
@@ -205,6 +211,8 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
         | run.overrides
         | run.metrics
         | {f"{name}_top5": test.top5 for name, test in run.tests.items()}
+        | {f"{name}_mean_per_class": test.mean_per_class for name, test in run.tests.items()}
+        | {f"{name}_macro_f1": test.macro_f1 for name, test in run.tests.items()}
         | {
             "n_parameters": run.n_parameters,
             "seconds": run.train_seconds / run.runs_together,
@@ -250,6 +258,8 @@ def test_result(predictions: Predictions) -> TestResult:
         top5=predictions.top(5),
         calibration_error=predictions.calibration_error(),
         per_class=predictions.per_class(),
+        mean_per_class=predictions.mean_per_class(),
+        macro_f1=predictions.macro_f1(),
         videos_sha256=predictions.videos_sha256,
     )
 
