@@ -1,4 +1,4 @@
-"""Tables keep within 80 columns, name every setting whole, choose by validation alone, and come as rows for programs."""
+"""Tables keep within 80 columns, name settings whole, choose by validation alone, and come as rows for programs."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_the_best_is_marked_by_validation(swept: tuple[Result, Path]) -> None:
     of_best = [run.val_accuracy for run in result.runs if run.overrides == result.cells[best].overrides]  # type: ignore[index]
     assert rows[best]["val"] == pytest.approx(sum(of_best) / 2)  # type: ignore[index, arg-type]
     assert printed(result).count("*") == 2  # the mark, and what it means
-    without = result.model_copy(
-        update={"runs": [one.model_copy(update={"val_accuracy": None}) for one in result.runs]}
-    )
+    without = result.model_copy(update={"runs": [one.model_copy(update={"val_accuracy": None}) for one in result.runs]})
     assert best_by_validation(without) is None
     assert "choose nothing" in printed(without)
 

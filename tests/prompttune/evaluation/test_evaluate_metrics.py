@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, top_k_accuracy_score
 
 from prompttune.evaluation.evaluate import (
     Predictions,
@@ -40,6 +40,19 @@ def test_per_class_and_confusion_agree_with_scikit_learn() -> None:
     assert np.array_equal(found.confusion().numpy(), matrix)
     for index, name in enumerate(found.classes):
         assert found.per_class()[name] == pytest.approx(matrix[index, index] / matrix[index].sum())
+
+
+@pytest.mark.parametrize("n", [10, 50])  # of 10 videos some classes have none
+def test_mean_per_class_and_macro_f1_equal_scikit_learn(n: int) -> None:
+    found = predictions(n, n_classes=9)
+    labels, taken = found.labels.numpy(), found.logits.argmax(1).numpy()
+    present = sorted(set(labels.tolist()))
+    f1 = f1_score(labels, taken, labels=present, average="macro")
+    assert found.macro_f1() == pytest.approx(f1)
+    accuracy = np.mean([np.mean(taken[labels == one] == one) for one in present])
+    assert found.mean_per_class() == pytest.approx(accuracy)
+    if n == 50:
+        assert found.mean_per_class() == pytest.approx(balanced_accuracy_score(labels, taken))
 
 
 def test_ties_give_no_credit() -> None:
