@@ -20,9 +20,8 @@ from prompttune.data.local_pack import local_pack
 from prompttune.errors import FeatureError, explain
 from prompttune.splits.split import VideoTable
 from vidfeat.backbone import BackboneConfig, BackbonePack
-from vidfeat.store import StoreReader, open_store
+from vidfeat.store import POOLED, StoreReader, open_store
 
-POOLED = "pooled"
 _READ_CHUNK = 512  # videos per read: bounds the memory beside the features that are kept
 
 FrameReduction = Literal["none", "mean", "mean-of-normalised"]
