@@ -142,7 +142,11 @@ def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **na
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto].")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A run folder for result.json and predictions: the report counts it in.",
+)
 @forms
 def evaluate(
     prompts: tuple[Path, ...],
@@ -162,8 +166,6 @@ def evaluate(
     if more_prompts and not prompts:
         raise click.UsageError(f"{more_prompts[0]} is no option; prompt files come after --prompts")
     prompts += more_prompts
-    from prompttune.api.apply_prompts import apply_prompts
-    from prompttune.base.console import plain_console
     from prompttune.config.effects import require_effect_in_evaluation
     from prompttune.config.runs import parse_overrides, set_keys
     from prompttune.errors import ConfigError
@@ -172,20 +174,25 @@ def evaluate(
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
     require_effect_in_evaluation(set_keys(overrides), zero_shot=not prompts)
-    result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
+
+    from prompttune.api.apply_prompts import apply_prompts
+    from prompttune.base.console import plain_console
+
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
     printed = _print_result(result, form)
     console = plain_console(stderr=printed)
     if not printed:
         _print_notes(result)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        console.print(f"results: {result.write(out)}", soft_wrap=True)
+        console.print(f"results: {out}/result.json", soft_wrap=True)
 
 
 @cli.command()
 @click.argument("source")
 @click.option("--prompts", type=click.Path(path_type=Path), help="A trained prompt file; none for zero-shot CLIP.")
-@click.option("--classes", help="Names separated by commas, or a file of them.  [default: those trained on]")
+@click.option(
+    "--classes", help="Names separated by commas, a JSON list, or a file of them.  [default: those trained on]"
+)
 @click.option("--like", help="For video files: the store whose backbone, frames and crop are taken, or a pack.")
 @click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
 @click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
@@ -205,10 +212,9 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
     from prompttune.api.classify import ClassifyOptions
     from prompttune.api.classify import classify as classify_videos
     from prompttune.base.console import plain_console
-    from prompttune.cli.prompts import named_classes
     from prompttune.cli.tables import classified_rows, classified_table, write_classified
 
-    found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
+    found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
         write_classified(out, found)
     if form is not None:
