@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from prompttune.cli.forms import forms, print_rows
+
 
 @click.group()
 def prompts() -> None:
@@ -14,19 +16,31 @@ def prompts() -> None:
 
 @prompts.command("list")
 @click.argument("folder", type=click.Path(path_type=Path))
-def list_(folder: Path) -> None:
+@forms
+def list_(folder: Path, form: str | None) -> None:
     """List every prompt file below FOLDER."""
     from rich.table import Table
 
     from prompttune.base.console import plain_console
     from prompttune.prompts.registry import list_prompts
 
-    table = Table("file", "method", "seed", "n_ctx", "width", "classes", "pack")
-    for entry in list_prompts(folder):
-        held = entry.prompt
-        sizes = (held.seed, held.n_ctx, held.width, len(held.classes))
-        table.add_row(str(entry.path.relative_to(folder)), held.method, *map(str, sizes), held.pack_hash[:12])
+    found = list_prompts(folder)
+    names = ("method", "seed", "n_ctx", "width", "pack_hash")
+    rows = [
+        {"file": entry.path.relative_to(folder).as_posix()}
+        | {name: getattr(entry.prompt, name) for name in names}
+        | {"classes": len(entry.prompt.classes)}
+        for entry in found
+    ]
+    if form is not None:
+        return print_rows(rows, form)
+    table = Table("file", "method", "seed", "n_ctx", "width", "classes")
+    table.columns[0].overflow = "fold"
+    for row in rows:
+        table.add_row(*(str(row[str(column.header)]) for column in table.columns))
     plain_console().print(table)
+    for pack in dict.fromkeys(row["pack_hash"] for row in rows):
+        click.echo(f"pack:    {pack} ({sum(row['pack_hash'] == pack for row in rows)} files)")
 
 
 @prompts.command()
