@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from vidfeat.cli.tables import _print, _table
+from vidfeat.cli.tables import print_parts, table_of
 
 if TYPE_CHECKING:
     from vidfeat.store import StoreReader, VideoRow
@@ -32,7 +32,7 @@ def print_failures(store: StoreReader, *, reason: str | None = None, form: Form 
         writer.writeheader()
         writer.writerows(facts_of(row) for row in failed)
     elif not failed:
-        _print(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
+        print_parts(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
     elif not sys.stdout.isatty():
         print(f"{len(failed)} failed videos in {store.path}")
         for row in failed:  # one line each, whole: for grep, and for a reader with a wide window
@@ -42,10 +42,10 @@ def print_failures(store: StoreReader, *, reason: str | None = None, form: Form 
     else:
         kinds = Counter(f"{facts_of(row)['kind']}" for row in failed)
         shown = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
-        table = _table(f"{len(failed)} failed videos in {store.path}: {shown}", "video", "label", "reason", "cause")
+        table = table_of(f"{len(failed)} failed videos in {store.path}: {shown}", "video", "label", "reason", "cause")
         for row in failed:
             table.add_row(row.id, row.label, row.reason, facts_of(row)["cause"])
-        _print(table, "to try them again: the same extract command with --retry REASON (or all)")
+        print_parts(table, "to try them again: the same extract command with --retry REASON (or all)")
 
 
 def facts_of(row: VideoRow) -> dict[str, str]:
