@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from prompttune.base.tensor_files import write_bytes
 from prompttune.base.version import __version__
@@ -166,7 +167,11 @@ class Result(_Record):
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
         path = Path(folder) / RESULT
-        write_bytes(path, (self.model_dump_json(indent=2) + "\n").encode())
+        try:
+            content = self.model_dump_json(indent=2)
+        except PydanticSerializationError:  # the id of a video may hold bytes that are no UTF-8; JSON can escape them
+            content = json.dumps(self.model_dump(mode="json"), indent=2)
+        write_bytes(path, (content + "\n").encode())
         return path
 
     @classmethod
