@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,11 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
         print_rows(classified_rows(found), form)
     else:
         plain_console().print(classified_table(found))
+    broken = [video for video in found if video.error]
+    for video in broken:
+        click.echo(f"{video.id}: not classified: {video.error}", err=True)
+    if broken:
+        sys.exit(1)
 
 
 @cli.command()
@@ -323,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file name may hold bytes that are no text here: they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
     try:
         cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:

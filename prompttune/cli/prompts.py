@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -108,11 +109,10 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
     from prompttune.model.prompt_model import PromptModel
     from prompttune.prompts.file import read_prompt_file
     from prompttune.prompts.registry import overlap_with
-    from prompttune.splits.split import base_and_new
 
     source = open_source(store)
     held = read_prompt_file(file, pack_hash=source.pack.hash)
-    target = tuple(read_class_names(classes)) if classes is not None else base_and_new(source.table)[1].classes
+    target = tuple(read_class_names(classes)) if classes is not None else second_half(source.table.classes)
     model = PromptModel(resolve({"method": "zero-shot", "store": store}), source.pack, seeds=[0], classes=target)
     report = overlap_with(model, source=held.classes, target=target)
     click.echo(report.summary())
@@ -121,6 +121,11 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
     told = {pair.target for pair in report.overlaps}
     for pair in [pair for pair in report.nearest if pair.target not in told][:nearest]:
         click.echo(f"  {'nearest':<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
+
+
+def second_half(classes: Sequence[str]) -> tuple[str, ...]:
+    """The new classes of base-to-new, whether or not the store has splits."""
+    return tuple(classes[(len(classes) + 1) // 2 :])
 
 
 def read_class_names(path: Path) -> list[str]:

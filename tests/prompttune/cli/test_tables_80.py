@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tiny_store import Recipe, write_tiny_store
 from training import train_runs
 
 from prompttune.base.console import plain_console
@@ -126,3 +127,9 @@ def test_other_settings_are_never_merged(tmp_path: Path, target: str) -> None:
         )
     rows = json.loads(run("eval", "--store", target, "--json", "--prompts", f"{tmp_path}/*/seed7/prompt.safetensors"))
     assert len(rows) == 2
+
+
+def test_overlap_needs_no_splits(swept: tuple[Result, Path], tmp_path: Path) -> None:
+    write_tiny_store(tmp_path / "plain.zarr", Recipe(with_splits=False))
+    file = next(swept[1].rglob("prompt.safetensors"))
+    assert "class" in run("prompts", "overlap", file, "--store", tmp_path / "plain.zarr")

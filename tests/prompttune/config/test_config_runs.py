@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +228,18 @@ def test_a_setting_that_acts_on_one_of_the_runs_is_taken() -> None:
         require_effect_in_evaluation(["optim.lr"], zero_shot=True)
     with pytest.raises(ConfigError, match=r"templates\.zero_shot"):
         require_effect_in_evaluation(["templates.zero_shot"], zero_shot=False)
+
+
+def test_a_file_of_templates_is_read_into_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "templates.txt"
+    file.write_text("# of a paper\na clip of {}.\n\na video, of {}.\n")
+    plain, axes = parse_overrides([f"templates.ensemble=@{file}"])
+    config = resolve({"method": "promptsrc-text", "store": "x", **plain})
+    assert not axes
+    assert config.templates.ensemble == ("a clip of {}.", "a video, of {}.")
+    assert resolve(tomllib.loads(config.to_toml())) == config
+    with pytest.raises(ConfigError, match="no file of templates"):
+        resolve({"method": "coop", "store": "x", "templates": {"ensemble": ["@nowhere.txt"]}})
+    file.write_text("no place\n")
+    with pytest.raises(ConfigError, match="a template holds"):
+        resolve({"method": "coop", "store": "x", "templates": {"ensemble": [f"@{file}"]}})
