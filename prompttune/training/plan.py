@@ -49,6 +49,7 @@ class TrainingPlan:
         taps: (store, tap, bytes) of everything that is read.
         runs, groups: how many runs, in how many groups one after the other; `together` in the largest.
         step: operations of one step of the largest group.
+        text_path: which exact path learned prompts take through the text tower, and its rows; empty without any.
         n_steps: of each group.
         evaluation_flops: of all test videos, and the training videos, of the largest group.
         memory_bytes: of the largest group: features, weights, and what a step keeps.
@@ -63,6 +64,7 @@ class TrainingPlan:
     groups: int
     together: int
     step: StepOperations
+    text_path: str
     n_steps: int
     evaluation_flops: float
     memory_bytes: int
@@ -87,6 +89,8 @@ class TrainingPlan:
             f"{self.step.visual / 1e9:.4g}, text {self.step.text / 1e9:.4g}, gradient norms "
             f"{self.step.norms / 1e9:.4g}); {self.step_seconds:.3g} s"
         )
+        if self.text_path:
+            yield f"  text     {self.text_path}"
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"
         yield (
             f"  memory   {_bytes(self.memory_bytes)} for {self.together} run(s) together, about "
@@ -141,6 +145,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         groups=len(groups),
         together=len(members),
         step=step,
+        text_path="" if sent is None else sent.engine.path(sent.prompts, sent.context),
         n_steps=math.ceil(len(split.train) / batch) * config.optim.epochs if trains_by_gradient(config) else 0,
         evaluation_flops=evaluation,
         memory_bytes=memory,
