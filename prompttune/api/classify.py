@@ -14,10 +14,11 @@ from prompttune.api.apply_prompts import config_of_prompt, prompted_model
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import FeatureSource, open_source
 from prompttune.data.store_needs import require_served
-from prompttune.data.video_files import is_store, open_videos
+from prompttune.data.video_files import EncodedVideos, is_store, open_videos
 from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
 from prompttune.prompts.file import PromptFile, read_prompt_file
+from prompttune.splits.class_files import named_classes
 from prompttune.splits.split import TestSet
 
 
@@ -29,13 +30,17 @@ class Classified:
         id: its id in the store, or its path below the folder given.
         classes: the k most likely, most likely first.
         scores: their probabilities among all classes asked for, in [0, 1].
+        error: why the video could not be decoded; it then has no classes.
     """
 
     id: str
     classes: tuple[str, ...]
     scores: tuple[float, ...]
+    error: str = ""
 
     def __str__(self) -> str:
+        if self.error:
+            return f"{self.id}: {self.error}"
         return f"{self.id}: {', '.join(f'{c} {100 * s:.1f} %' for c, s in zip(self.classes, self.scores, strict=True))}"
 
 
@@ -45,7 +50,8 @@ class ClassifyOptions:
 
     Attributes:
         prompts: a prompt file; None for zero-shot CLIP.
-        classes: the classes to tell apart; () for those the prompt was trained on, else the store's.
+        classes: the classes to tell apart, as names or as `named_classes` reads them out of a text; () for those the
+            prompt was trained on, else the store's.
         like: for video files: a store to read them like, or a backbone pack.
         n_frames: frames per video, beside a pack.
         top: how many classes each video gets.
@@ -53,7 +59,7 @@ class ClassifyOptions:
     """
 
     prompts: str | Path | None = None
-    classes: Sequence[str] = ()
+    classes: Sequence[str] | str = ()
     like: str | Path | None = None
     n_frames: int | None = None
     top: int = 5
@@ -63,6 +69,8 @@ class ClassifyOptions:
 
 def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -> list[Classified]:
     """The most likely classes of every video of a store, of a video file, or of the videos below a folder.
+
+    Videos that cannot be decoded come last, with their `error`; where none can, that is an error.
 
     Raises:
         ConfigError: video files without a store to read them like, or no classes.
@@ -92,7 +100,10 @@ def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -
     tests = (TestSet("videos", rows, classes),)
     model, videos = prompted_model(config, opened, prompt, table=table, tests=tests)
     (found,) = predict(Classifiers(model), videos["videos"])
-    return _most_likely(found, top=options.top)
+    reader: object = opened.reader
+    failures = reader.failures if isinstance(reader, EncodedVideos) else {}
+    broken = [Classified(key, (), (), error) for key, error in failures.items()]
+    return [*_most_likely(found, top=options.top), *broken]
 
 
 def _open(source: str | Path, config: TrainConfig, options: ClassifyOptions) -> FeatureSource:
@@ -113,7 +124,8 @@ def _open(source: str | Path, config: TrainConfig, options: ClassifyOptions) -> 
 
 
 def _classes(source: FeatureSource, prompt: PromptFile | None, options: ClassifyOptions) -> tuple[str, ...]:
-    classes = tuple(options.classes) or (prompt.classes if prompt is not None else ())
+    given = named_classes(options.classes) if isinstance(options.classes, str) else tuple(options.classes)
+    classes = given or (prompt.classes if prompt is not None else ())
     if not classes and is_store(source.path):
         classes = source.table.classes
     elif not classes and options.like is not None and is_store(options.like):

@@ -66,8 +66,9 @@ class Tokenizer:
         self._rank_of = {pair: rank for rank, pair in enumerate(self.merges)}
         # A special token spelled out in a text is that token, as in CLIP.
         self._known_pieces: dict[str, tuple[int, ...]] = {token: (self._id_of[token],) for token in SPECIAL_TOKENS}
-        self.sot_id = self._id_of[SPECIAL_TOKENS[0]]
-        self.eot_id = self._id_of[SPECIAL_TOKENS[1]]
+        self.sot_id: int | None = self._id_of[SPECIAL_TOKENS[0]]
+        self.eot_id: int | None = self._id_of[SPECIAL_TOKENS[1]]
+        self.pad_id = 0
 
     @property
     def vocab_size(self) -> int:

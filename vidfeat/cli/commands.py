@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ def _how_to_install(module: str) -> str:
 @click.version_option(package_name="prompttune", prog_name="vidfeat")
 def main() -> None:
     """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file name may hold bytes that are no text here: they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -213,12 +217,14 @@ def info(store: str) -> None:
 @main.command()
 @click.argument("store")
 @click.option("--reason", help="Only this reason.")
-def failures(store: str, reason: str | None) -> None:
-    """List the videos of a store that could not be used, and why."""
-    from vidfeat.cli.tables import print_failures
+@click.option("--json", "form", flag_value="json", help="Everything that is known, as JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Everything that is known, as CSV.")
+def failures(store: str, reason: str | None, form: str | None) -> None:
+    """List the videos of a store that could not be used, and why: in full, one line each where it is piped."""
+    from vidfeat.cli.failures import print_failures
     from vidfeat.store import open_store
 
-    print_failures(open_store(store), reason=reason)
+    print_failures(open_store(store), reason=reason, form=form or "table")  # type: ignore[arg-type]
 
 
 @main.command()
@@ -310,6 +316,27 @@ def import_(hdf5: Path, store: str, tap: str) -> None:
     from vidfeat.tools.hdf5 import import_hdf5
 
     click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Everything, reasons included, for programs.")
+def models(name: str | None, as_json: bool) -> None:
+    """Say what each known model can do here: tokens, visual and text prompts; of one, why not more."""
+    import json
+
+    from vidfeat.cli.model_tables import print_model, print_models
+    from vidfeat.clip.verdicts import judge, judge_all
+
+    if name is None and sys.stderr.isatty():
+        click.echo("building every model without memory, to look at it ...", err=True)
+    verdicts = [judge(name)] if name is not None else list(judge_all())
+    if as_json:
+        click.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=2))
+    elif name is not None:
+        print_model(verdicts[0])
+    else:
+        print_models(verdicts)
 
 
 main.add_command(anchors)
