@@ -214,16 +214,6 @@ def split_template(template: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
-    """One text per class, for frozen prompts: the template with the name in it, underscores as blanks.
-
-    Raises:
-        ClassPromptError: a template without exactly one `{}`.
-    """
-    words_before, words_behind = split_template(template)
-    return [words_before + name.replace("_", " ").strip() + words_behind for name in class_names]
-
-
 def _require_place(position: str, n_ctx: int) -> None:
     if position not in POSITIONS or n_ctx < 0:
         expected, got = f"{POSITIONS}, n_ctx >= 0", f"{position!r}, n_ctx {n_ctx}"
