@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prompttune.base.machine import training_device
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
 from prompttune.data.features import FeatureSource, open_source, read_features
 from prompttune.data.frames import token_reader
@@ -149,7 +150,7 @@ def prompted_model(
         seeds=[prompt.seed if prompt is not None else 0],
         classes=trained or table.classes,
         hard_prompts=hard,
-        device=config.device,
+        device=training_device(config.device),
     )
     if prompt is not None:
         model.load_run_tensors(0, prompt.learned)

@@ -57,7 +57,7 @@ def evaluate_prompts(
     *,
     base_to_new: bool = False,
     split_file: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Result:
     """What `prompttune eval` does: prompt files, or zero-shot CLIP, on a store's test videos."""
     given: dict[str, Any] = {"store": _path(store), "device": device}

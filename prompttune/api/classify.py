@@ -57,7 +57,7 @@ class ClassifyOptions:
     like: str | Path | None = None
     n_frames: int | None = None
     top: int = 5
-    device: str = "cpu"
+    device: str = "auto"
     template: str = ""
 
 

@@ -42,7 +42,7 @@ _TRAINING_OPTIONS = (
     ),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis."),
     click.option("--out", help="The run folder [default: runs/METHOD-STORE]."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu]."),
+    click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto]."),
 )
 
 
@@ -65,18 +65,22 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     prompttune train --method coop --store target.zarr --seeds 1,2,3
     prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
     """
-    from prompttune.base.console import plain_console
-    from prompttune.cli.tables import TrainingLine, result_table
-    from prompttune.training.fit import FitOptions, fit
-    from prompttune.training.run_folder import run_folder_name
+    runs, axes = _runs(config, overrides, named)  # before torch is imported: a mistyped word is told at once
 
-    runs, axes = _runs(config, overrides, named)
+    from prompttune.api.step_bar import StepBar
+    from prompttune.base.console import plain_console
+    from prompttune.cli.tables import result_table
+    from prompttune.training.fit import FitOptions, fit
+    from prompttune.training.run_folder import CHECKPOINTS, run_folder_name
+
     out = run_folder_name(runs[0].config)
     try:
-        with TrainingLine(plain_console(stderr=True)) as line:
-            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+        with StepBar() as bar:
+            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=bar.on_step))
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
+        kept = (out / CHECKPOINTS).exists()
+        goes_on = f"the same command goes on from its checkpoint in {out}" if kept else "nothing was trained yet"
+        click.echo(f"interrupted; {goes_on}", err=True)
         sys.exit(130)
     console = plain_console()
     console.print(result_table([fitted.result]))
@@ -101,9 +105,10 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     \b
     prompttune plan --method ivlp --store target.zarr --seeds 1,2,3
     """
+    runs, _ = _runs(config, overrides, named)
+
     from prompttune.training.plan import plan_training
 
-    runs, _ = _runs(config, overrides, named)
     for line in plan_training(runs).lines():
         click.echo(line)
 
@@ -118,7 +123,7 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
-@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
+@click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto].")
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
 def evaluate(
     prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
@@ -155,7 +160,7 @@ def evaluate(
 @click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
 @click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
 def classify(source: str, classes: str | None, out: Path | None, **options: Any) -> None:
     """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
@@ -254,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `prompttune`; None for those of the process.
     """
     from prompttune.base.machine import wait_briefly
-    from prompttune.errors import PrompttuneError
+    from prompttune.errors import PrompttuneError, explain
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
@@ -262,4 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a folder that is not there or cannot be written, a full disk
+        told = explain(error.strerror or "the system refused", where=error.filename, got=type(error).__name__)
+        click.echo(f"error: {told}", err=True)
         sys.exit(2)

@@ -17,6 +17,7 @@ from prompttune.config.train_config import TrainConfig
 from prompttune.data.extract_command import extract_command
 from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
+from vidfeat.errors import UnsupportedModelError
 from vidfeat.store import POOLED, Tap
 
 
@@ -46,9 +47,11 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         trains: False where prompts are only evaluated, which draws no views and frames.
 
     Raises:
-        FeatureError: blocks that the tower does not have, or stores without a tap, views or frames that are needed; all
-            problems in one message, with the command that would add what lacks.
+        FeatureError: an image tower that open_clip runs, blocks that the tower does not have, or stores without a tap,
+            views or frames that are needed; all problems in one message, with the command that would add what lacks.
     """
+    if config.visual is not None:
+        _require_vit(config, sources)
     problems = [*_block_problems(config, sources[0])]
     commands = []
     for place, source in enumerate(sources):
@@ -82,6 +85,17 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             fix=fix or None,
         )
     )
+
+
+def _require_vit(config: TrainConfig, sources: Sequence[FeatureSource]) -> None:
+    """Refuses visual prompts for image towers that open_clip runs: no other tap of such a store would help."""
+    for source in sources:
+        try:
+            _ = source.pack.config.vit
+        except UnsupportedModelError as error:
+            raise FeatureError(
+                explain(f"{config.method} learns visual prompts, which this store cannot take", got=error)
+            ) from None
 
 
 def _block_problems(config: TrainConfig, source: FeatureSource) -> Iterable[str]:

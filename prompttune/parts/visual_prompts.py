@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prompttune.base.run_axis import RunGenerators, RunParameter
+from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError, explain
 from vidfeat.backbone import ResidualBlock, VisionTower
 from vidfeat.backbone.rotary import RotaryTable, rotate
@@ -82,42 +83,27 @@ class VisualPrompts:
         return placement(self.first_block)
 
 
-@dataclass(frozen=True)
-class VisualContextOptions:
-    """How many prompt rows, and where.
-
-    Attributes:
-        n_prompts: M, rows per prompted block.
-        depth: J, prompted blocks; 1 is VPT shallow.
-        first_block: k.
-    """
-
-    n_prompts: int
-    depth: int = 1
-    first_block: int = 0
-
-
 class VisualContext(nn.Module):
     """The trainable rows of R runs; calling it gives the VisualPrompts of this step.
 
     Args:
         tower: gives D and the number of blocks.
-        options: how many rows, and where.
+        config: how many rows, and where.
         seeds: one per run; a run's initial rows depend on its seed alone. N(0, 0.02^2), as published.
 
     Raises:
         ValueError: prompted blocks that the tower does not have.
     """
 
-    def __init__(self, tower: VisionTower, *, options: VisualContextOptions, seeds: Sequence[int]) -> None:
+    def __init__(self, tower: VisionTower, *, config: VisualConfig, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.first_block = options.first_block
-        _check_blocks(tower, first_block=options.first_block, depth=options.depth)
+        self.first_block = config.first_block
+        _check_blocks(tower, first_block=config.first_block, depth=config.depth)
         self.blocks = nn.ModuleList(
             RunParameter(
-                RunGenerators(seeds, f"visual.{block}").normal(options.n_prompts, tower.config.width, std=INIT_STD)
+                RunGenerators(seeds, f"visual.{block}").normal(config.n_prompts, tower.config.width, std=INIT_STD)
             )
-            for block in range(options.first_block, options.first_block + options.depth)
+            for block in range(config.first_block, config.first_block + config.depth)
         )
 
     def forward(self) -> VisualPrompts:

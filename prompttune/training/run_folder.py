@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def run_folder_name(config: TrainConfig) -> Path:
     return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
 
-CLAIM = "runs.json"
+CLAIM, CHECKPOINTS = "runs.json", "checkpoints"
 
 
 def claim_content(runs: Sequence[Run]) -> bytes:
@@ -56,8 +57,12 @@ def claim_content(runs: Sequence[Run]) -> bytes:
     return json.dumps(described, indent=1, sort_keys=True).encode()
 
 
-def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
-    """The finished result of just these runs, None when there is work to do."""
+def finished_result(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
+    """The finished result of just these runs, None when there is work to do.
+
+    Raises:
+        RunFolderError: the folder holds another run, and `overwrite` is not asked for.
+    """
     claimed, content = folder / CLAIM, claim_content(runs)
     if claimed.exists() and not overwrite:
         if claimed.read_bytes() != content:
@@ -72,12 +77,35 @@ def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | Non
             )
         if (folder / RESULT).exists():
             return Result.read(folder)
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    if claimed.exists():
-        _clear(folder, json.loads(claimed.read_bytes())["runs"])
-    write_bytes(claimed, content)
     return None
+
+
+def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> None:
+    """Makes the folder that of these runs; with `overwrite` what another command left there goes.
+
+    Raises:
+        RunFolderError: a folder that cannot be written.
+    """
+    claimed, content = folder / CLAIM, claim_content(runs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if claimed.exists() and overwrite:
+            _clear(folder, json.loads(claimed.read_bytes())["runs"])
+        write_bytes(claimed, content)
+    except OSError as error:
+        raise RunFolderError(
+            explain("the run folder cannot be written", where=folder, got=error, fix="another --out")
+        ) from None
+
+
+def release(folder: Path, runs: Sequence[Run]) -> None:
+    """Takes back a claim on which nothing was trained: a corrected command may have the folder."""
+    if (folder / CHECKPOINTS).exists():
+        return
+    _clear(folder, [run.name for run in runs])
+    (folder / CLAIM).unlink(missing_ok=True)
+    with suppress(OSError):  # other files lie there
+        folder.rmdir()
 
 
 def _differences(before: bytes, now: bytes) -> list[str]:
@@ -118,7 +146,7 @@ def _clear(folder: Path, names: Iterable[str]) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Takes away the checkpoints of a finished command."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -213,7 +241,7 @@ def command_result(
         method=config.method,
         protocol=config.protocol.name,
         visual_prompts=None if config.visual is None else placement(config.visual.first_block),
-        config=config.model_copy(update={"seeds": seeds}).model_dump(mode="json"),
+        config=config.model_copy(update={"seeds": seeds, "device": str(group.model.device)}).model_dump(mode="json"),
         axes={key: list(values) for key, values in axes.items()},
         store=store_facts(group.sources.train),
         other_stores={name: store_facts(source) for name, source in others.items() if source is not None},

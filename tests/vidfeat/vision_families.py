@@ -7,13 +7,18 @@ them as it builds the published ones. The text half is a tiny CLIP's: this is ab
 from __future__ import annotations
 
 import copy
-from functools import cache, partial
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from openclip_models import cut_config
+from safetensors.torch import save_file
 from torch import nn
+
+from vidfeat.extraction.options import ModelChoice
 
 TEXT: dict[str, Any] = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 SMALL = {"embed_dim": 64, "depth": 3, "num_heads": 4, "img_size": 48}
@@ -141,4 +146,11 @@ def random_pixels(model_config: dict[str, Any], *, n: int = 2) -> torch.Tensor:
     return torch.randn(n, 3, *shape, generator=torch.Generator().manual_seed(1))
 
 
-family_clip_cached = cache(partial(family_clip))
+def write_family(folder: Path, family: str) -> ModelChoice:
+    """A family's model config and random weights as files, as open_clip lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, weights = folder / f"{family}.json", folder / f"{family}.safetensors"
+    config.write_text(json.dumps(family_config(family)))
+    state = {name: value.contiguous() for name, value in family_clip(family).state_dict().items()}
+    save_file({name: value for name, value in state.items() if name != "attn_mask"}, weights)
+    return ModelChoice(model_config=config, weights=weights)

@@ -103,13 +103,22 @@ class Attention(nn.Module):
         return self.out_proj(merged if self.ln_inner is None else self.ln_inner(merged))
 
     def forward(
-        self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None, rotary: RotaryTable | None = None
+        self,
+        x: Tensor,
+        *,
+        is_causal: bool = False,
+        n_query: int | None = None,
+        rotary: RotaryTable | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
-        """[N S D] -> [N Q D], Q = `n_query` or S."""
+        """[N S D] -> [N Q D], Q = `n_query` or S; `visible` bool [N 1 Q S] takes the place of `is_causal`."""
         query, key, value = self.project(x, n_query=n_query)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
-        return self.output(F.scaled_dot_product_attention(query, key, value, is_causal=is_causal))
+            # A copy, or the values would keep the queries and keys before their turn in memory.
+            value = value.contiguous()
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
+        return self.output(attended)
 
 
 class Mlp(nn.Module):
@@ -165,7 +174,13 @@ class ResidualBlock(nn.Module):
         return rows + update
 
     def forward(
-        self, x: Tensor, *, is_causal: bool = False, n_query: int | None = None, rotary: RotaryTable | None = None
+        self,
+        x: Tensor,
+        *,
+        is_causal: bool = False,
+        n_query: int | None = None,
+        rotary: RotaryTable | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """The block's output for the first `n_query` rows (all by default), attending to every row.
 
@@ -174,6 +189,7 @@ class ResidualBlock(nn.Module):
             is_causal: row i attends to rows [0, i] only; needs `n_query` to be None.
             n_query: how many leading rows to compute; the others serve as keys and values only.
             rotary: turns queries and keys of as many leading rows as it has.
+            visible: bool [N 1 S S], who attends to whom, in the place of `is_causal`.
 
         Returns:
             [N Q D], Q = `n_query` or S.
@@ -183,7 +199,9 @@ class ResidualBlock(nn.Module):
                 "is_causal with n_query is not defined here: rows of a causal sequence are cut before the call"
             )
         rows = x if n_query is None else x[..., :n_query, :]
-        update = self.attn(self.before_attention(x), is_causal=is_causal, n_query=n_query, rotary=rotary)
+        update = self.attn(
+            self.before_attention(x), is_causal=is_causal, n_query=n_query, rotary=rotary, visible=visible
+        )
         return self.add_mlp(rows + self.after_attention(update))
 
 

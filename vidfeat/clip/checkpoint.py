@@ -18,8 +18,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # Order matters: wrapping prefixes come off first, then a code base's names for the towers.
 _WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
 _TOWER_PREFIXES = (("image_encoder.", "visual."), ("text_encoder.", ""), ("text.", ""))
-_TEXT_TENSORS = (EMBEDDING, "positional_embedding", "text_projection")
-_TEXT_MODULES = ("transformer.", "ln_final.")
+_TEXT_TENSORS = (EMBEDDING, "positional_embedding", "text_projection", "cls_emb")
+_TEXT_MODULES = ("transformer.", "ln_final.", "text_projection.")
 # Saved by OpenAI's code beside the weights; sizes and a constant mask, no weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
+from vidfeat.backbone.device import choose_device
 from vidfeat.clip.foreign import ForeignTower, foreign_tower
 from vidfeat.store import POOLED, Tap
 
@@ -34,28 +35,6 @@ class Taps:
     def by_name(self) -> dict[str, np.ndarray]:
         """The same by the store's names of the taps."""
         return {POOLED: self.pooled, **{Tap(layer).name: values for layer, values in self.tokens.items()}}
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device of that name; `auto` takes the first there is of cuda, mps, cpu.
-
-    Raises:
-        ValueError: a device this machine (or this build of torch) does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, present in available.items() if present))
-    chosen = torch.device(device)
-    if not available.get(chosen.type, False) or (chosen.type == "cuda" and (chosen.index or 0) >= _n_cuda_devices()):
-        present = ", ".join(name for name, there in available.items() if there)
-        raise ValueError(
-            f"device {device!r} is not available here; available: {present} ({_n_cuda_devices()} CUDA devices)"
-        )
-    return chosen
-
-
-def _n_cuda_devices() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:

@@ -32,14 +32,17 @@ def is_not(*allowed: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, *allowed)
 
 
-BLOCK_REFUSALS = (
-    Refusal("norm_kwargs", is_set, "a layer norm with other settings ({key}={value}) than epsilon 1e-5"),
-    Refusal("act_kwargs", is_set, "an activation with other settings ({key}={value}) than plain GELU or QuickGELU"),
+CUSTOM_BLOCK = (
     Refusal("block_type", is_set, "a custom attention block ({key}={value})"),
     *(
         Refusal(key, is_set, f"a custom attention block ({key})")
         for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     ),
+)
+BLOCK_REFUSALS = (
+    Refusal("norm_kwargs", is_set, "a layer norm with other settings ({key}={value}) than epsilon 1e-5"),
+    Refusal("act_kwargs", is_set, "an activation with other settings ({key}={value}) than plain GELU or QuickGELU"),
+    *CUSTOM_BLOCK,
 )
 LAYER_SCALE = Refusal("ls_init_value", is_set, "layer scale ({key}={value}) in its blocks")
 

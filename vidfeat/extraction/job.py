@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vidfeat.errors import explain
-from vidfeat.extraction import job_store
+from vidfeat.extraction import identity, job_store
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.extraction.recipe import Recipe
 from vidfeat.store import (
@@ -41,7 +41,8 @@ class Job:
         out: the store.
         paths: file of every video id of the source.
         precision: of the encoder, as the fingerprint has it.
-        notes: what a person should know about the source: what was left out of it.
+        notes: what a person should know about the source: what was left out of it, what changed in it.
+        n_changed: files that are not those that were extracted, and stay so.
         rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
     """
 
@@ -52,6 +53,7 @@ class Job:
     paths: Mapping[str, str]
     precision: Any
     notes: tuple[str, ...] = ()
+    n_changed: int = 0
     rebuild: bool = False
 
     def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
@@ -79,13 +81,20 @@ class Job:
     def known_facts(self, units: Sequence[Unit]) -> dict[int, VideoRow]:
         """What earlier commits found about the videos of `units`, by video index; failures are left out."""
         wanted = {index for unit in units for index in unit.video_indices}
-        known = {}
+        known: dict[int, VideoRow] = {}
+        valid_from = self.writer.plan.valid_from()
         for unit in self.writer.committed_units():
             if wanted.isdisjoint(unit.video_indices):
                 continue
             record = self.writer.record(unit)
             assert record is not None
-            known.update({video.index: video.facts for video in record.videos if video.facts.ok})
+            known.update(
+                {
+                    video.index: video.facts
+                    for video in record.videos
+                    if video.facts.ok and unit.index >= valid_from.get(video.index, 0)
+                }
+            )
         return known
 
     def expected_rows(self, units: Sequence[Unit]) -> int | None:
@@ -202,13 +211,14 @@ def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig,
     Raises:
         OptionsError: a layer, device or precision that there is not.
     """
-    from vidfeat.clip.encode import choose_device, choose_precision
+    from vidfeat.backbone.device import choose_device
+    from vidfeat.clip.encode import choose_precision
 
     try:
         device = choose_device(options.machine.device)
         precision = choose_precision(options.machine.precision, device)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
-        raise OptionsError(explain("this machine cannot do that", got=error, fix="try --device auto")) from error
+        raise OptionsError(str(error)) from error
     return StoreSpec(
         taps=taps_of(options, config),
         n_frames=options.sampling.n_sampled,
@@ -227,7 +237,7 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
     out = os.fspath(options.out)
     files = files_at(out)
     job_store.require_store_or_nothing(out)
-    report = None
+    report, found, said = None, None, []
     with files.lock():
         standing = read_plan(files)
         if standing is not None:
@@ -239,14 +249,29 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         else:
             writer = job_store.open_existing(options)
             report = job_store.take_back_what_is_bad(writer, options)
+            found = identity.compare(out, writer, manifest)
+            said = identity.notes(writer, found, refresh=options.refresh, prune=options.prune)
+            if not options.refresh:
+                identity.require_unchanged(writer, found, spec)
+            identity.apply(writer, found, manifest, prune=options.prune)
             job_store.extend(writer, options, spec, manifest)
+            if options.refresh:
+                writer.retry(found.changed, refresh=True)
     return Job(
         out=out,
         writer=writer,
         recipe=replace(recipe, views=replace(recipe.views, n_views=writer.plan.n_views)),
         pack=pack,
-        paths={item.id: item.path for item in manifest.items},
+        paths=_paths(writer, manifest),
         precision=spec.fingerprint.fields["precision"],
-        notes=manifest.notes,
+        notes=(*manifest.notes, *said),
+        n_changed=0 if found is None or options.refresh else len(found.changed),
         rebuild=report is not None and report.needs_rebuild,
     )
+
+
+def _paths(writer: StoreWriter, manifest: Manifest) -> dict[str, str]:
+    """File by video id: the source's; a pruned video of a unit still to do has the one it had, which is gone."""
+    planned = writer.plan.videos
+    pruned = {planned[index].id: os.path.join(manifest.root, planned[index].id) for index in writer.plan.pruned}
+    return pruned | {item.id: item.path for item in manifest.items}

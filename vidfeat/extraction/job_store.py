@@ -15,9 +15,10 @@ from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, explain
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, require_same_fingerprint, verify
 from vidfeat.store.location import files_at
-from vidfeat.store.unit_plan import Plan, read_plan
+from vidfeat.store.unit_plan import Plan, PlannedVideo, read_plan
 from vidfeat.store.verify import Level
-from vidfeat.video.manifest import Manifest
+from vidfeat.video.manifest import Manifest, VideoItem
+from vidfeat.video.source.rows import split_name
 
 if TYPE_CHECKING:
     from vidfeat.backbone import BackbonePack
@@ -110,11 +111,17 @@ def take_back_what_is_bad(writer: StoreWriter, options: ExtractOptions) -> Verif
 
 def extend(writer: StoreWriter, options: ExtractOptions, spec: StoreSpec, manifest: Manifest) -> None:
     spec = replace(spec, classes=tuple(dict.fromkeys((*writer.plan.classes, *manifest.classes))))
-    known = {video.id for video in writer.plan.videos}
+    known, planned = writer.plan.live_videos, writer.plan.videos
     bounds = frame_bounds(options, ["" if item.id in known else item.path for item in manifest.items])
-    writer.extend(spec, manifest.items, frame_bounds=bounds)
+    items = [_spelled_as(planned[known[item.id]], item) if item.id in known else item for item in manifest.items]
+    writer.extend(spec, items, frame_bounds=bounds)
     if options.retry is not None:
         _plan_retry(writer, options.retry)
+
+
+def _spelled_as(planned: PlannedVideo, item: VideoItem) -> VideoItem:
+    """The item with the split as the store spells it, where both mean the same: "Validation", "val"."""
+    return replace(item, split=planned.split) if split_name(planned.split) == item.split else item
 
 
 def _plan_retry(writer: StoreWriter, reason: str) -> None:

@@ -103,6 +103,8 @@ class ExtractOptions:
         limit: only the first videos of the source.
         allow_failures: failed videos that are no error.
         retry: a failure reason, or "all".
+        refresh: files that changed since they were extracted are extracted anew.
+        prune: videos whose files are gone, or moved, are dropped from the store.
         units: (i, n): only share i of n, 1 <= i <= n.
         check: how closely an existing store is verified first; what is found bad is extracted again.
 
@@ -127,6 +129,8 @@ class ExtractOptions:
     strict: bool = False
     allow_failures: int = 0
     retry: str | None = None
+    refresh: bool = False
+    prune: bool = False
     units: tuple[int, int] | None = None
     check: Literal["fast", "full"] = "fast"
     machine: Machine = Machine()
@@ -174,6 +178,8 @@ class ExtractOptions:
             max_frames=flags["max_frames"] or DEFAULT_MAX_FRAMES,
             shard_bytes=max(1, int(flags["shard_mb"] * 2**20)),
             strict=flags.get("strict", False),
+            refresh=flags.get("refresh", False),
+            prune=flags.get("prune", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),

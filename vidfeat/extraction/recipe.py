@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Recipe:
         """
         from vidfeat.video.decode import decode
 
+        source = stat_facts(task.path)
         digest = file_sha256(task.path)
         seed = video_seed(self.seed, task.video_id)
         frames = decode(task.path, policy=self.sampling, seed=seed, decoder=self.decoder)
@@ -56,6 +58,7 @@ class Recipe:
             pts_seconds=tuple(float(pts) for pts in frames.pts_seconds),
             content_sha256=digest,
             decoder=frames.decoder,
+            **source,
         )
         return LoadedVideo(facts=facts, pieces=self._pieces(frames.pixels, task))
 
@@ -92,6 +95,15 @@ class Recipe:
             seed=seed,
             decoder=fields["decoder"],
         )
+
+
+def stat_facts(path: str) -> dict[str, int]:
+    """The file's size and time of change, as stores keep them; nothing where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {}
+    return {"n_source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
 
 
 def file_sha256(path: str) -> str:

@@ -13,7 +13,7 @@ from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.options import Machine
 from vidfeat.extraction.pipeline import N_STAGING, PixelStream, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.extraction.pool import DecodePool
-from vidfeat.extraction.recipe import SLOT_ROWS, Recipe
+from vidfeat.extraction.recipe import SLOT_ROWS, Recipe, stat_facts
 from vidfeat.extraction.worker import InlineDecoder, RingLayout, VideoDone, VideoFacts, VideoFailed, VideoTask
 from vidfeat.store import StoreWriter, Unit, VideoRow, token_layers
 
@@ -122,7 +122,8 @@ class UnitRunner:
     def _row(self, outcome: VideoDone | VideoFailed) -> VideoRow:
         video = self._videos[outcome.task.video_index]
         if isinstance(outcome, VideoFailed):
-            return VideoRow.failed(video, reason=outcome.reason, detail=outcome.detail)
+            source = stat_facts(outcome.task.path)
+            return VideoRow.failed(video, reason=outcome.reason, detail=outcome.detail, **source)
         facts = outcome.facts
         row = VideoRow(video.id, video.label, video.split, video.group, **_stored_facts(facts))
         before = self._known.get(outcome.task.video_index)
@@ -141,6 +142,8 @@ def _stored_facts(facts: VideoFacts) -> dict[str, Any]:
         "pts_seconds": facts.pts_seconds,
         "content_sha256": facts.content_sha256,
         "decoder": facts.decoder,
+        "n_source_bytes": facts.n_source_bytes,
+        "source_mtime_ns": facts.source_mtime_ns,
     }
 
 

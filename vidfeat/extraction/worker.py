@@ -29,7 +29,10 @@ class VideoTask:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What decoding established about a video; pts_seconds has one entry per sampled frame."""
+    """What decoding established about a video; pts_seconds has one entry per sampled frame.
+
+    n_source_bytes and source_mtime_ns are the file's before it was read, 0 and 0 when unknown.
+    """
 
     n_frames: int
     n_source_frames: int
@@ -37,6 +40,8 @@ class VideoFacts:
     pts_seconds: tuple[float, ...]
     content_sha256: str
     decoder: str
+    n_source_bytes: int = 0
+    source_mtime_ns: int = 0
 
 
 @dataclass(frozen=True)

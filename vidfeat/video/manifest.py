@@ -96,9 +96,9 @@ def load_manifest(
     if source.is_dir():
         rows, class_names = folder_rows(source, base, problems)
     else:
-        rows = _file_rows(source, base, problems, known=set((ids or {}).values()))
+        rows = file_rows(source, base, problems, known=set((ids or {}).values()))
     base = base.absolute()
-    rows = _with_class_names(rows, ids, problems)
+    rows = with_class_names(rows, ids, problems)
     items = _checked_items(rows, base, problems, must_exist=must_exist)
     if not rows and not problems:
         problems.add("there is not a single video in it", [])
@@ -117,7 +117,8 @@ def load_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple((class_ids(path, Problems()) or {}).values())
 
 
-def _file_rows(source: Path, base: Path, problems: Problems, *, known: set[str]) -> list[Row]:
+def file_rows(source: Path, base: Path, problems: Problems, *, known: set[str]) -> list[Row]:
+    """The rows of a list of any kind; `known` are the class names, `base` where the paths start."""
     text = read_text(source, problems)
     if "youtube_id" in header_of(text):
         rows = kinetics_rows(text, base, problems)
@@ -142,7 +143,7 @@ def _as_on_disk(row: Row, base: Path) -> Row:
 # --- checks ---
 
 
-def _with_class_names(rows: list[Row], class_ids: dict[int, str] | None, problems: Problems) -> list[Row]:
+def with_class_names(rows: list[Row], class_ids: dict[int, str] | None, problems: Problems) -> list[Row]:
     """The rows with names for integer labels. Most labels decide what a list holds; the others are problems."""
     numbers = [row for row in rows if row.label.isdecimal()]
     mostly_numbers = 2 * len(numbers) > len(rows)

@@ -64,7 +64,7 @@ class TextEngine:
         context.check(prompts, self.tower)
         runs = context.along_runs()
         prepared = self._prepare(prompts, runs)
-        with torch.autocast(self.tower.positional_embedding.device.type, enabled=False):
+        with torch.autocast(self.tower.device.type, enabled=False):
             features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
@@ -78,7 +78,7 @@ class TextEngine:
         Raises:
             ValueError: texts that do not fit the context length.
         """
-        device, dtype = self.tower.positional_embedding.device, self.tower.text_projection.dtype
+        device, dtype = self.tower.device, self.tower.dtype
         token_ids = tokenizer.tokenize(list(texts))
         known = _FROZEN_FEATURES.setdefault(self.tower, {})
         key = (token_ids.numpy().tobytes(), device, dtype)
@@ -87,11 +87,11 @@ class TextEngine:
         return known[key]
 
     def _encode_tokens(self, token_ids: Tensor) -> Tensor:
-        """Features `[C E]` of `token_ids [C 77]`: texts of like length together, cut behind the last EOT."""
-        eot_index = token_ids.argmax(dim=-1)
-        features = token_ids.new_empty(len(token_ids), self.tower.embed_dim, dtype=self.tower.text_projection.dtype)
-        for places in eot_index.argsort().split(FROZEN_BATCH):
-            ids = token_ids[places, : int(eot_index[places].max()) + 1]
+        """Features `[C E]` of `token_ids [C S]`: texts of like length together, cut behind what acts."""
+        n_needed = self.tower.n_needed(token_ids)
+        features = token_ids.new_empty(len(token_ids), self.tower.embed_dim, dtype=self.tower.dtype)
+        for places in n_needed.argsort().split(FROZEN_BATCH):
+            ids = token_ids[places, : int(n_needed[places].max())]
             features[places] = self.tower(ids)
         return features
 
@@ -133,7 +133,7 @@ class TextEngine:
         sizes = {"width": config.width, "mlp_width": config.mlp_width, "n_heads": config.heads}
         chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
         kept = max(chunks) if self.checkpoint else sum(chunks)
-        return kept * runs.n_runs * self.tower.text_projection.element_size()
+        return kept * runs.n_runs * self.tower.dtype.itemsize
 
     def tokens_per_step(self, prompts: ClassPrompts, context: TextContext) -> int:
         """Rows that enter the tower for one run (kind "image": for one image); the plain path has `C x 77`."""
@@ -173,7 +173,7 @@ class TextEngine:
                 )
                 for index, steps in enumerate(plan.chunks)
             )
-            places = torch.tensor(plan.class_order, device=self.tower.positional_embedding.device).argsort()
+            places = torch.tensor(plan.class_order, device=self.tower.device).argsort()
             self._prepared[key] = _Prepared(prompts=prompts, plan=plan, chunks=chunks, places=places)
             if len(self._prepared) > MAX_PREPARED:
                 self._prepared.popitem(last=False)
@@ -181,10 +181,8 @@ class TextEngine:
         return self._prepared[key]
 
     def _linear_dtype(self) -> torch.dtype:
-        device = self.tower.positional_embedding.device.type
-        return (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.text_projection.dtype
-        )
+        device = self.tower.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.dtype
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:

@@ -216,11 +216,12 @@ REFUSALS = [
     ("text_cfg", "hf_model_name", "roberta-base", "Hugging Face text tower"),
     ("text_cfg", "hf_tokenizer_name", "roberta-base", "another tokenizer"),
     ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"}, "tokenizer with other settings"),
-    ("text_cfg", "embed_cls", True, "CoCa"),
-    ("text_cfg", "no_causal_mask", True, "not causal"),
-    ("text_cfg", "pool_type", "last", "read by 'last'"),
-    ("text_cfg", "proj_type", "none", "without a linear projection"),
-    ("text_cfg", "proj_bias", True, "proj_bias"),
+    ("text_cfg", "pool_type", "first", "read by 'first'"),
+    ("text_cfg", "proj_type", "mlp", "projection of another kind"),
+    ("text_cfg", "norm_kwargs", {"elementwise_affine": False}, "layer norms with other settings"),
+    ("text_cfg", "act_kwargs", {"approximate": "sigmoid"}, "activation with other settings"),
+    ("text_cfg", "scale_heads", True, "scale_heads"),
+    ("text_cfg", "context_lenght", 32, "unknown setting in text_cfg (context_lenght=32)"),
     ("text_cfg", "ls_init_value", 1e-4, "layer scale"),
     (None, "logit_bais", -10, "unknown setting in top level (logit_bais=-10)"),
 ]
@@ -251,8 +252,8 @@ def test_towers_that_cannot_be_rerun_are_refused_by_name(section, key, value, wo
 def test_every_reason_is_given_at_once() -> None:
     config = copy.deepcopy(TINY)
     config["vision_cfg"]["patch_siez"] = 16
-    config["text_cfg"]["no_causal_mask"] = True
-    with pytest.raises(UnsupportedModelError, match=r"patch_siez.*no_causal_mask"):
+    config["text_cfg"]["pool_type"] = "first"
+    with pytest.raises(UnsupportedModelError, match=r"patch_siez.*pool_type"):
         tower_sizes(config, name="x")
 
 

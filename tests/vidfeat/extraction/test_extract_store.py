@@ -259,9 +259,11 @@ def test_missing_files_are_refused_unless_failures_are_allowed(tmp_path, videos,
     assert summary.failures == {"unreadable": 1}
 
 
-def test_a_changed_file_is_a_failure_when_a_tap_is_added(tmp_path, own_videos, model):
+def test_a_changed_file_is_a_failure_when_a_tap_is_added_to_an_old_store(tmp_path, own_videos, model, monkeypatch):
     out = tmp_path / "X.zarr"
-    extract(small_options(own_videos, out, model, taps=("pooled",)))
+    with monkeypatch.context() as patch:  # stores have kept sizes and times of files since later
+        patch.setattr("vidfeat.extraction.recipe.stat_facts", lambda path: {})
+        extract(small_options(own_videos, out, model, taps=("pooled",)))
     write_mp4(own_videos / "run" / "001.mp4", n_frames=16, seed=99)
     summary = extract(small_options(own_videos, out, model, taps=("tokens@1",)))
     assert summary.n_failed == 1

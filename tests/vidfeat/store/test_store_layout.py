@@ -83,7 +83,7 @@ def test_an_index_array_is_the_bytes_zarr_writes(values, tmp_path):
 
 def test_shards_hold_whole_videos_and_have_the_size_asked_for():
     from vidfeat.store import StoreSpec, TapSpec
-    from vidfeat.store.unit_plan import first_pass
+    from vidfeat.store.passes import first_pass
 
     tokens = TapSpec("tokens/06", (197, 768))
     videos = SmallStore(n_videos=1000).videos
@@ -100,7 +100,7 @@ def test_shards_hold_whole_videos_and_have_the_size_asked_for():
 
 def test_units_of_videos_of_different_lengths_are_packed_by_their_bounds():
     from vidfeat.store import StoreSpec, TapSpec
-    from vidfeat.store.unit_plan import first_pass
+    from vidfeat.store.passes import first_pass
 
     videos = SmallStore(n_videos=6).videos
     spec = StoreSpec((TapSpec("pooled", (8,)),), n_frames=None, max_frames=10, shard_bytes=16 * 12)
