@@ -124,7 +124,11 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto].")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A run folder for result.json and predictions: the report counts it in.",
+)
 def evaluate(
     prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
 ) -> None:
@@ -143,19 +147,20 @@ def evaluate(
     given, axes = parse_overrides([*_as_overrides(named), *overrides])
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
-    result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
     console = plain_console()
     console.print(result_table([result]))
     _print_notes(result)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        console.print(f"results: {result.write(out)}", soft_wrap=True)
+        console.print(f"results: {out}/result.json", soft_wrap=True)
 
 
 @cli.command()
 @click.argument("source")
 @click.option("--prompts", type=click.Path(path_type=Path), help="A trained prompt file; none for zero-shot CLIP.")
-@click.option("--classes", help="Names separated by commas, or a file of them.  [default: those trained on]")
+@click.option(
+    "--classes", help="Names separated by commas, a JSON list, or a file of them.  [default: those trained on]"
+)
 @click.option("--like", help="For video files: the store whose backbone, frames and crop are taken, or a pack.")
 @click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
 @click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
@@ -174,10 +179,9 @@ def classify(source: str, classes: str | None, out: Path | None, **options: Any)
     from prompttune.api.classify import ClassifyOptions
     from prompttune.api.classify import classify as classify_videos
     from prompttune.base.console import plain_console
-    from prompttune.cli.prompts import named_classes
     from prompttune.cli.tables import classified_table, write_classified
 
-    found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
+    found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
         write_classified(out, found)
     plain_console().print(classified_table(found))

@@ -59,7 +59,7 @@ def make(
     """
     from prompttune.cli.prompts import read_class_names
     from prompttune.data.labelled import read_labelled
-    from prompttune.splits.lists import read_class_file
+    from prompttune.splits.class_files import read_class_file
     from prompttune.splits.making import MakeOptions, make_split_file
 
     base_classes = tuple(read_class_names(base)) if base is not None else () if base_to_new else None

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
+_COLUMNS = ("top5", "mean_per_class", "macro_f1")
 
 
 class _Record(BaseModel):
@@ -46,6 +48,8 @@ class TestResult(_Record):
         "of 15 equal bins of the largest softmaxed logit"
     )
     per_class: dict[str, float] = Field(description="top-1 of each class")
+    mean_per_class: float | None = Field(default=None, description="mean of the classes' top-1, each of equal weight")
+    macro_f1: float | None = Field(default=None, description="F1, mean over the classes that have test videos")
     videos_sha256: str = Field(
         default="", description="hash over the set's name, classes, and videos with their labels"
     )
@@ -204,7 +208,7 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
         | {"run": run.name, "seed": run.seed}
         | run.overrides
         | run.metrics
-        | {f"{name}_top5": test.top5 for name, test in run.tests.items()}
+        | {f"{name}_{key}": getattr(test, key) for name, test in run.tests.items() for key in _COLUMNS}
         | {
             "n_parameters": run.n_parameters,
             "seconds": run.train_seconds / run.runs_together,
@@ -242,6 +246,7 @@ def confusion(folder: str | Path, test: str) -> pandas.DataFrame:
 
 def test_result(predictions: Predictions) -> TestResult:
     """What a result says about one run on one test set."""
+    per_class = predictions.per_class()
     return TestResult(
         n_videos=len(predictions.ids),
         n_listed=predictions.n_listed,
@@ -249,7 +254,9 @@ def test_result(predictions: Predictions) -> TestResult:
         top1=predictions.top(1),
         top5=predictions.top(5),
         calibration_error=predictions.calibration_error(),
-        per_class=predictions.per_class(),
+        per_class=per_class,
+        mean_per_class=fmean(per_class.values()),
+        macro_f1=predictions.macro_f1(),
         videos_sha256=predictions.videos_sha256,
     )
 

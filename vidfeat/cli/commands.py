@@ -312,4 +312,25 @@ def import_(hdf5: Path, store: str, tap: str) -> None:
     click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
 
 
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Everything, reasons included, for programs.")
+def models(name: str | None, as_json: bool) -> None:
+    """Say what each known model can do here: tokens, visual and text prompts; of one, why not more."""
+    import json
+
+    from vidfeat.cli.model_tables import print_model, print_models
+    from vidfeat.clip.verdicts import judge, judge_all
+
+    if name is None and sys.stderr.isatty():
+        click.echo("building every model without memory, to look at it ...", err=True)
+    verdicts = [judge(name)] if name is not None else list(judge_all())
+    if as_json:
+        click.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=2))
+    elif name is not None:
+        print_model(verdicts[0])
+    else:
+        print_models(verdicts)
+
+
 main.add_command(anchors)

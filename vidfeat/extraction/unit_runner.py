@@ -14,7 +14,8 @@ from vidfeat.extraction.options import Machine
 from vidfeat.extraction.pipeline import N_STAGING, PixelStream, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.extraction.pool import DecodePool
 from vidfeat.extraction.recipe import SLOT_ROWS, Recipe, stat_facts
-from vidfeat.extraction.worker import InlineDecoder, RingLayout, VideoDone, VideoFacts, VideoFailed, VideoTask
+from vidfeat.extraction.ring import RingLayout
+from vidfeat.extraction.worker import InlineDecoder, VideoDone, VideoFacts, VideoFailed, VideoTask
 from vidfeat.store import StoreWriter, Unit, VideoRow, token_layers
 
 if TYPE_CHECKING:

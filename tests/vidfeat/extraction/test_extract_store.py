@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from vidfeat.extraction import job_store
 from vidfeat.extraction.extract import extract_or_resume
 from vidfeat.extraction.options import Machine, ModelChoice, OptionsError
 from vidfeat.store import StoreWriter, open_store, verify
+from vidfeat.video.decode.video_file import VideoFile
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, sample_indices
 
@@ -245,6 +247,34 @@ def test_retry_takes_up_the_failures_of_one_reason_once_they_are_repaired(tmp_pa
     assert everything.n_frames == 0
     with pytest.raises(OptionsError, match="--retry does not know"):
         extract(small_options(own_videos, out, model, retry="boredom"))
+
+
+def test_what_the_machine_failed_to_read_is_tried_by_the_next_run(tmp_path, videos, model, finished, monkeypatch):
+    out = tmp_path / "X.zarr"
+    options = small_options(videos, out, model, machine=Machine(workers=0, device="cpu"))
+    honest = VideoFile.picture
+
+    def no_more_files(file, frame):
+        if file.path.endswith("002.mp4"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return honest(file, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoFile, "picture", no_more_files)
+        for _ in range(2):  # the second run tries again, and fails again
+            summary = extract(options)
+            assert summary.failures == {"machine": 1}
+            assert not summary.nothing_to_do
+    (failed,) = [row for row in open_store(out).videos() if not row.ok]
+    assert failed.id.endswith("002.mp4")
+    assert "OSError: [Errno 24] Too many open files" in failed.detail
+    assert "no_more_files" in failed.detail, "the traceback"
+    summary = extract(options)
+    assert (summary.n_failed, summary.n_frames) == (0, N_FRAMES)
+    assert extract(options).nothing_to_do
+    expected = rows_by_id(finished)
+    for name, values in rows_by_id(out).items():  # a unit of one video is a batch of another size: float16's last bit
+        np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_missing_files_are_refused_unless_failures_are_allowed(tmp_path, videos, model):

@@ -101,7 +101,7 @@ def orientation(frame: Any, path: str) -> Orientation:
     """
     from av.sidedata import sidedata
 
-    # frame.side_data is such a container too, but one that PyAV 17.0 to 18.1 also ties to the frame: a circle, which
+    # frame.side_data is such a container too, but one that PyAV up to 19.0.0 also ties to the frame: a circle, which
     # keeps the picture in memory until Python's collector comes by.
     containers: Any = sidedata  # its type stub leaves the argument out
     side_data = containers.SideDataContainer(frame).get("DISPLAYMATRIX")
