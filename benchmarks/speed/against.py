@@ -4,7 +4,7 @@
     python -m benchmarks speed whole --against 11a389d    a base-to-new run of HMDB-51's size, an extraction
     python -m benchmarks speed write --against 11a389d    MB/s of committing tokens
 
-Inputs are made once, by this tree; the other revision is `git archive`d into a temporary folder. Every round runs each
+Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a temporary folder. Every round runs each
 command in either tree, which of them first alternating; a ratio is new seconds / old seconds of one round.
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 import click
 
 HERE = Path(__file__).parents[2]
+Arguments = Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Case:
     """
 
     name: str
-    arguments: Sequence[str | Path]
+    arguments: Arguments
     exit_code: int = 0
     prints_seconds: bool = False
 
@@ -108,14 +109,15 @@ def run_once(case: Case, tree: Path, work: Path, n_threads: int) -> float:
     return float(done.stdout.split()[-1]) if case.prints_seconds else seconds
 
 
-def prepare(*arguments: str | Path) -> None:
-    """Runs a command of this tree that makes an input.
+def prepare(tree: Path, arguments: Arguments) -> None:
+    """Runs a command of a tree that makes an input: of the older one, where what it writes is read by both.
 
     Raises:
         click.ClickException: it failed; with the end of what it said.
     """
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 
@@ -129,10 +131,10 @@ def row_of(measured: Measured) -> str:
     )
 
 
-def command(subject: str, make_cases: Callable[[Path, bool], list[Case]], arguments: list[str]) -> int:
+def command(subject: str, make_cases: Callable[[Path, Path, bool], list[Case]], arguments: list[str]) -> int:
     """The command line of one subject; 0 when measured.
 
-    make_cases: gets an empty folder for the inputs, and whether they are to be small, and gives the cases.
+    make_cases: gets an empty folder for the inputs, the other revision's tree, and whether inputs are to be small.
     """
 
     @click.command(help=f"Compare {subject} with another revision of this repository, in turns.")
@@ -146,7 +148,7 @@ def command(subject: str, make_cases: Callable[[Path, bool], list[Case]], argume
             work = Path(folder)
             other = tree_at(revision, work / "other")
             (work / "inputs").mkdir()
-            cases = [case for case in make_cases(work / "inputs", small) if only is None or only in case.name]
+            cases = [case for case in make_cases(work / "inputs", other, small) if only is None or only in case.name]
             click.echo(f"{'new / old, median of ' + str(rounds):<34} ratio  (range)          new, s  old, s")
             compare(cases, other=other, work=work, n_rounds=rounds, n_threads=threads)
 

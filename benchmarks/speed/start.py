@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from benchmarks.speed.against import Case, command, prepare
+from benchmarks.speed.against import HERE, Case, command, prepare
 
 SMALL_TOWERS = {"width": 64, "layers": 2, "heads": 1}
 
 
-def cases(inputs: Path, small: bool) -> list[Case]:
+def cases(inputs: Path, other: Path, small: bool) -> list[Case]:
     """Training an epoch, evaluating, a typing mistake, an extraction with nothing to do; ViT-B/32 unless small."""
     from benchmarks.speed.text_whole import CLIP_TEXT, CLIP_VISION, Clips, random_pack, write_store
 
@@ -18,12 +19,31 @@ def cases(inputs: Path, small: bool) -> list[Case]:
     pack = random_pack(inputs / "pack", vision=vision, text={**CLIP_TEXT, **SMALL_TOWERS}, embed_dim=32)
     names = ("archery", "bowling", "haircut", "kick ball")
     store = write_store(inputs / "small.zarr", pack, Clips(names, frozenset(names), train=16, test=4, n_frames=4))
-    train = ["-m", "prompttune.cli", "train", "--store", store, "--seeds", "1", "--set", "epochs=1", "--out"]
+    train: list[str | Path] = [
+        "-m",
+        "prompttune.cli",
+        "train",
+        "--store",
+        store,
+        "--seeds",
+        "1",
+        "--set",
+        "epochs=1",
+        "--out",
+    ]
     prompt = inputs / "trained"
-    prepare(*train, prompt, "--method", "coop")
-    evaluate = ["-m", "prompttune.cli", "eval", "--store", store, "--prompts", prompt / "seed1" / "prompt.safetensors"]
+    prepare(other, [*train, prompt, "--method", "coop"])
+    evaluate: list[str | Path] = [
+        "-m",
+        "prompttune.cli",
+        "eval",
+        "--store",
+        store,
+        "--prompts",
+        prompt / "seed1" / "prompt.safetensors",
+    ]
     extract = [*extract_arguments(inputs, n_videos=4, small=small), "--out", inputs / "done.zarr"]
-    prepare(*extract)
+    prepare(HERE, extract)
     return [
         Case("train, one small epoch", [*train, "OUT", "--method", "coop"]),
         Case("eval", evaluate),
@@ -43,8 +63,10 @@ def extract_arguments(inputs: Path, *, n_videos: int, small: bool) -> list[str |
     from benchmarks.speed.text_whole import CLIP_TEXT, CLIP_VISION, clip_state
 
     write_clips(inputs / "clips", Setting(n_videos, 1.0 if small else 4.0, 16, 1, 1))
-    vision = {**CLIP_VISION, "patch_size": 32} if not small else {**CLIP_VISION, **SMALL_TOWERS, "patch_size": 56}
-    text = {**CLIP_TEXT} if not small else {**CLIP_TEXT, **SMALL_TOWERS}
+    vision: dict[str, Any] = (
+        {**CLIP_VISION, "patch_size": 32} if not small else {**CLIP_VISION, **SMALL_TOWERS, "patch_size": 56}
+    )
+    text: dict[str, Any] = {**CLIP_TEXT} if not small else {**CLIP_TEXT, **SMALL_TOWERS}
     embed_dim = 512 if not small else 32
     model = {
         "embed_dim": embed_dim,
@@ -62,7 +84,7 @@ def extract_arguments(inputs: Path, *, n_videos: int, small: bool) -> list[str |
     from safetensors.torch import save_file
 
     save_file(clip_state(vision, text, embed_dim=embed_dim), inputs / "weights.safetensors")
-    weights = ["--model-config", inputs / "model.json", "--weights", inputs / "weights.safetensors"]
+    weights: list[str | Path] = ["--model-config", inputs / "model.json", "--weights", inputs / "weights.safetensors"]
     return ["-m", "vidfeat.cli", "extract", inputs / "clips", *weights, "--frames", "8", "--quiet"]
 
 

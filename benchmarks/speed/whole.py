@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed.against import Case, command, prepare
 from benchmarks.speed.start import SMALL_TOWERS, extract_arguments
 
 
-def cases(inputs: Path, small: bool) -> list[Case]:
+def cases(inputs: Path, other: Path, small: bool) -> list[Case]:
     """The run of `speed text`'s page (ga2-text, three seeds) in float32 and bf16, and 36 clips through ViT-B/32."""
     from benchmarks.speed.text_whole import (
         CLIP_TEXT,
@@ -21,16 +22,29 @@ def cases(inputs: Path, small: bool) -> list[Case]:
         write_store,
     )
 
-    sizes = {"vision": {**CLIP_VISION, **SMALL_TOWERS}, "text": {**CLIP_TEXT, **SMALL_TOWERS}} if small else {}
+    sizes: dict[str, Any] = (
+        {"vision": {**CLIP_VISION, **SMALL_TOWERS}, "text": {**CLIP_TEXT, **SMALL_TOWERS}} if small else {}
+    )
     pack, clips = random_pack(inputs / "pack", **sizes), hmdb_clips()
     if small:
         clips = Clips(clips.classes, clips.base, test=1, n_frames=2)
     store = write_store(inputs / "hmdb.zarr", pack, clips)
-    other = write_store(inputs / "other.zarr", pack, Clips(OTHER_CLASSES, frozenset(OTHER_CLASSES), test=1))
-    hard = ["--method", "coop", "--store", other, "--seeds", "7", "--set", "epochs=1", "--out", inputs / "hard"]
+    hard_store = write_store(inputs / "other.zarr", pack, Clips(OTHER_CLASSES, frozenset(OTHER_CLASSES), test=1))
+    hard: list[str | Path] = [
+        "--method",
+        "coop",
+        "--store",
+        hard_store,
+        "--seeds",
+        "7",
+        "--set",
+        "epochs=1",
+        "--out",
+        inputs / "hard",
+    ]
     train = ["-m", "prompttune.cli", "train"]
-    prepare(*train, *hard)
-    run = [*train, "--method", "ga2-text", "--store", store, "--seeds", "1,2,3", "--out", "OUT"]
+    prepare(other, [*train, *hard])
+    run: list[str | Path] = [*train, "--method", "ga2-text", "--store", store, "--seeds", "1,2,3", "--out", "OUT"]
     run += ["--set", f"hard_prompts={inputs / 'hard/seed7/prompt.safetensors'}"]
     run += ["--set", f"base_classes={json.dumps(sorted(clips.base))}"]
     run += ["--set", "epochs=1"] if small else []

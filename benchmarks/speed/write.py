@@ -23,7 +23,7 @@ print(time.perf_counter() - started)
 """
 
 
-def cases(inputs: Path, small: bool) -> list[Case]:
+def cases(inputs: Path, other: Path, small: bool) -> list[Case]:
     """Tokens of ViT-B/16 given as the encoder's halves, and as float32 to be rounded."""
     script = inputs / "commits.py"
     script.write_text(_COMMITS, encoding="utf-8")
