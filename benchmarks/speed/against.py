@@ -4,8 +4,8 @@
     python -m benchmarks speed whole --against 11a389d    a base-to-new run of HMDB-51's size, an extraction
     python -m benchmarks speed write --against 11a389d    MB/s of committing tokens
 
-Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a temporary
-folder. Every round runs each command in either tree, which of them first alternating; a ratio is new seconds / old
+Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a folder
+of its own. Every round runs each command in either tree, which of them first alternating; a ratio is new seconds / old
 seconds of one round.
 """
 
