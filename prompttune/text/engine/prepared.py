@@ -14,7 +14,7 @@ from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import BlockStep
 from prompttune.text.engine.frozen_block import FrozenBlock, choose_parts, in_dtype
 from prompttune.text.engine.head_tiles import Heads, HeadTiles
-from vidfeat.backbone import TextTower
+from vidfeat.backbone import PromptableText
 
 
 class PreparedChunk:
@@ -31,7 +31,7 @@ class PreparedChunk:
     @torch.no_grad()
     def __init__(
         self,
-        tower: TextTower,
+        tower: PromptableText,
         blocks: Sequence[FrozenBlock],
         steps: Sequence[BlockStep],
         *,
