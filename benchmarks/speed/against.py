@@ -4,9 +4,9 @@
     python -m benchmarks speed whole --against 11a389d    a base-to-new run of HMDB-51's size, an extraction
     python -m benchmarks speed write --against 11a389d    MB/s of committing tokens
 
-Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a folder
-of its own. Every round runs each command in either tree, which of them first alternating; a ratio is new seconds / old
-seconds of one round.
+Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a
+temporary folder. Every round runs each command in either tree, which of them first alternating; a ratio is new
+seconds / old seconds of one round.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Case:
 
     Attributes:
         name: for the table.
-        arguments: what follows `python` on the command line; OUT stands for the output path of the run.
+        arguments: what follows `python` on the command line; OUT stands for the output path of the run, TREE for
+            `new` or `old`.
         exit_code: the one that is right.
         prints_seconds: its last line is the time that counts, in place of the whole process's.
     """
@@ -99,7 +100,10 @@ def run_once(case: Case, tree: Path, work: Path, n_threads: int) -> float:
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(n_threads), "PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, *(str(part).replace("OUT", str(out)) for part in case.arguments)]
+    command = [
+        sys.executable,
+        *(str(part).replace("OUT", str(out)).replace("TREE", name_of(tree)) for part in case.arguments),
+    ]
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
@@ -121,6 +125,11 @@ def prepare(tree: Path, arguments: Arguments) -> None:
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+
+
+def name_of(tree: Path) -> str:
+    """What TREE stands for."""
+    return "new" if tree == HERE else "old"
 
 
 def row_of(measured: Measured) -> str:

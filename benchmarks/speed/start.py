@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.against import HERE, Case, command, prepare
+from benchmarks.speed.against import HERE, Case, command, name_of, prepare
 
 SMALL_TOWERS = {"width": 64, "layers": 2, "heads": 1}
 
@@ -42,14 +42,15 @@ def cases(inputs: Path, other: Path, small: bool) -> list[Case]:
         "--prompts",
         prompt / "seed1" / "prompt.safetensors",
     ]
-    extract = [*extract_arguments(inputs, n_videos=4, small=small), "--out", inputs / "done.zarr"]
-    prepare(HERE, extract)
+    extract = extract_arguments(inputs, n_videos=4, small=small)
+    for tree in (HERE, other):
+        prepare(tree, [*extract, "--out", inputs / f"done-{name_of(tree)}.zarr"])
     return [
         Case("train, one small epoch", [*train, "OUT", "--method", "coop"]),
         Case("eval", evaluate),
         Case("a mistyped method", [*train, "OUT", "--method", "coopp"], exit_code=2),
         Case("a mistyped option", [*train, "OUT", "--method", "coop", "--set", "epoch=1"], exit_code=2),
-        Case("extract, nothing to do", extract),
+        Case("extract, nothing to do", [*extract, "--out", inputs / "done-TREE.zarr"]),
         Case("vidfeat info", ["-m", "vidfeat.cli", "info", store]),
     ]
 
