@@ -24,6 +24,7 @@ _NEEDS: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("optim.warmup_lr", "optim.warmup_epochs above 0", lambda c: c.optim.warmup_epochs > 0),
     ("context.n_ctx", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.init", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
+    ("context.template", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.position", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.image_hidden", 'context.kind = "image"', lambda c: c.context.kind == "image"),
     ("context.class_tokens_hidden", "context.class_tokens_block", lambda c: c.context.class_tokens_block is not None),

@@ -102,13 +102,17 @@ class ProtocolConfig(Section):
 
 
 class ContextConfig(Section):
-    """The learned tokens in the text tower: `kind = "none"` trains none."""
+    """The learned tokens in the text tower: `kind = "none"` trains none.
+
+    `template` has the frozen words around the class name, beside the learned tokens: MaPLe's release has `of a {}.`.
+    """
 
     kind: Literal["none", "shared", "class", "image"] = "none"
     n_ctx: Positive = 16
     init: str = "random"
     init_std: Annotated[float, Field(gt=0)] = 0.02
     position: Literal["end", "middle", "front"] = "end"
+    template: Template = "{}."
     prompt_depth: Positive = 1
     image_hidden: Annotated[Positive | None, BeforeValidator(none_word)] = None
     class_tokens_block: Annotated[Positive | None, BeforeValidator(none_word)] = None

@@ -29,7 +29,7 @@ from prompttune.parts.class_adapters import ClassProbe, FittedAdapter
 from prompttune.parts.heads import Head, build_head
 from prompttune.parts.learned_context import LearnedContext
 from prompttune.parts.learned_visual import LearnedVisual
-from prompttune.text.class_prompts import ClassPrompts, clean_class_name
+from prompttune.text.class_prompts import ClassPrompts, clean_class_name, split_template
 from prompttune.text.engine import TextContext, TextEngine
 from prompttune.text.vocabulary import TextPass, Vocabulary
 from vidfeat.backbone import BackbonePack, TextTower
@@ -119,9 +119,13 @@ class PromptModel(nn.Module):
         texts = self.class_texts(names)
         prompts = None
         if self.context is not None:
-            position = self.config.context.position
+            own = self.config.context
             prompts = ClassPrompts.build(
-                list(texts), self.pack.tokenizer(), n_ctx=self.context.n_ctx, position=position
+                list(texts),
+                self.pack.tokenizer(),
+                n_ctx=self.context.n_ctx,
+                position=own.position,
+                template=own.template,
             )
         return Vocabulary(names, texts, prompts, self.frozen_text(texts))
 
@@ -157,8 +161,9 @@ class PromptModel(nn.Module):
             }
         before, n_ctx = vocabulary.prompts.n_ctx_before, vocabulary.prompts.n_ctx
         front, behind = (f"[{n}] " if n else "" for n in (before, n_ctx - before))
+        words_before, words_behind = split_template(self.config.context.template)
         return {
-            name: f"{front}{text}{' ' + behind.rstrip() if behind else ''}."
+            name: f"{front}{words_before}{text}{' ' + behind.rstrip() if behind else ''}{words_behind}"
             for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
         }
 
