@@ -7,7 +7,6 @@ the one that gave it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ from prompttune.model.class_sampling import ClassSampler, step_accuracy, step_lo
 from prompttune.model.prompt_model import PromptModel, Vocabulary, autocast
 from prompttune.training.aggregation import PromptAggregation
 from prompttune.training.gradients import gradient_norms, prograd_backward
-from prompttune.training.optimisers import below, learning_rate, load_optimiser_state, make_optimiser, optimiser_state
+from prompttune.training.optimisers import below, load_optimiser_state, make_optimiser, optimiser_state
+from prompttune.training.schedules import learning_rate, steps_per_epoch
 
 KNOWLEDGE_TERM = "zero-shot-consistency"
 
@@ -105,7 +105,7 @@ class Trainer:
             make_optimiser(run.config.optim, list(parameters.values()))
             for run, parameters in zip(inputs.runs, self.parameters, strict=True)
         ]
-        self.steps_per_epoch = math.ceil(len(inputs.videos) / config.optim.batch_size)
+        self.steps_per_epoch = steps_per_epoch(config.optim, len(inputs.videos))
         self.n_steps = self.steps_per_epoch * config.optim.epochs
         self.step_index = 0
         self.between_steps = True

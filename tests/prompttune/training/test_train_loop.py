@@ -14,8 +14,9 @@ from training import short_runs, train_runs, trainer_of
 from prompttune.config.train_config import OptimConfig
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine import TextContext, TextEngine
+from prompttune.training.optimisers import make_optimiser
 from prompttune.training.run_log import RunLog
-from prompttune.training.trainer import learning_rate, make_optimiser
+from prompttune.training.schedules import learning_rate
 from vidfeat.backbone import TextTower
 
 
@@ -62,7 +63,7 @@ def test_optimisers_by_name(name: str, kind: str) -> None:
 
 
 def test_every_epoch_visits_every_training_video_once(target: str) -> None:
-    runs = short_runs({"method": "coop", "optim": {"batch_size": 5}}, store=target, seeds=[1, 2])
+    runs = short_runs({"method": "coop", "optim": {"batch_size": 5, "drop_last": False}}, store=target, seeds=[1, 2])
     _, trainer = trainer_of(runs)
     for _ in range(2):
         seen = []
