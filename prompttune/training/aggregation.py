@@ -106,8 +106,4 @@ class PromptAggregation:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {
-        f"{name}.{run}": parameter
-        for name, held in named_run_parameters(model)
-        for run, parameter in enumerate(held.runs)
-    }
+    return {name: held.values for name, held in named_run_parameters(model)}

@@ -30,9 +30,9 @@ class FrozenNorm:
     eps: float
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm) -> FrozenNorm:
-        """The weights of a module."""
-        return cls(weight=norm.weight.detach(), bias=norm.bias.detach(), eps=norm.eps)
+    def of(cls, norm: nn.LayerNorm, *, dtype: torch.dtype) -> FrozenNorm:
+        """The weights of a module, in `dtype`."""
+        return cls(weight=norm.weight.detach().to(dtype), bias=norm.bias.detach().to(dtype), eps=norm.eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised rows, then the mean and the inverse deviation that `backward` needs."""
@@ -49,7 +49,7 @@ class FrozenNorm:
 class FrozenMatrix:
     """A weight, kept both ways round: matrices of few rows multiply up to 1.4 times faster so.
 
-    Biases are the caller's: adding one inside the product costs more than a pass over its result (docs/log.md).
+    On a CPU, adding a bias inside the product costs more than a pass over its result (docs/log.md).
 
     Attributes:
         forward_weight: `scale * W^T` `[in out]`, contiguous.
@@ -85,6 +85,12 @@ class Spread:
         """`[Z n out/Z]` of `x [n in]`, in the weight's dtype; in `out` if there is one."""
         return _products(in_dtype(x, self.matrix.weight.dtype), self._columns, out=out)
 
+    def add_bias_forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`forward` with `bias [Z 1 out/Z]` added."""
+        if launches_cost(x):
+            return torch.addmm(bias[0], in_dtype(x, bias.dtype), self._columns[0]).unsqueeze(0)
+        return self.forward(x).add_(bias)
+
     def backward(self, gradient: Tensor) -> Tensor:
         """The gradient `[n in]` of x but for the scale, in the dtype of `gradient [Z n out/Z]`."""
         return in_dtype(_product(in_dtype(gradient, self.matrix.weight.dtype), self._rows), gradient.dtype)
@@ -109,6 +115,11 @@ class Collect:
     def backward(self, gradient: Tensor) -> Tensor:
         """The gradient `[Z n in/Z]` of x but for the scale, in the dtype of `gradient [n out]`."""
         return in_dtype(_products(in_dtype(gradient, self.matrix.weight.dtype), self._columns), gradient.dtype)
+
+
+def launches_cost(like: Tensor) -> bool:
+    """Whether every operation is a kernel to launch, which costs more than what it computes on a few rows."""
+    return like.device.type != "cpu"
 
 
 def choose_parts(n_rows: int, *, width: int, n_heads: int, like: Tensor) -> int:
@@ -162,6 +173,9 @@ class FrozenBlock:
     - quick_gelu's slope is in the MLP's forward weights, which makes it PyTorch's fused silu. The backward pass through
       the MLP needs no slope: its two occurrences cancel.
 
+    Rows between the matrices are in the tower's dtype; where launches cost they are in the matrices', as a cast between
+    any two products would be one launch more.
+
     Attributes:
         query_bias, c_fc_bias: `[Z 1 out/Z]`.
     """
@@ -188,20 +202,26 @@ class FrozenBlock:
         head_scale = 1.0 / math.sqrt(width // n_heads)
         slope = QUICK_GELU_SLOPE if is_quick else 1.0
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
+        row_dtype = dtype if launches_cost(weight) else weight.dtype
         return cls(
-            ln_1=FrozenNorm.of(block.ln_1),
+            ln_1=FrozenNorm.of(block.ln_1, dtype=row_dtype),
             query=Spread(FrozenMatrix.of(weight[:width], dtype=dtype, scale=head_scale), 1),
             query_bias=(bias[:width] * head_scale).to(dtype).view(1, 1, -1),
             key_value=Spread(FrozenMatrix.of(weight[width:], dtype=dtype), 1),
             out=Collect(FrozenMatrix.of(attn.out_proj.weight, dtype=dtype), 1),
-            out_bias=attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :],
-            ln_2=FrozenNorm.of(block.ln_2),
+            out_bias=(attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :]).to(row_dtype),
+            ln_2=FrozenNorm.of(block.ln_2, dtype=row_dtype),
             c_fc=Spread(FrozenMatrix.of(mlp.c_fc.weight, dtype=dtype, scale=slope), 1),
             c_fc_bias=(mlp.c_fc.bias * slope).to(dtype).view(1, 1, -1),
             c_proj=Collect(FrozenMatrix.of(mlp.c_proj.weight, dtype=dtype, scale=1.0 / slope), 1),
-            c_proj_bias=mlp.c_proj.bias.detach(),
+            c_proj_bias=mlp.c_proj.bias.detach().to(row_dtype),
             is_quick=is_quick,
         )
+
+    @property
+    def row_dtype(self) -> torch.dtype:
+        """Of the rows that enter and leave."""
+        return self.c_proj_bias.dtype
 
     def in_parts(self, n_parts: int) -> FrozenBlock:
         """The same weights, seen in Z parts."""

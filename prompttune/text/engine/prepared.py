@@ -46,16 +46,26 @@ class PreparedChunk:
         self._given: dict[tuple[int, int, int], BlockInput] = {}
         sources = [step.layout.ctx_sources for step in steps]
         self._is_prefix = [np.array_equal(rows, np.arange(len(rows))) for rows in sources]
+        self._words_from = [
+            None if step.words_from is None else torch.from_numpy(step.words_from).to(tower.positional_embedding.device)
+            for step in steps
+        ]
         layout = steps[0].layout
-        positions = tower.positional_embedding.detach()
+        positions = in_dtype(tower.positional_embedding.detach(), blocks[0].row_dtype)
         device = positions.device
         self._ctx_sources = [torch.from_numpy(rows).to(device) for rows in sources]
         self._ctx_positions = positions[torch.from_numpy(layout.ctx_positions).to(device)].unsqueeze(1)
         word_ids = torch.from_numpy(layout.word_ids).to(device)
-        words = tower.embed(word_ids) + positions[torch.from_numpy(layout.word_positions).to(device)]
+        words = (
+            in_dtype(tower.embed(word_ids), positions.dtype)
+            + positions[torch.from_numpy(layout.word_positions).to(device)]
+        )
         self._fixed = FixedRows.of(blocks[0], words)
         constants = constant_rows(tower, layout.constants, sot_id=sot_id)
-        self._constant_kv = [block.keys_and_values(rows) for block, rows in zip(blocks, constants, strict=True)]
+        self._constant_kv = [
+            block.keys_and_values(in_dtype(rows, block.row_dtype))
+            for block, rows in zip(blocks, constants, strict=True)
+        ]
 
     def run(self, context: TextContext, trunk_kv: Sequence[Tensor | None] | None) -> tuple[Tensor, list[Tensor | None]]:
         """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of trunk rows it lends.
@@ -73,12 +83,12 @@ class PreparedChunk:
             own_trunk_kv.append(own)
         assert x is not None  # a tower has blocks
         norm = self.tower.ln_final
+        x = in_dtype(x, norm.weight.dtype)
         eot = F.layer_norm(x, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
         return eot @ self.tower.text_projection.detach(), own_trunk_kv
 
     def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
         """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""
-        step = self.steps[index]
         rows = context.entering(index)
         assert rows is not None  # the plan says that rows enter here
         rows = in_dtype(rows, self._fixed.x.dtype)
@@ -86,8 +96,9 @@ class PreparedChunk:
         rows = rows[: len(sources)] if self._is_prefix[index] else rows.index_select(0, sources)
         if words is None:
             return rows + self._ctx_positions
-        if step.words_from is not None:
-            words = words.index_select(0, torch.from_numpy(step.words_from).to(words.device))
+        words_from = self._words_from[index]
+        if words_from is not None:
+            words = words.index_select(0, words_from)
         return torch.cat([rows, words])
 
     def _block_input(self, index: int, n_runs: int) -> BlockInput:
@@ -111,7 +122,7 @@ class PreparedChunk:
         for (other, *others_key), given in self._given.items():
             if others_key == [n_runs, n_parts] and 0 not in (index, other) and self.steps[other].tiling is tiling:
                 return given.tiles
-        like, n_heads = self.tower.positional_embedding, self.tower.config.heads
+        like, n_heads = self._fixed.x, self.tower.config.heads
         heads = Heads(n_runs=n_runs, n_heads=n_heads, n_parts=n_parts, width=like.shape[1] // n_heads)
         n_live = layout.n_ctx_rows if index == 0 else layout.n_rows
         return HeadTiles.of(layout, tiling, heads=heads, n_live=n_live, like=like)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
+from prompttune.base.devices import autocast_dtype, without_autocast
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
@@ -64,7 +65,7 @@ class TextEngine:
         context.check(prompts, self.tower)
         runs = context.along_runs()
         prepared = self._prepare(prompts, runs)
-        with torch.autocast(self.tower.positional_embedding.device.type, enabled=False):
+        with without_autocast(self.tower.positional_embedding.device.type):
             features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
@@ -83,17 +84,18 @@ class TextEngine:
         known = _FROZEN_FEATURES.setdefault(self.tower, {})
         key = (token_ids.numpy().tobytes(), device, dtype)
         if key not in known:
-            known[key] = self._encode_tokens(token_ids.to(device))
+            known[key] = self._encode_tokens(token_ids).to(device)
         return known[key]
 
     def _encode_tokens(self, token_ids: Tensor) -> Tensor:
-        """Features `[C E]` of `token_ids [C 77]`: texts of like length together, cut behind the last EOT."""
+        """Features `[C E]` of the host's `token_ids [C 77]`: texts of like length together, cut behind the last EOT."""
         eot_index = token_ids.argmax(dim=-1)
-        features = token_ids.new_empty(len(token_ids), self.tower.embed_dim, dtype=self.tower.text_projection.dtype)
-        for places in eot_index.argsort().split(FROZEN_BATCH):
-            ids = token_ids[places, : int(eot_index[places].max()) + 1]
-            features[places] = self.tower(ids)
-        return features
+        device, order = self.tower.positional_embedding.device, eot_index.argsort()
+        features = [
+            self.tower(token_ids[places, : int(eot_index[places].max()) + 1].to(device))
+            for places in order.split(FROZEN_BATCH)
+        ]
+        return torch.cat(features)[order.argsort().to(device)]
 
     def path(self, prompts: ClassPrompts, context: TextContext) -> str:
         """Which exact path these prompts take, why, and how many rows it computes instead of `C x 77`."""
@@ -181,10 +183,7 @@ class TextEngine:
         return self._prepared[key]
 
     def _linear_dtype(self) -> torch.dtype:
-        device = self.tower.positional_embedding.device.type
-        return (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.text_projection.dtype
-        )
+        return autocast_dtype(self.tower.positional_embedding.device.type) or self.tower.text_projection.dtype
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:

@@ -59,8 +59,8 @@ def test_tip_adapter_is_the_paper_equation(train_keys: bool) -> None:
     assert n_parameters_per_run(adapter) == (K * E if train_keys else 0)
     if train_keys:
         logits[1].sum().backward()
-        assert adapter.trained_keys.runs[1].grad.norm() > 0
-        assert adapter.trained_keys.runs[0].grad.norm() == 0
+        assert adapter.trained_keys.values.grad[1].norm() > 0
+        assert adapter.trained_keys.values.grad[0].norm() == 0
 
 
 def test_tip_search_finds_the_best_of_the_grid_on_the_videos_it_is_given() -> None:
