@@ -1,12 +1,16 @@
 # `make quickstart` and `make test` are the two commands of the README; both create .venv when it is not there.
 PYTHON  ?= python3
-VENV    ?= .venv
+# An environment per interpreter that is asked for: `make test PYTHON=python3.13` leaves .venv alone.
+VENV    ?= $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN     := $(VENV)/bin
 OUT     ?= runs/quickstart
 WORKERS ?= 2
 LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tensorboard, zarr, matplotlib.pyplot, pandas
 
-.PHONY: quickstart test lint format env clean
+# What a new interpreter or another release breaks first: stores, decoders, towers, the text engine, a training, the commands.
+SAMPLE  := tests/vidfeat/store tests/vidfeat/video tests/vidfeat/backbone tests/prompttune/text tests/prompttune/training tests/prompttune/cli
+
+.PHONY: quickstart test test-newest test-oldest test-sample lint format env clean
 
 quickstart: $(VENV)/.ready
 	$(BIN)/python -m benchmarks quickstart --out $(OUT)
@@ -19,6 +23,21 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# The newest Python found with the newest releases, and this one with the lower bounds of pyproject.toml: environments that
+# users have and .venv does not show. A sample of the tests, without the long ones.
+test-newest:
+	python=$$(.ci/newest-python) || { echo "no newer Python here: skipped"; exit 0; }; \
+	$(MAKE) test-sample VENV=.venv-newest PYTHON="$$python" RESOLUTION=highest
+
+test-oldest:
+	$(MAKE) test-sample VENV=.venv-oldest RESOLUTION=lowest-direct
+
+test-sample:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --upgrade --resolution $(RESOLUTION) --editable '.[extract,report,s3,dev]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(SAMPLE)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

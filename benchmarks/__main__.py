@@ -76,28 +76,58 @@ def _show_plan(plan: Any) -> int:
 
 
 @main.command()
-@click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=COMPARISON)
-@click.option("--data", type=click.Path(path_type=Path), default=Path("runs/quickstart/stores"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evidence"), show_default=True)
+@click.argument("comparison", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--plug", is_flag=True, help="Anchors and coupling on every host, over several worlds.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of the stores.  [default: runs/quickstart/stores; with --plug: runs/worlds]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="[default: runs/evidence; with --plug: runs/plug]")
 @click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
-def evidence(comparison: Path, data: Path, out: Path, engine: str) -> None:
+def evidence(comparison: Path | None, plug: bool, data: Path | None, out: Path | None, engine: str) -> None:
     """Tune every method on another data set, compare them on the target, write docs/findings.md's table and figures.
 
     The same command resumes it. `--engine ray` trains as many cells at a time as there are cores.
     """
-    module, runner = import_module("benchmarks.evidence"), import_module("benchmarks.runner")
+    out = out or Path("runs/plug" if plug else "runs/evidence")
+    data = data or Path("runs/worlds" if plug else "runs/quickstart/stores")
+    options = import_module("benchmarks.runner").RunOptions(engine=engine)
     try:
-        loaded = module.load_evidence(comparison)
-        choices = module.run_evidence(loaded, out=out, data=data, options=runner.RunOptions(engine=engine))
+        written = (_plug if plug else _comparison)(comparison, out, data, options)
     except (import_module("prompttune.errors").PrompttuneError, import_module("vidfeat.errors").VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept in {out}, and the same command goes on from there", err=True)
         sys.exit(130)
-    record = module.write_record(loaded, choices, out=out)
-    drawn = import_module("benchmarks.evidence_figures").draw_figures(record, baseline=loaded.baseline)
-    click.echo(f"written: {', '.join(map(str, [module.RESULT, *drawn]))}\nNext: python -m benchmarks readme")
+    click.echo(f"written: {', '.join(map(str, written))}\nNext: python -m benchmarks readme")
+
+
+def _comparison(comparison: Path | None, out: Path, data: Path, options: Any) -> list[Path]:
+    module, figures = import_module("benchmarks.evidence"), import_module("benchmarks.evidence_figures")
+    loaded = module.load_evidence(comparison or COMPARISON)
+    record = module.write_record(loaded, module.run_evidence(loaded, out=out, data=data, options=options), out=out)
+    return [module.RESULT, *figures.draw_figures(record, baseline=loaded.baseline)]
+
+
+def _plug(study: Path | None, out: Path, data: Path, options: Any) -> list[Path]:
+    module, figures = import_module("benchmarks.plug"), import_module("benchmarks.evidence_figures")
+    loaded = module.load_study(study or COMPARISON.with_name("plug.toml"))
+    settings = module.run_study(loaded, out=out, data=data, options=options)
+    record = module.write_record(loaded, settings, out=out, data=data)
+    return [module.RESULT, figures.draw_forest(record)]
+
+
+@main.command()
+@click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Of the worlds, separated by commas.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/worlds"), show_default=True)
+@click.option("--workers", default=2, show_default=True, help="Processes that draw and decode videos.")
+def worlds(seeds: str, out: Path, workers: int) -> None:
+    """Videos and stores, tokens included, of several worlds of the generator; what is finished is not made again."""
+    numbers = [int(text) for text in seeds.split(",")]
+    import_module("benchmarks.quickstart").make_worlds(numbers, out=out, workers=workers)
+    click.echo(f"Next: python -m benchmarks evidence --plug --data {out}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

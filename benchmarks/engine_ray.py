@@ -37,7 +37,7 @@ class Reservation:
     def of(cls, job: Job, estimate: Estimate | None) -> Reservation:
         """As the suite declares it; memory as the plan counts it and a GPU where the device is one, if it does not."""
         declared = job.resources
-        uses_gpu = not job.cells[0].config.device.startswith(("cpu", "mps"))
+        uses_gpu = job.cells[0].config.device.startswith("cuda")  # "auto" takes what Ray lends
         gpus = declared.gpus if declared.gpus is not None else float(uses_gpu)
         counted = estimate.memory_bytes if estimate is not None else 0
         memory = int(declared.memory_gib * 2**30) if declared.memory_gib is not None else counted

@@ -66,7 +66,7 @@ class Evidence(Table):
     @model_validator(mode="after")
     def _same_budget(self) -> Evidence:
         short = [
-            f"{row.label}: {n}" for row in self.methods if row.search and (n := len(_grid(row.search))) < self.trials
+            f"{row.label}: {n}" for row in self.methods if row.search and (n := len(grid_of(row.search))) < self.trials
         ]
         if short:
             raise ValueError(f"every searched method needs at least trials = {self.trials} settings: {short}")
@@ -119,20 +119,20 @@ def run_evidence(
     """
     console = console or plain_console()
     tuning = tuning_suite(evidence)
-    _require_whole(run_suite(tuning, out=out / "trials", data=data, console=console, options=options), out / "trials")
+    require_whole(run_suite(tuning, out=out / "trials", data=data, console=console, options=options), out / "trials")
     choices = choose(evidence, tuning, out=out / "trials", data=data)
     for choice in choices:
         settings = ", ".join(f"{key} = {value}" for key, value in choice.settings.items()) or "nothing to choose"
         console.print(f"{choice.label}: {settings}")
     final = final_suite(evidence, choices)
-    _require_whole(run_suite(final, out=out / "final", data=data, console=console, options=options), out / "final")
+    require_whole(run_suite(final, out=out / "final", data=data, console=console, options=options), out / "final")
     return choices
 
 
 def tuning_suite(evidence: Evidence) -> Suite:
     """The trials of all methods on the tuning store, hard prompts from the target."""
     rows = [
-        {"label": f"{row.label}, trial {place}", "config": _with(row.config, settings)}
+        {"label": f"{row.label}, trial {place}", "config": with_settings(row.config, settings)}
         for row in evidence.methods
         for place, settings in enumerate(trials_of(evidence, row))
     ]
@@ -142,7 +142,7 @@ def tuning_suite(evidence: Evidence) -> Suite:
 def final_suite(evidence: Evidence, choices: Sequence[Choice]) -> Suite:
     """All methods with what they chose on the target, hard prompts from the tuning store."""
     chosen = {choice.label: choice.settings for choice in choices}
-    rows = [{"label": row.label, "config": _with(row.config, chosen[row.label])} for row in evidence.methods]
+    rows = [{"label": row.label, "config": with_settings(row.config, chosen[row.label])} for row in evidence.methods]
     return _suite(evidence, rows, store=evidence.target, source=evidence.tuned_on, seeds=evidence.seeds)
 
 
@@ -176,7 +176,7 @@ def trials_of(evidence: Evidence, row: SearchedMethod) -> list[dict[str, Any]]:
     """The method's trials: `evidence.trials` settings of its grid, drawn without replacement by a fixed seed."""
     if not row.search:
         return [{}]
-    grid = _grid(row.search)
+    grid = grid_of(row.search)
     order = np.random.default_rng(0).permutation(len(grid))[: evidence.trials]
     return [grid[place] for place in sorted(order)]
 
@@ -196,18 +196,25 @@ def choose(evidence: Evidence, tuning: Suite, *, out: Path, data: Path) -> list[
     return choices
 
 
-def _grid(search: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def grid_of(search: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every setting of a grid: dotted key -> value."""
     return [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
 
 
-def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with dotted keys set on top."""
     tables = dict(config)
     for key, value in settings.items():
         tables = merge(tables, nested(key, value))
     return tables
 
 
-def _require_whole(outcome: Outcome, folder: Path) -> None:
+def require_whole(outcome: Outcome, folder: Path) -> None:
+    """Refuses to go on from a suite in which a cell failed.
+
+    Raises:
+        ConfigError: with the first failure.
+    """
     if outcome.failures:
         name, failure = next(iter(outcome.failures.items()))
         what = f"{len(outcome.failures)} cells failed"
@@ -245,7 +252,7 @@ def write_record(evidence: Evidence, choices: Sequence[Choice], *, out: Path, pa
         "trials": {choice.label: [{**s, "harmonic_mean": hm} for s, hm in choice.trials] for choice in choices},
         "readme": _readme_table(evidence, lines),
     }
-    document = _rounded(document)
+    document = rounded(document)
     table = {"title": evidence.title, "command": evidence.command, "readme": _pair_table(evidence, document["lines"])}
     for where, content in ((path, document), (path.with_name("evidence_pairs.json"), table)):
         where.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -288,13 +295,13 @@ def anchor_gradient_share(run_folder: Path) -> float | None:
     return float(np.median(shares)) if shares else None
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Numbers to six significant digits, all the way down: what differences of accuracies can carry."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _in_words(difference: Mapping[str, Any], *, with_p: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The two figures of docs/findings.md, from the evidence's record alone."""
+"""The figures of docs/findings.md, from the records of the evidence and of the plug study alone."""
 
 from __future__ import annotations
 
@@ -70,4 +70,38 @@ def difference_figure(document: Mapping[str, Any], baseline: str) -> Figure:
         panel.set_title(title, fontsize=9)
         panel.set_yticks(places, [line["label"] for line in lines])
         panel.tick_params(labelsize=8)
+    return figure
+
+
+def draw_forest(document: Mapping[str, Any], *, folder: Path = FIGURES) -> Path:
+    """The forest plot of the plug study as an SVG file; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "plug-forest.svg"
+    forest_figure(document).savefig(path, metadata={"Date": None})
+    return path
+
+
+def forest_figure(document: Mapping[str, Any]) -> Figure:
+    """Points each plug adds to each host, with 95 % intervals over worlds: a panel per metric, a colour per arm."""
+    from matplotlib.figure import Figure
+
+    effects = document["effects"]
+    hosts, arms = (list(dict.fromkeys(line[key] for line in effects)) for key in ("host", "arm"))
+    hosts = [*(host for host in hosts if host != "all"), "all"]
+    figure = Figure(figsize=(8.0, 0.5 * len(hosts) + 1.4), layout="constrained")
+    figure.suptitle(f"points gained over the host alone; {len(document['worlds'])} worlds, 95 % intervals", fontsize=9)
+    for panel, (metric, title) in zip(figure.subplots(1, 3, sharey=True), PANELS.items(), strict=True):
+        panel.axvline(0, color="0.6", lw=0.8)
+        for line in (line for line in effects if line["metric"] == metric):
+            nth = arms.index(line["arm"])
+            place = len(hosts) - 1 - hosts.index(line["host"]) + 0.22 * (1 - nth)
+            marker, colour = "os^"[nth], f"C{nth}"
+            label = f"+ {line['arm']}" if line["host"] == "all" else None
+            panel.plot(100 * line["mean"], place, marker, ms=5, color=colour, label=label)
+            if line["low"] is not None:
+                panel.plot([100 * line["low"], 100 * line["high"]], [place, place], color=colour, lw=1.4)
+        panel.set_title(title, fontsize=9)
+        panel.set_yticks(range(len(hosts) - 1, -1, -1), ["mean over hosts" if h == "all" else h for h in hosts])
+        panel.tick_params(labelsize=8)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -22,7 +22,7 @@ from prompttune.base.tensor_files import write_bytes
 from prompttune.config.runs import Run, group_runs, trains_by_gradient
 from prompttune.evaluation.results import RESULT, Result
 from prompttune.training.checkpoint import NOT_TRAINING
-from prompttune.training.run_folder import CLAIM, claim, claim_content
+from prompttune.training.run_folder import CLAIM, claim, claim_content, finished_result
 
 if TYPE_CHECKING:
     from prompttune.training.fit import OnStep
@@ -163,8 +163,9 @@ def _fit(job: Job, *, overwrite: bool, on_step: OnStep | None) -> None:
 def _deal_out(shared: Path, result: Result, cell: Cell, *, overwrite: bool) -> None:
     """The cell's part of a shared folder in the cell's own, its result last."""
     runs = cell.runs()
-    if claim(cell.folder, runs, overwrite=overwrite) is not None:
+    if finished_result(cell.folder, runs, overwrite=overwrite) is not None:
         return
+    claim(cell.folder, runs, overwrite=overwrite)
     names = {replace(run, overrides={"cell": cell.name}).name: run.name for run in runs}
     for name, own in names.items():
         shutil.copytree(shared / name, cell.folder / own, dirs_exist_ok=True)
@@ -179,9 +180,10 @@ def part_of(result: Result, cell: Cell, names: Mapping[str, str]) -> Result:
     """
     own = [one for one in result.cells if one.overrides == {"cell": cell.name}]
     runs = [one for one in result.runs if one.name in names]
+    of_cell = {"seeds": tuple(run.seed for run in runs), "device": result.config["device"]}
     return result.model_copy(
         update={
-            "config": cell.config.model_copy(update={"seeds": tuple(run.seed for run in runs)}).model_dump(mode="json"),
+            "config": cell.config.model_copy(update=of_cell).model_dump(mode="json"),
             "axes": {},
             "runs": [run.model_copy(update={"name": names[run.name], "overrides": {}}) for run in runs],
             "cells": [one.model_copy(update={"overrides": {}}) for one in own],

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from prompttune.errors import RunFolderError, explain
+
+LOCK = ".lock"
 
 
 @contextmanager
 def held(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the folder's lock inside the block. Where a file system or Windows knows no locks, nothing is held.
+    """Holds the folder's lock inside the block. Where a file system knows no locks, nothing is held.
 
     Args:
         wait: for another holder to let go.
@@ -20,16 +23,10 @@ def held(folder: Path, *, wait: bool = True) -> Iterator[None]:
     Raises:
         RunFolderError: another process holds it, and `wait` is off.
     """
-    if os.name == "nt":
-        yield  # Windows cannot open a directory.
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.enter_context(FileLock(folder / LOCK, blocking=wait, fallback_to_soft=False))
+        except Timeout:
             raise RunFolderError(
                 explain(
                     "another process is running a suite into this folder",
@@ -40,5 +37,3 @@ def held(folder: Path, *, wait: bool = True) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
-    finally:
-        os.close(descriptor)

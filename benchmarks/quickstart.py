@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -51,14 +52,30 @@ def chain(suite: Suite, *, out: Path, seed: int, workers: int, console: Console)
     return run_suite(suite, out=out / "results", data=out / "stores", console=console)
 
 
-def fill_store(files: DatasetFiles, store: Path, *, workers: int, console: Console) -> None:
+def make_worlds(seeds: Sequence[int], *, out: Path, workers: int) -> None:
+    """Videos and stores of several worlds, `out/worldN/NAME.zarr`, tokens included; what is finished stays."""
+    import torch
+
+    torch.set_num_threads(1)
+    console = plain_console()
+    for seed in seeds:
+        for name in DATASET_NAMES:
+            console.print(f"world {seed}, {name}", style="bold")
+            files = make_dataset(name, out / "videos" / f"world{seed}", seed=seed, workers=workers)
+            store = out / f"world{seed}" / f"{name}.zarr"
+            fill_store(files, store, workers=workers, console=console, taps=("pooled", "tokens@0"))
+
+
+def fill_store(
+    files: DatasetFiles, store: Path, *, workers: int, console: Console, taps: tuple[str, ...] = ("pooled",)
+) -> None:
     """The videos' features in `store`, by the small CLIP; prints the command that does the same."""
     from vidfeat.extraction.extract import extract_or_resume
     from vidfeat.extraction.options import ExtractOptions, Machine, ModelChoice
     from vidfeat.video.sampling import SamplingPolicy
 
     classes = f" --classes {files.classes_csv}" if files.classes_csv else ""
-    source = f"{files.videos_csv}{classes} --out {store} --frames {FRAMES}"
+    source = f"{files.videos_csv}{classes} --out {store} --frames {FRAMES} --taps {','.join(taps)}"
     command = f"vidfeat extract {source} --model-config {CONFIG_PATH} --weights {WEIGHTS_PATH}"
     console.print(command, soft_wrap=True)
     extract_or_resume(
@@ -68,6 +85,7 @@ def fill_store(files: DatasetFiles, store: Path, *, workers: int, console: Conso
             classes=files.classes_csv,
             model=ModelChoice(model_config=CONFIG_PATH, weights=WEIGHTS_PATH),
             sampling=SamplingPolicy("uniform", n_frames=FRAMES),
+            taps=taps,
             machine=Machine(workers=workers),
         )
     )

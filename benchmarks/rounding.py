@@ -23,7 +23,7 @@ from prompttune.api.apply_prompts import config_of_prompt, prompted_model
 from prompttune.data.features import FeatureSource, open_source
 from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
 from prompttune.splits.split import base_and_new, zero_shot
-from vidfeat.store import Rows
+from vidfeat.store import POOLED, Rows
 
 OUT = Path(__file__).parent / "results" / "fp16_rounding.json"
 
@@ -45,7 +45,7 @@ def measure(source: FeatureSource) -> dict[str, Any]:
     Raises:
         ValueError: a store whose pooled features are not float32.
     """
-    dtype = source.reader.taps["pooled"].dtype
+    dtype = source.reader.taps[POOLED].dtype
     if dtype != "float32":
         raise ValueError(f"{source.path} holds {dtype}; extract with --dtype float32")
     exact = _predictions(source)

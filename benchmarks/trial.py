@@ -9,7 +9,6 @@ stood in for by random ones of their shape.
 from __future__ import annotations
 
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,17 +22,10 @@ from benchmarks.suite import Cell
 from prompttune.config.runs import PER_RUN_KEYS, Run, trains, trains_by_gradient
 
 if TYPE_CHECKING:
-    import torch
-
-    from prompttune.cost.visual import VisualCost
     from prompttune.data.protocols import Sources
-    from prompttune.training.run_group import RunGroup
 
 LONGEST_TRIAL_SECONDS = 5.0
-TIMED_STEPS, TIMED_SECONDS = 5, 1.0
-# A row in a block meets 12 W^2 weights, a multiply and an add each; backward takes the gradient of the rows alone.
-FLOPS_PER_WEIGHT, WEIGHTS_PER_BLOCK, PASSES = 2, 12, 2
-MATMUL_SIZE = 512
+TIMED_STEPS, MATRIX_WIDTH = 6, 512
 
 
 @dataclass(frozen=True)
@@ -186,6 +178,8 @@ def _shape_key(runs: Sequence[Run]) -> str:
 
 
 def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
+    from prompttune.cost.rate import matrix_rate, step_seconds
+    from prompttune.cost.step import memory_bytes, step_operations, step_text_pass
     from prompttune.training.run_group import make_trainer, plan_groups, prepare
 
     groups = plan_groups(runs, sources)
@@ -193,17 +187,19 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     started = time.perf_counter()
     group = prepare(groups[0], sources)
     opening = len(groups) * (time.perf_counter() - started)
-    memory = _memory_bytes(group)
-    if not trains_by_gradient(runs[0].config) or not len(group.splits[0].train):
+    model, split = group.model, group.splits[0]
+    n_frames = int(sources.train.reader.n_frames_per_video.max())
+    memory = memory_bytes(model, split, sources, n_frames=n_frames)
+    if not trains_by_gradient(runs[0].config) or not len(split.train):
         return _Shape(opening, 0.0, memory, "none")
     started = time.perf_counter()
     trainer = make_trainer(group)
     opening += len(groups) * (time.perf_counter() - started)
-    flops = _step_flops(group)
-    counted = flops / _flops_per_second(group.model.device) if flops else 0.0
+    step = step_operations(group.runs, model, step_text_pass(model, split.classes), n_frames=n_frames)
+    counted = step.total / matrix_rate(MATRIX_WIDTH, device=model.device) if step.total else 0.0
     if counted > LONGEST_TRIAL_SECONDS:
         return _Shape(opening, len(groups) * counted, memory, "counted")
-    return _Shape(opening, len(groups) * _timed(trainer.step, group.model.device), memory, "measured")
+    return _Shape(opening, len(groups) * step_seconds(trainer, at_least=TIMED_STEPS), memory, "measured")
 
 
 @cache
@@ -212,87 +208,3 @@ def _import_optimisers() -> None:
     import torch
 
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()
-
-
-def _timed(step: Any, device: torch.device) -> float:
-    """Median seconds of a few steps after a first one, of the first alone where that was long."""
-    taken: list[float] = []
-    while len(taken) <= TIMED_STEPS and sum(taken[1:]) < TIMED_SECONDS:
-        started = time.perf_counter()
-        step()
-        _synchronise(device)
-        taken.append(time.perf_counter() - started)
-        if taken[0] > LONGEST_TRIAL_SECONDS:
-            return taken[0]
-    return statistics.median(taken[1:])
-
-
-def _step_flops(group: RunGroup) -> float:
-    """Operations of both towers in one step of all runs, forward and backward."""
-    text = group.model.pack.config.text
-    rows = group.model.text_rows(group.splits[0].classes)
-    per_row = text.layers * WEIGHTS_PER_BLOCK * text.width**2 * FLOPS_PER_WEIGHT * PASSES
-    visual = _visual_cost(group)
-    return float(rows * len(group.runs) * per_row) + (visual.flops if visual is not None else 0.0)
-
-
-def _visual_cost(group: RunGroup) -> VisualCost | None:
-    """What the vision tower's part of a step costs; None without visual prompts."""
-    from prompttune.cost.visual import VisualStep, visual_step_cost
-    from prompttune.parts.visual_prompts import Recompute, VisualContextOptions
-
-    config, pack = group.config, group.model.pack.config
-    visual, anchors = config.visual, config.anchors
-    if visual is None:
-        return None
-    n_frames = config.frames.used or int(group.sources.train.reader.n_frames_per_video.max())
-    n_videos = min(config.optim.batch_size, len(group.splits[0].train)) + (anchors.n_anchors if anchors else 0)
-    return visual_step_cost(
-        pack.vit,
-        embed_dim=pack.embed_dim,
-        options=VisualContextOptions(visual.n_prompts, visual.depth, visual.first_block),
-        step=VisualStep(
-            n_frames=n_videos * n_frames,
-            n_runs=len(group.runs),
-            shared_frames=False,
-            recompute=Recompute(visual.recompute, visual.frames_per_chunk or None),
-        ),
-    )
-
-
-def _memory_bytes(group: RunGroup) -> int:
-    from prompttune.cost.memory import step_bytes_per_run
-
-    features = sum(table.values.nbytes for table in group.features.values())
-    tower = sum(weight.nbytes for weight in group.model.pack.text_tower().parameters())
-    if not trains_by_gradient(group.config):
-        return features + tower
-    visual = _visual_cost(group)
-    kept = len(group.runs) * step_bytes_per_run(group.model, group.splits[0].classes)
-    return features + tower + kept + (int(visual.kept_bytes) if visual is not None else 0)
-
-
-_RATES: dict[str, float] = {}
-
-
-def _flops_per_second(device: torch.device) -> float:
-    """Operations a second of a float32 matrix product here, the best of three."""
-    import torch
-
-    if str(device) not in _RATES:
-        matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device)
-        seconds = []
-        for _ in range(4):
-            started = time.perf_counter()
-            matrix @ matrix
-            _synchronise(device)
-            seconds.append(time.perf_counter() - started)
-        _RATES[str(device)] = 2 * MATMUL_SIZE**3 / min(seconds[1:])
-    return _RATES[str(device)]
-
-
-def _synchronise(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -16,6 +16,8 @@ VidfeatError
 
 from __future__ import annotations
 
+# `machine` is no verdict on the file: the machine failed, again and again, and the next run tries once more.
+# `out_of_memory` is that in stores written before there was `machine`.
 FAILURE_REASONS = (
     "unreadable",
     "empty",
@@ -27,6 +29,7 @@ FAILURE_REASONS = (
     "timeout",
     "out_of_memory",
     "non_finite",
+    "machine",
 )
 
 

@@ -124,11 +124,11 @@ def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting:
     from vidfeat.extraction.options import Machine
     from vidfeat.extraction.plan import BatchClock
     from vidfeat.extraction.unit_runner import UnitRunner, pixel_stream
-    from vidfeat.store import StoreSpec, StoreWriter, TapSpec
+    from vidfeat.store import POOLED, StoreSpec, StoreWriter, TapSpec
     from vidfeat.video.manifest import VideoItem
 
     items = [VideoItem(id=path.name, path=str(path), label="all") for path in paths]
-    taps = (TapSpec("pooled", (encoder.config.embed_dim,)),)
+    taps = (TapSpec(POOLED, (encoder.config.embed_dim,)),)
     clock, encode = BatchClock(), encoder.encode
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder, "X.zarr"), StoreSpec(taps, FRAMES), items)

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow, open_store
+from vidfeat.store import POOLED, Fingerprint, StoreSpec, StoreWriter, Tap, TapSpec, VideoRow, open_store
 
 RESULT = Path(__file__).parents[1] / "results" / "speed_store.json"
 GOAL_MEMMAP = 0.9
 GOAL_ZARR = 8.0
-TAPS_IN_STORE = ("pooled", "tokens/06")
+TOKENS = Tap(6).name
+TAPS_IN_STORE = (POOLED, TOKENS)
 Read = Callable[[np.ndarray], np.ndarray]
 
 
@@ -62,9 +63,9 @@ def cells_of(setting: Setting) -> dict[str, Cell]:
     """What is measured: whole videos of tokens, and of pooled features few at a time and all at once."""
     few = setting.batch_size
     return {
-        "tokens": Cell("tokens/06", few, f"tokens, {few} videos"),
-        "pooled": Cell("pooled", few, f"pooled, {few} videos"),
-        "pooled, all": Cell("pooled", setting.n_videos, f"pooled, all {setting.n_videos}"),
+        "tokens": Cell(TOKENS, few, f"tokens, {few} videos"),
+        "pooled": Cell(POOLED, few, f"pooled, {few} videos"),
+        "pooled, all": Cell(POOLED, setting.n_videos, f"pooled, all {setting.n_videos}"),
     }
 
 
@@ -75,9 +76,13 @@ class Video(NamedTuple):
     group: str = ""
 
 
+def _row_shape(setting: Setting, tap: str) -> tuple[int, ...]:
+    return (setting.embed_dim,) if tap == POOLED else (setting.n_tokens, setting.width)
+
+
 def rows_of(setting: Setting, tap: str, index: int) -> np.ndarray:
     """float32 [F ...] of one video."""
-    shape = (setting.n_tokens, setting.width) if tap.startswith("tokens") else (setting.embed_dim,)
+    shape = _row_shape(setting, tap)
     rng = np.random.default_rng([index, len(tap)])
     return rng.standard_normal((setting.n_frames, *shape), dtype=np.float32)
 
@@ -86,10 +91,7 @@ def write_all(setting: Setting, folder: Path) -> None:
     """The same numbers as a store, as raw files, and as one HDF5 file with contiguous and chunked datasets."""
     import h5py
 
-    taps = (
-        TapSpec("pooled", (setting.embed_dim,)),
-        TapSpec("tokens/06", (setting.n_tokens, setting.width)),
-    )
+    taps = tuple(TapSpec(tap, _row_shape(setting, tap)) for tap in TAPS_IN_STORE)
     videos = [Video(f"{index:05d}.mp4") for index in range(setting.n_videos)]
     spec = StoreSpec(taps, setting.n_frames, fingerprint=Fingerprint({"benchmark": "speed store"}))
     writer = StoreWriter.create(folder / "store.zarr", spec, videos)

@@ -124,7 +124,7 @@ def write_store(path: Path, pack: BackbonePack, clips: Clips) -> Path:
     """A store of pooled features, random around a mean for each class, and the pack inside it."""
     import numpy as np
 
-    from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow
+    from vidfeat.store import POOLED, Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow
 
     rng = np.random.default_rng(0)
     means = {name: rng.normal(0, 0.5, pack.config.embed_dim) for name in clips.classes}
@@ -142,7 +142,7 @@ def write_store(path: Path, pack: BackbonePack, clips: Clips) -> Path:
         for number, (label, split) in enumerate(clips.videos())
     ]
     spec = StoreSpec(
-        taps=(TapSpec("pooled", (pack.config.embed_dim,)),),
+        taps=(TapSpec(POOLED, (pack.config.embed_dim,)),),
         n_frames=clips.n_frames,
         classes=tuple(clips.classes),
         fingerprint=Fingerprint({"weights": pack.config.weights_sha256, "frames": clips.n_frames}),
@@ -153,7 +153,7 @@ def write_store(path: Path, pack: BackbonePack, clips: Clips) -> Path:
     for unit in writer.pending_units():
         shape = (clips.n_frames, pack.config.embed_dim)
         rows = [means[videos[i].label] + rng.normal(0, 0.5, shape) for i in unit.video_indices]
-        writer.commit(unit, {"pooled": np.concatenate(rows)}, [videos[i] for i in unit.video_indices])
+        writer.commit(unit, {POOLED: np.concatenate(rows)}, [videos[i] for i in unit.video_indices])
     writer.finalize()
     return path
 

@@ -95,7 +95,8 @@ def timed_steps(setting: Setting, first_blocks: tuple[int, ...]) -> dict[str, Ca
     """One forward and backward per name: `plain` and `block k`."""
     import torch
 
-    from prompttune.parts.visual_prompts import VisualContext, VisualContextOptions, prompted_forward
+    from prompttune.config.sections import VisualConfig
+    from prompttune.parts.visual_prompts import VisualContext, prompted_forward
 
     tower = random_tower(setting.model)
     shape = (setting.n_frames, tower.config.n_tokens, tower.config.width)
@@ -103,8 +104,8 @@ def timed_steps(setting: Setting, first_blocks: tuple[int, ...]) -> dict[str, Ca
 
     def step(forward: Callable[..., Any], first_block: int) -> Callable[[], None]:
         depth = min(setting.depth, tower.n_layers - first_block)
-        options = VisualContextOptions(n_prompts=setting.n_prompts, depth=depth, first_block=first_block)
-        context = VisualContext(tower, options=options, seeds=range(setting.n_runs))
+        config = VisualConfig(n_prompts=setting.n_prompts, depth=depth, first_block=first_block)
+        context = VisualContext(tower, config=config, seeds=range(setting.n_runs))
 
         def run() -> None:
             context.zero_grad()

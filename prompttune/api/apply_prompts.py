@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prompttune.base.machine import training_device
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
 from prompttune.data.features import FeatureSource, open_source, read_features
 from prompttune.data.frames import token_reader
 from prompttune.data.protocols import split_file_hashes, split_table
 from prompttune.data.store_needs import require_served
+from prompttune.errors import RunFolderError, explain
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict
-from prompttune.evaluation.results import SCHEMA_VERSION, CellResult, Result, RunResult, Summary, package_versions
+from prompttune.evaluation.results import (
+    SCHEMA_VERSION,
+    CellResult,
+    Result,
+    RunResult,
+    Summary,
+    package_versions,
+    store_facts,
+    test_result,
+)
 from prompttune.model.prompt_model import PromptModel
 from prompttune.parts.heads import frame_reduction
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, read_prompt_file
 from prompttune.splits.of_file import FileSplits
+from prompttune.splits.recordings import missing_videos
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
-from prompttune.training.run_folder import store_facts, test_result
+from prompttune.training.run_folder import CLAIM
 
 
-def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base_to_new: bool = False) -> Result:
+def apply_prompts(
+    paths: Sequence[str | Path],
+    *,
+    given: Mapping[str, Any],
+    base_to_new: bool = False,
+    out: str | Path | None = None,
+) -> Result:
     """The result of prompt files (of the bare zero-shot classifier where there are none) on a store's test videos.
 
     Args:
@@ -35,15 +55,21 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
             file's own configuration decides the rest.
         base_to_new: tests base and new classes each among their own, as the training protocol does; else one test set
             among all of the store's classes.
+        out: a run folder to write: `result.json`, and each prompt file's predictions as a training leaves them, so that
+            the report counts them in.
 
     Raises:
         PromptFileError: prompts of another backbone than the store's.
         SplitError: a store that has no such test videos.
+        RunFolderError: `out` holds a training run.
     """
     started = time.perf_counter()
+    if out is not None and (Path(out) / CLAIM).exists():
+        raise RunFolderError(explain("the folder holds a training run", where=out, fix="another --out"))
     source = open_source(str(given["store"]))
     prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path in paths]
-    runs, cells, predictions = [], [], {}
+    runs, cells = [], []
+    predictions: dict[str, Mapping[str, Predictions]] = {}
     model = None
     pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
     for path, prompt in pairs or [(None, None)]:
@@ -52,14 +78,15 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
         model, tests = _prepare(config, source, prompt, base_to_new)
         classifiers = Classifiers(model)
         found = {name: predict(classifiers, videos)[0] for name, videos in tests.items()}
-        run = _run_result(prompt, path, tests, found, model)
+        name = _run_name(path, taken=predictions)
+        run = _run_result(prompt, path, tests, found, model).model_copy(update={"name": name})
         runs.append(run)
         metrics = {name: Summary(mean=value, std=None, n=1) for name, value in run.metrics.items()}
         cells.append(CellResult(overrides=run.overrides, metrics=metrics))
-        predictions[run.name] = found
+        predictions[name] = found
     assert model is not None
     classes = {name: list(videos.test.classes) for name, videos in tests.items()}
-    return Result(
+    result = Result(
         schema_version=SCHEMA_VERSION,
         method="zero-shot" if not prompts else " ".join(dict.fromkeys(prompt.method for prompt in prompts)),
         protocol="base-to-new" if base_to_new or "new" in classes else "zero-shot",
@@ -77,6 +104,23 @@ def apply_prompts(paths: Sequence[str | Path], *, given: Mapping[str, Any], base
         versions=package_versions(),
         seconds=round(time.perf_counter() - started, 3),
     )
+    if out is not None:
+        for name, kept in predictions.items():
+            (Path(out) / name).mkdir(parents=True, exist_ok=True)
+            evaluate.save_predictions(str(Path(out) / name / "predictions.npz"), kept)
+        result.write(out)
+    return result
+
+
+def _run_name(path: str | Path | None, *, taken: Container[str]) -> str:
+    """A folder's name for a prompt file: `coop-target-seed1` of runs/coop-target/seed1/prompt.safetensors."""
+    if path is None:
+        return "zero-shot"
+    own = Path(path).with_suffix("")
+    parts = own.parts[:-1] if own.name == "prompt" else own.parts
+    name = re.sub(r"[^\w.-]+", "-", "-".join(parts[-2:])).strip("-.") or "prompt"
+    numbered = (f"{name}-{number}" for number in count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
@@ -140,7 +184,7 @@ def prompted_model(
         seeds=[prompt.seed if prompt is not None else 0],
         classes=trained or table.classes,
         hard_prompts=hard,
-        device=config.device,
+        device=training_device(config.device),
     )
     if prompt is not None:
         model.load_run_tensors(0, prompt.learned)
@@ -165,7 +209,7 @@ def _run_result(
     model: PromptModel,
 ) -> RunResult:
     return RunResult(
-        name="zero-shot" if path is None else Path(path).as_posix(),
+        name="",
         seed=prompt.seed if prompt is not None else 0,
         overrides={} if path is None else {"prompts": Path(path).as_posix()},
         split_sha256=prompt.split_sha256 if prompt is not None else "",
@@ -180,5 +224,6 @@ def _run_result(
         train_accuracy=None,
         train_seconds=0.0,
         runs_together=1,
+        notes=missing_videos(videos.test for videos in tests.values()),
         inert_terms=[],
     )

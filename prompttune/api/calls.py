@@ -57,14 +57,15 @@ def evaluate_prompts(
     *,
     base_to_new: bool = False,
     split_file: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
+    out: str | Path | None = None,
 ) -> Result:
-    """What `prompttune eval` does: prompt files, or zero-shot CLIP, on a store's test videos."""
+    """What `prompttune eval` does: prompt files, or zero-shot CLIP, on a store's test videos, kept in `out`."""
     given: dict[str, Any] = {"store": _path(store), "device": device}
     if split_file is not None:
         given["protocol"] = {"split_file": str(split_file)}
     paths = [prompts] if isinstance(prompts, str | Path) else list(prompts)
-    return apply_prompts(paths, given=given, base_to_new=base_to_new)
+    return apply_prompts(paths, given=given, base_to_new=base_to_new, out=out)
 
 
 def classify_videos(source: VideoStore | str | Path, **options: Any) -> list[Classified]:

@@ -18,6 +18,7 @@ from prompttune.data.video_files import is_store, open_videos
 from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
 from prompttune.prompts.file import PromptFile, read_prompt_file
+from prompttune.splits.class_files import named_classes
 from prompttune.splits.split import TestSet
 
 
@@ -45,7 +46,8 @@ class ClassifyOptions:
 
     Attributes:
         prompts: a prompt file; None for zero-shot CLIP.
-        classes: the classes to tell apart; () for those the prompt was trained on, else the store's.
+        classes: the classes to tell apart, as names or as `named_classes` reads them out of a text; () for those the
+            prompt was trained on, else the store's.
         like: for video files: a store to read them like, or a backbone pack.
         n_frames: frames per video, beside a pack.
         top: how many classes each video gets.
@@ -53,11 +55,11 @@ class ClassifyOptions:
     """
 
     prompts: str | Path | None = None
-    classes: Sequence[str] = ()
+    classes: Sequence[str] | str = ()
     like: str | Path | None = None
     n_frames: int | None = None
     top: int = 5
-    device: str = "cpu"
+    device: str = "auto"
     template: str = ""
 
 
@@ -113,7 +115,8 @@ def _open(source: str | Path, config: TrainConfig, options: ClassifyOptions) -> 
 
 
 def _classes(source: FeatureSource, prompt: PromptFile | None, options: ClassifyOptions) -> tuple[str, ...]:
-    classes = tuple(options.classes) or (prompt.classes if prompt is not None else ())
+    given = named_classes(options.classes) if isinstance(options.classes, str) else tuple(options.classes)
+    classes = given or (prompt.classes if prompt is not None else ())
     if not classes and is_store(source.path):
         classes = source.table.classes
     elif not classes and options.like is not None and is_store(options.like):

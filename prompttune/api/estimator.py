@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from prompttune.api.step_bar import StepBar
 from prompttune.api.video_store import VideoStore
@@ -36,6 +35,19 @@ from prompttune.training.run_group import make_trainer, prepare
 if TYPE_CHECKING:
     import pandas
 
+if TYPE_CHECKING or find_spec("sklearn") is not None:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.exceptions import NotFittedError
+else:  # the base install: everything below works, `clone`, `GridSearchCV` and the like come with `[sklearn]`
+
+    class BaseEstimator: ...
+
+    class ClassifierMixin: ...
+
+    class NotFittedError(ValueError, AttributeError):
+        """As scikit-learn's."""
+
+
 Videos = Split | TestSet | Sequence[str] | Sequence[int] | np.ndarray
 
 
@@ -46,7 +58,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         store: a VideoStore, or the path of one.
         method: the method's name.
         seed: of initial values, data order and dropout.
-        device: cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps.
         progress: whether a progress bar is drawn; None for a terminal or a notebook.
         config: keys of the method's configuration, "__" for the dot: `optim__lr=0.01`, `context__n_ctx=4`.
 
@@ -63,7 +75,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         method: str = "coop",
         *,
         seed: int = 1,
-        device: str = "cpu",
+        device: str = "auto",
         progress: bool | None = None,
         **config: Any,
     ) -> None:
@@ -165,9 +177,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
     def save(self, path: str | Path) -> Path:
         """Writes the prompt file, as `prompttune train` does, for `eval`, `classify` and `coupling.hard_prompts`."""
-        check_is_fitted(self, "group_")
+        self._require_fitted()
         write_prompt_file(path, prompt_file_of(self.group_, 0))
         return Path(path)
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "group_"):
+            raise NotFittedError(explain("this PromptClassifier is not fitted yet", fix=".fit(split) first"))
 
     def _opened(self) -> VideoStore:
         if self.store is None:
@@ -232,7 +248,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     def _predictions(
         self, videos: Any, classes: Sequence[str] | None = None, *, labels: Any = None, labelled: bool = False
     ) -> Predictions:
-        check_is_fitted(self, "group_")
+        self._require_fitted()
         rows, table, own = self._asked(videos, labels)
         names = own if classes is None else tuple(map(str, classes))
         if not labelled:  # labels play no part in what is predicted

@@ -1,4 +1,4 @@
-"""The progress bar of a training from Python: a widget in a notebook, a line in a terminal, nothing elsewhere."""
+"""The line of a training: steps done, loss, accuracy, time left; a widget in a notebook, nothing where nobody looks."""
 
 from __future__ import annotations
 
@@ -6,42 +6,63 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from prompttune.base.console import plain_console
+
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from prompttune.training.trainer import StepRecord, Trainer
 
 
 class StepBar:
-    """One bar per group of runs, moved by `on_step`. A context manager.
+    """One line per group of runs, moved by `on_step`. A context manager.
 
     Args:
         show: whether it is drawn; None for where somebody looks on, a terminal or a notebook.
     """
 
     def __init__(self, show: bool | None = None) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self.show = (in_notebook() or sys.stderr.isatty()) if show is None else show
-        self._bars: dict[int, Any] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(
+                "epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}",
+                markup=False,
+            ),
+            TimeRemainingColumn(),
+            console=plain_console(stderr=True),
+            transient=sys.stderr.isatty(),
+            disable=not self.show,
+        )
+        self._tasks: dict[int, TaskID] = {}
 
     def __enter__(self) -> StepBar:
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for bar in self._bars.values():
-            bar.close()
+        self._progress.stop()
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Moves the trainer's bar to the step just done; loss and accuracy are means over its runs."""
+        """Moves the trainer's line to the step just done; loss and accuracy are means over its runs."""
         if not self.show:
             return
-        bar = self._bars.get(id(trainer))
-        if bar is None:
-            from tqdm.auto import tqdm
-
-            bar = self._bars[id(trainer)] = tqdm(total=trainer.n_steps, desc=trainer.config.method, unit="step")
-        loss = sum(float(value.mean()) for value in record.terms.values())
-        bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{float(record.accuracy.mean()):.1%}", refresh=False)
-        bar.update(record.step + 1 - bar.n)
+        shown: dict[str, Any] = {
+            "epoch": f"{record.epoch + 1}/{trainer.config.optim.epochs}",
+            "loss": sum(float(value.mean()) for value in record.terms.values()),
+            "accuracy": float(record.accuracy.mean()),
+        }
+        if id(trainer) not in self._tasks:
+            runs = f"{len(trainer.inputs.runs)} run{'s' if len(trainer.inputs.runs) > 1 else ''}"
+            description = f"{trainer.config.method} ({runs})"
+            self._tasks[id(trainer)] = self._progress.add_task(description, total=trainer.n_steps, **shown)
+        self._progress.update(self._tasks[id(trainer)], completed=record.step + 1, **shown)
 
 
 def in_notebook() -> bool:

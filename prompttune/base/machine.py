@@ -21,6 +21,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from prompttune.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 SHARED_PRODUCT_FLOP = 100_000_000  # 1 to 2 ms on one core
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -30,6 +36,20 @@ WAIT_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 # Source: mallopt(3) of glibc: numbers of the parameters, and the largest threshold it takes on 64-bit machines.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
+
+
+def training_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a CUDA device where there is one, else the CPU.
+
+    Raises:
+        ConfigError: a device that is not here.
+    """
+    from vidfeat.backbone.device import choose_device
+
+    try:
+        return choose_device(name, auto=("cuda", "cpu"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def choose_threads(largest_product_flop: int, *, environment: Mapping[str, str] = os.environ) -> int:

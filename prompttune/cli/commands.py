@@ -18,6 +18,7 @@ from prompttune.cli.splits import splits as splits_group
 
 if TYPE_CHECKING:
     from prompttune.config.runs import Run
+    from prompttune.evaluation.results import Result
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,14 +35,14 @@ _TRAINING_OPTIONS = (
     click.option("--method", help="A row of `prompttune methods`."),
     click.option("--store", help="The feature store to train and test on."),
     click.option("--seeds", help="Seeds, separated by commas: one run each, trained together."),
-    click.option("--shots", help="Training videos per class, or `none` for all."),
+    click.option("--shots", help="Training videos per class: 16, `up-to-16` where some have fewer, `none` for all."),
     click.option("--split", "split_file", help="A split file of `prompttune splits`: who trains, who tests."),
     click.option(
         "--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept."
     ),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis."),
     click.option("--out", help="The run folder [default: runs/METHOD-STORE]."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu]."),
+    click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto]."),
 )
 
 
@@ -64,21 +65,26 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
     prompttune train --method coop --store target.zarr --seeds 1,2,3
     prompttune train --method coop --store target.zarr --set optim.lr=0.002,0.01
     """
-    from prompttune.base.console import plain_console
-    from prompttune.cli.tables import TrainingLine, result_table
-    from prompttune.training.fit import FitOptions, fit
-    from prompttune.training.run_folder import run_folder_name
+    runs, axes = _runs(config, overrides, named)  # before torch is imported: a mistyped word is told at once
 
-    runs, axes = _runs(config, overrides, named)
+    from prompttune.api.step_bar import StepBar
+    from prompttune.base.console import plain_console
+    from prompttune.cli.tables import result_table
+    from prompttune.training.fit import FitOptions, fit
+    from prompttune.training.run_folder import CHECKPOINTS, run_folder_name
+
     out = run_folder_name(runs[0].config)
     try:
-        with TrainingLine(plain_console(stderr=True)) as line:
-            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=line.on_step))
+        with StepBar() as bar:
+            fitted = fit(runs, out, axes=axes, options=FitOptions(overwrite=overwrite, on_step=bar.on_step))
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command goes on from its checkpoint in {out}", err=True)
+        kept = (out / CHECKPOINTS).exists()
+        goes_on = f"the same command goes on from its checkpoint in {out}" if kept else "nothing was trained yet"
+        click.echo(f"interrupted; {goes_on}", err=True)
         sys.exit(130)
     console = plain_console()
     console.print(result_table([fitted.result]))
+    _print_notes(fitted.result)
     for store in (fitted.result.store, *fitted.result.other_stores.values()):
         if store.failed_videos:
             console.print(f"{len(store.failed_videos)} failed videos of {store.path} are in no split")
@@ -99,9 +105,10 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     \b
     prompttune plan --method ivlp --store target.zarr --seeds 1,2,3
     """
+    runs, _ = _runs(config, overrides, named)
+
     from prompttune.training.plan import plan_training
 
-    runs, _ = _runs(config, overrides, named)
     for line in plan_training(runs).lines():
         click.echo(line)
 
@@ -116,8 +123,12 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
-@click.option("--device", help="cpu, cuda, cuda:1, mps [default: cpu].")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for result.json.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A run folder for result.json and predictions: the report counts it in.",
+)
 def evaluate(
     prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
 ) -> None:
@@ -136,23 +147,25 @@ def evaluate(
     given, axes = parse_overrides([*_as_overrides(named), *overrides])
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
-    result = apply_prompts(prompts, given=given, base_to_new=base_to_new)
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
     console = plain_console()
     console.print(result_table([result]))
+    _print_notes(result)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        console.print(f"results: {result.write(out)}", soft_wrap=True)
+        console.print(f"results: {out}/result.json", soft_wrap=True)
 
 
 @cli.command()
 @click.argument("source")
 @click.option("--prompts", type=click.Path(path_type=Path), help="A trained prompt file; none for zero-shot CLIP.")
-@click.option("--classes", help="Names separated by commas, or a file of them.  [default: those trained on]")
+@click.option(
+    "--classes", help="Names separated by commas, a JSON list, or a file of them.  [default: those trained on]"
+)
 @click.option("--like", help="For video files: the store whose backbone, frames and crop are taken, or a pack.")
 @click.option("--frames", "n_frames", type=click.IntRange(min=1), help="Frames per video, where --like is a pack.")
 @click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
 def classify(source: str, classes: str | None, out: Path | None, **options: Any) -> None:
     """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
@@ -166,10 +179,9 @@ def classify(source: str, classes: str | None, out: Path | None, **options: Any)
     from prompttune.api.classify import ClassifyOptions
     from prompttune.api.classify import classify as classify_videos
     from prompttune.base.console import plain_console
-    from prompttune.cli.prompts import named_classes
     from prompttune.cli.tables import classified_table, write_classified
 
-    found = classify_videos(source, ClassifyOptions(classes=named_classes(classes), **options))
+    found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
         write_classified(out, found)
     plain_console().print(classified_table(found))
@@ -230,6 +242,11 @@ def _runs(
     return expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes), axes
 
 
+def _print_notes(result: Result) -> None:
+    for note in result.notes:
+        click.echo(f"note:    {note}")
+
+
 def _as_overrides(named: dict[str, Any]) -> list[str]:
     """Named options as `KEY=VALUE`, those not given left out."""
     keys = {name: f"protocol.{name}" for name in ("shots", "val_shots", "split_file")}
@@ -246,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `prompttune`; None for those of the process.
     """
     from prompttune.base.machine import wait_briefly
-    from prompttune.errors import PrompttuneError
+    from prompttune.errors import PrompttuneError, explain
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
@@ -254,4 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a folder that is not there or cannot be written, a full disk
+        told = explain(error.strerror or "the system refused", where=error.filename, got=type(error).__name__)
+        click.echo(f"error: {told}", err=True)
         sys.exit(2)

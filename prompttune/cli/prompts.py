@@ -111,15 +111,6 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
 
 def read_class_names(path: Path) -> list[str]:
     """Class names of a CSV `id,name`, or of a file with one name per line; blank lines do not count."""
-    from prompttune.splits.lists import read_class_file
+    from prompttune.splits.class_files import read_class_file
 
     return list(read_class_file(path).classes)
-
-
-def named_classes(text: str | None) -> tuple[str, ...]:
-    """Class names given as a file of them, or separated by commas; () for None."""
-    if text is None:
-        return ()
-    if Path(text).is_file():
-        return tuple(read_class_names(Path(text)))
-    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOUND = 1
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a split file OUT that says something else.")
 
 
 @click.group()
@@ -26,7 +27,7 @@ def splits() -> None:
 @click.argument("out", type=FILE)
 @click.option("--base-to-new", is_flag=True, help="Base and new test sets; else one test set among all classes.")
 @click.option("--base", type=EXISTING_FILE, help="Base classes, one per line.  [default: first half of the class list]")
-@click.option("--shots", type=click.IntRange(min=1), help="K training videos per class and seed.  [default: all]")
+@click.option("--shots", help="K training videos per class and seed, or `up-to-K`.  [default: all]")
 @click.option("--seeds", default="1,2,3", show_default=True, help="One draw of the shots each.")
 @click.option(
     "--test-fraction", default=0.3, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -39,8 +40,17 @@ def splits() -> None:
 @click.option(
     "--classes", type=EXISTING_FILE, help="CSV `id,name`: class order of a CSV, and what integer labels mean."
 )
+@OVERWRITE
 def make(
-    source: str, out: Path, base_to_new: bool, base: Path | None, seeds: str, classes: Any, **options: Any
+    source: str,
+    out: Path,
+    base_to_new: bool,
+    base: Path | None,
+    shots: str | None,
+    seeds: str,
+    classes: Any,
+    overwrite: bool,
+    **options: Any,
 ) -> None:
     """Draw a split of SOURCE, a store or a CSV `path,label[,split][,group]`, into the file OUT.
 
@@ -49,16 +59,17 @@ def make(
     """
     from prompttune.cli.prompts import read_class_names
     from prompttune.data.labelled import read_labelled
-    from prompttune.splits.lists import read_class_file
+    from prompttune.splits.class_files import read_class_file
     from prompttune.splits.making import MakeOptions, make_split_file
 
     base_classes = tuple(read_class_names(base)) if base is not None else () if base_to_new else None
+    number, up_to = _shots(shots)
     made = make_split_file(
         read_labelled(source, classes=read_class_file(classes) if classes is not None else None),
-        MakeOptions(base_classes=base_classes, seeds=_seeds(seeds), **options),
+        MakeOptions(base_classes=base_classes, shots=number, up_to=up_to, seeds=_seeds(seeds), **options),
         source=source,
     )
-    _write(made, out)
+    _write(made, out, overwrite=overwrite)
 
 
 @splits.command("import")
@@ -66,8 +77,18 @@ def make(
 @click.option("--train", nargs=2, multiple=True, type=FILE, metavar="LIST CLASSES", help="Draw 1; repeat for 2, 3, ...")
 @click.option("--test", nargs=3, multiple=True, required=True, metavar="NAME LIST CLASSES", help="Repeatable.")
 @click.option("--store", help="Write this store's ids, matched with or without folders and endings.")
-@click.option("--allow-missing", default=0, show_default=True, help="Leave out up to N videos the store does not have.")
-def import_(out: Path, train: tuple[Any, ...], test: tuple[Any, ...], store: str | None, allow_missing: int) -> None:
+@click.option(
+    "--allow-missing",
+    is_flag=False,
+    flag_value="all",
+    default="0",
+    metavar="[N]",
+    help="Leave out what the store does not have (at most N videos), named in OUT and counted in results.",
+)
+@OVERWRITE
+def import_(
+    out: Path, train: tuple[Any, ...], test: tuple[Any, ...], store: str | None, allow_missing: str, overwrite: bool
+) -> None:
     """Turn the field's own lists into the split file OUT.
 
     LIST has lines `path label` or `folder n_frames label`, CLASSES is a CSV `id,name`; each list is named with the
@@ -83,8 +104,9 @@ def import_(out: Path, train: tuple[Any, ...], test: tuple[Any, ...], store: str
     if store is not None:
         from prompttune.data.features import open_source
 
-        split = onto_store(split, open_source(store).table.ids, store=store, allow_missing=allow_missing)
-    _write(split, out)
+        allowed = None if allow_missing == "all" else _whole_number(allow_missing, "--allow-missing")
+        split = onto_store(split, open_source(store).table.ids, store=store, allow_missing=allowed)
+    _write(split, out, overwrite=overwrite)
 
 
 @splits.command()
@@ -131,14 +153,34 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _write(split: SplitFile, out: Path) -> None:
-    from prompttune.splits.file import write_split_file
+def _shots(text: str | None) -> tuple[int | None, bool]:
+    """K of `K` or `up-to-K`, and which of the two; None for all."""
+    if text is None:
+        return None, False
+    number = _whole_number(text.removeprefix("up-to-"), "--shots")
+    if number < 1:
+        raise click.BadParameter("at least 1", param_hint="--shots")
+    return number, text.startswith("up-to-")
 
-    write_split_file(out, split)
+
+def _whole_number(text: str, option: str) -> int:
+    if not text.isdecimal():
+        raise click.BadParameter(f"a whole number, not {text!r}", param_hint=option)
+    return int(text)
+
+
+def _write(split: SplitFile, out: Path, *, overwrite: bool) -> None:
+    from prompttune.splits.file import write_split_file
+    from prompttune.splits.recordings import recordings_on_both_sides
+
+    write_split_file(out, split, overwrite=overwrite)
     _print(split)
-    for kind in ("missing", "failed_videos"):
-        if kind in split.made_by:
-            click.echo(f"{len(split.made_by[kind])} videos left out ({kind.replace('_', ' ')}), named in the file")
+    for name, keys in split.made_by.get("missing", {}).items():
+        click.echo(f"{name}: {len(keys)} videos left out (missing), named in the file")
+    if "failed_videos" in split.made_by:
+        click.echo(f"{len(split.made_by['failed_videos'])} videos left out (failed), named in the file")
+    for line in recordings_on_both_sides(split):
+        click.echo(f"warning: {line}")
     click.echo(f"split:   {out}\nnext:    prompttune train --split {out} ...")
 
 

@@ -1,4 +1,4 @@
-"""What the command line prints: the table of a result, the table of methods, the live line of a training."""
+"""What the command line prints: the table of a result, the table of methods."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import csv
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prompttune.config.methods import METHODS, Method
@@ -20,7 +18,6 @@ from prompttune.evaluation.results import CellResult, Result, describe
 
 if TYPE_CHECKING:
     from prompttune.api.classify import Classified
-    from prompttune.training.trainer import StepRecord, Trainer
 
 _TITLES = {"harmonic_mean": "HM"}
 
@@ -87,8 +84,10 @@ def methods_table() -> Table:
 
 
 def _tokens_needed(method: Method) -> list[str]:
+    from vidfeat.store import Tap
+
     visual = method.defaults.get("visual")
-    return [] if visual is None else [f"tokens@{visual.get('first_block', 0)}, or @k for late(k)"]
+    return [] if visual is None else [f"{Tap(visual.get('first_block', 0)).flag}, or @k for late(k)"]
 
 
 def describe_method(name: str) -> str:
@@ -122,48 +121,3 @@ def write_classified(path: Path, found: Sequence[Classified]) -> None:
         for video in found:
             for rank, (name, score) in enumerate(zip(video.classes, video.scores, strict=True), 1):
                 writer.writerow((video.id, rank, name, f"{score:.6f}"))
-
-
-class TrainingLine:
-    """The live line of a training: steps done, loss, accuracy, time left. A context manager.
-
-    Args:
-        console: where it is drawn; nothing is drawn where it is no terminal.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(
-                "epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  acc {task.fields[accuracy]:.1%}",
-                markup=False,
-            ),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[int, TaskID] = {}
-
-    def __enter__(self) -> TrainingLine:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.stop()
-
-    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Moves the line of this trainer to the step just done; loss and accuracy are means over its runs."""
-        loss = sum(float(value.mean()) for value in record.terms.values())
-        shown: dict[str, Any] = {
-            "epoch": f"{record.epoch + 1}/{trainer.config.optim.epochs}",
-            "loss": loss,
-            "accuracy": float(record.accuracy.mean()),
-        }
-        if id(trainer) not in self._tasks:
-            runs = f"{len(trainer.inputs.runs)} run{'s' if len(trainer.inputs.runs) > 1 else ''}"
-            description = f"{trainer.config.method} ({runs})"
-            self._tasks[id(trainer)] = self._progress.add_task(description, total=trainer.n_steps, **shown)
-        self._progress.update(self._tasks[id(trainer)], completed=record.step + 1, **shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -10,6 +11,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NONE = "none"
+UP_TO = "up-to-"
 
 
 def none_word(value: Any) -> Any:
@@ -26,6 +28,15 @@ def _template(text: str) -> str:
 Template = Annotated[str, AfterValidator(_template)]
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"{name!r} is no device; auto, cpu, cuda, cuda:1 or mps")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]  # whether this machine has it, is known where torch is
+
+
 class Section(BaseModel):
     """A frozen table of the configuration that refuses keys it does not know."""
 
@@ -37,6 +48,7 @@ class ProtocolConfig(Section):
 
     name: Literal["base-to-new", "few-shot", "fully-supervised", "zero-shot"] = "base-to-new"
     shots: Annotated[Positive | None, BeforeValidator(none_word)] = 16
+    up_to: bool = False
     val_shots: NonNegative = 0
     base_classes: Annotated[tuple[str, ...] | None, BeforeValidator(none_word)] = None
     test_fraction: Annotated[float | None, Field(gt=0, lt=1), BeforeValidator(none_word)] = None
@@ -45,8 +57,19 @@ class ProtocolConfig(Section):
     split_file: Annotated[str | None, BeforeValidator(none_word)] = None
     test_split_files: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_up_to(cls, given: Any) -> Any:
+        """`shots = "up-to-16"` as `shots = 16` and `up_to = true`."""
+        shots = given.get("shots") if isinstance(given, dict) else None
+        if isinstance(shots, str) and shots.startswith(UP_TO) and shots.removeprefix(UP_TO).isdecimal():
+            return given | {"shots": int(shots.removeprefix(UP_TO)), "up_to": True}
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
+        if self.up_to and self.shots is None:
+            raise ValueError("up_to says that a class may have fewer than shots, and shots is none")
         if self.shots is not None and self.val_shots >= self.shots:
             raise ValueError(f"val_shots = {self.val_shots} leaves nothing of shots = {self.shots} to train on")
         if self.base_classes is not None and self.name != "base-to-new":
@@ -107,9 +130,15 @@ class FramesConfig(Section):
 
 
 class CouplingConfig(Section):
-    """Frozen hard prompts from other data sets, mixed with the soft context.
+    """Frozen hard prompts from other data sets, mixed with the soft context (`prompttune.parts.coupling`).
 
-    What is "none" below `hard_prompts` is as the variant has it (`prompttune.parts.coupling.COUPLING_VARIANTS`).
+    What is "none" below `hard_prompts` is as released: dropout 0.5, the first word named, depth 1. `residual` adds
+    the soft prompt to what the mapping gives. `dropout_mask`: "shared" is one mask per run and step; "per-class" one
+    for each class, which is what the released code does and what forbids the shared-prefix text path in training.
+    `depth`: blocks whose context is coupled, the text input included. `shared_mapping`: one mapping for all of them.
+    `init`: "torch" is Linear's default; with "soft" the mixed prompt starts as the soft prompt, so that training starts
+    where the method without coupling starts. Not behind a ReLU: at the zero it would start from, that passes no
+    gradient, and the mapping would never move.
     """
 
     variant: Literal["released", "linear", "two-layer", "residual", "token"] = "released"
@@ -121,9 +150,11 @@ class CouplingConfig(Section):
     shared_mapping: Annotated[bool | None, BeforeValidator(none_word)] = None
     init: Annotated[Literal["torch", "soft"] | None, BeforeValidator(none_word)] = None
 
-    def changes(self) -> dict[str, Any]:
-        """The options that differ from the variant's, as `coupling_options` takes them."""
-        return self.model_dump(exclude={"variant", "hard_prompts"}, exclude_none=True)
+    @model_validator(mode="after")
+    def _check(self) -> CouplingConfig:
+        if self.init == "soft" and not (self.variant == "linear" or (self.variant == "two-layer" and self.residual)):
+            raise ValueError('init = "soft" needs variant = "linear", or "two-layer" with residual = true')
+        return self
 
 
 AnchorLossName = Literal[

@@ -8,7 +8,6 @@ axis: the product of all axes and the seeds gives the runs (`prompttune.config.r
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from prompttune.config.sections import (
     ClassesConfig,
     ContextConfig,
     CouplingConfig,
+    Device,
     FramesConfig,
     HeadConfig,
     LogConfig,
@@ -48,7 +48,7 @@ class TrainConfig(Section):
     store: str
     seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
     out: str = "runs/{method}-{store}"
-    device: str = "cpu"
+    device: Device = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0
@@ -167,24 +167,16 @@ class TrainConfig(Section):
 
     def to_toml(self) -> str:
         """The TOML file that would do exactly this again."""
-        return _toml_table(self.model_dump(mode="json"))
+        import tomli_w
+
+        return tomli_w.dumps(_toml(self.model_dump(mode="json")))
 
 
-def _toml_value(value: Any) -> str:
-    if value is None:
-        return json.dumps(NONE)
-    if isinstance(value, list):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    return json.dumps(value, ensure_ascii=False)  # JSON's numbers, booleans and escaped strings are TOML's
-
-
-def _toml_table(table: Mapping[str, Any], prefix: str = "") -> str:
-    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            name = f"{prefix}{key}"
-            lines += ["", f"[{name}]", _toml_table(value, f"{name}.").rstrip("\n")]
-    return "\n".join(lines).lstrip("\n") + "\n"
+def _toml(value: Any) -> Any:
+    """TOML has no null: "none" stands for it."""
+    if isinstance(value, dict):
+        return {key: _toml(item) for key, item in value.items()}
+    return [_toml(item) for item in value] if isinstance(value, list) else NONE if value is None else value
 
 
 def resolve(given: Mapping[str, Any]) -> TrainConfig:

@@ -1,8 +1,7 @@
-"""What a training step will cost, counted beforehand: how many runs fit the memory, how large its products are."""
+"""How many runs fit the memory, and how large the products of a step are."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,33 +9,12 @@ from pathlib import Path
 import torch
 
 from prompttune.config.runs import Run
-from prompttune.config.train_config import TrainConfig
-from prompttune.cost.visual import BYTES_PER_FLOAT, VisualStep, visual_step_cost
+from prompttune.cost.step import kept_bytes_per_run, step_text_pass
 from prompttune.errors import ConfigError, explain
 from prompttune.model.class_sampling import classes_per_step
 from prompttune.model.prompt_model import PromptModel
 
-# What a block keeps of every row for its backward pass, in widths of the tower: input, two norms, query, key and value,
-# attention, the sum after it, and the MLP's 4 widths before and after its activation.
-KEPT_WIDTHS_PER_ROW = 16
 SHARE_OF_FREE_MEMORY = 0.5  # the rest is for features, weights, the allocator and other people
-
-
-def step_bytes_per_run(model: PromptModel, classes: Sequence[str]) -> int:
-    """Bytes that one more run adds to a training step: what the text tower keeps for its backward pass.
-
-    Args:
-        model: of any number of runs, of the configuration in question.
-        classes: the training classes.
-    """
-    rows = model.text_rows(classes)
-    config = model.pack.config.text
-    kept_layers = 1 if model.config.recompute else config.layers
-    n_classes = len(classes)
-    batch_size = model.config.optim.batch_size
-    taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
-    chunk = min(model.config.class_chunk or taken, taken) if model.config.recompute else taken
-    return int(rows * chunk / max(n_classes, 1) * kept_layers * config.width * KEPT_WIDTHS_PER_ROW * 4)
 
 
 def largest_product_flop(
@@ -65,31 +43,6 @@ def largest_product_flop(
     return model.n_runs * max(in_tower, in_head, in_vision)
 
 
-def visual_bytes_per_run(model: PromptModel, n_frames: int) -> int:
-    """Bytes that one more run adds to a step by its visual prompts: tokens read, and what the tower keeps of them.
-
-    Args:
-        n_frames: stored frames of a video.
-    """
-    visual, config = model.visual, model.config
-    if visual is None:
-        return 0
-    vision = visual.tower.config
-    frames = frames_per_step(config, n_frames)
-    step = VisualStep(frames, 1, shared_frames=False, recompute=visual.recompute)
-    cost = visual_step_cost(vision, embed_dim=visual.tower.embed_dim, options=visual.options, step=step)
-    at_once = min(frames, config.visual.frames_per_chunk or frames) if config.visual is not None else frames
-    # As stored (float16 as a rule), and in float32 as many as are computed at once.
-    return int(cost.kept_bytes + vision.n_tokens * vision.width * (2 * frames + BYTES_PER_FLOAT * at_once))
-
-
-def frames_per_step(config: TrainConfig, n_frames: int) -> int:
-    """Frames that one run's step sends through the vision tower, anchors' included, of videos of `n_frames` stored."""
-    videos = math.ceil(config.optim.batch_size / config.optim.accumulate)
-    anchors = config.anchors.n_anchors if config.anchors is not None else 0
-    return (videos + anchors) * (config.frames.used or n_frames)
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had on the device, in bytes."""
     if device.type == "cuda":
@@ -112,7 +65,7 @@ def runs_that_fit(runs: Sequence[Run], model: PromptModel, classes: Sequence[str
     config = runs[0].config
     if config.runs_at_once:
         return min(config.runs_at_once, len(runs))
-    needed = step_bytes_per_run(model, classes) + visual_bytes_per_run(model, n_frames)
+    needed = kept_bytes_per_run(model, step_text_pass(model, classes), n_frames=n_frames)
     free = free_bytes(model.device)
     if needed > free:
         raise ConfigError(

@@ -60,7 +60,7 @@ def visual_rate(visual: LearnedVisual, *, n_frames: int, n_runs: int, device: to
 
     def cost(frames: int) -> float:
         step = VisualStep(frames, n_runs, shared_frames=n_runs == 1, recompute=visual.recompute)
-        return visual_step_cost(vision, embed_dim=visual.tower.embed_dim, options=visual.options, step=step).flops
+        return visual_step_cost(vision, embed_dim=visual.tower.embed_dim, visual=visual.config, step=step).flops
 
     measured = max(1, min(n_frames, int(MEASURED_FLOPS / (cost(n_frames) / n_frames))))
     tokens = torch.randn(n_runs, 1, measured, vision.n_tokens, vision.width, device=device)

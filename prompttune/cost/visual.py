@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prompttune.parts.visual_prompts import KEEP_ALL, Recompute, VisualContextOptions
+from prompttune.config.sections import VisualConfig
+from prompttune.parts.visual_prompts import KEEP_ALL, Recompute
 from vidfeat.backbone import VisionConfig
 
 BYTES_PER_FLOAT = 4
@@ -64,70 +65,96 @@ class _Block:
     kept_floats: float
 
 
-def visual_step_cost(
-    config: VisionConfig, *, embed_dim: int, options: VisualContextOptions, step: VisualStep
-) -> VisualCost:
+def visual_step_cost(vision: VisionConfig, *, embed_dim: int, visual: VisualConfig, step: VisualStep) -> VisualCost:
     """Cost of one forward and backward pass through the prompted tower.
 
     Args:
-        config: the tower's sizes.
+        vision: the tower's sizes.
         embed_dim: E.
-        options: where how many rows join.
+        visual: where how many rows join.
         step: frames and runs.
     """
-    blocks = _blocks(config, options, step)
+    blocks = _blocks(vision, visual, step)
     images = step.n_runs * step.n_frames
-    pooling = 2.0 * images * config.width * embed_dim
-    forward = sum(block.forward_flops for block in blocks) + pooling
-    backward = sum(block.backward_flops for block in blocks) + pooling
+    head = _head(vision, embed_dim, step)
+    forward = sum(block.forward_flops for block in blocks) + head.forward_flops
+    backward = sum(block.backward_flops for block in blocks) + head.backward_flops
     kept = [block.kept_floats for block in blocks]
-    kept_floats = float(sum(kept))
+    kept_floats = float(sum(kept)) + head.kept_floats
     chunk = step.recompute.frames_per_chunk
     chunked = chunk is not None and chunk < step.n_frames
-    inputs = [images * block.n_rows * config.width for block in blocks]
+    inputs = [images * block.n_rows * vision.width for block in blocks]
     if chunked and chunk is not None:
         # Between the passes nothing is kept but the stored tokens; the peak is one chunk's share.
         share = chunk / step.n_frames
-        kept_floats = share * (sum(inputs) + max(kept) if step.recompute.per_block else kept_floats)
+        by_block = sum(inputs) + max(kept) + head.kept_floats
+        kept_floats = share * (by_block if step.recompute.per_block else kept_floats)
     elif step.recompute.per_block:
-        kept_floats = float(sum(inputs)) + max(kept)
+        kept_floats = float(sum(inputs)) + max(kept) + head.kept_floats
     if chunked or step.recompute.per_block:
         backward += forward
     return VisualCost(forward, backward, kept_floats * BYTES_PER_FLOAT)
 
 
-def _blocks(config: VisionConfig, options: VisualContextOptions, step: VisualStep) -> list[_Block]:
-    first, last_prompted = options.first_block, options.first_block + options.depth - 1
-    n_tokens, n_rows = config.n_tokens, config.n_tokens + options.n_prompts
+def _blocks(vision: VisionConfig, visual: VisualConfig, step: VisualStep) -> list[_Block]:
+    first, last_prompted = visual.first_block, visual.first_block + visual.depth - 1
+    n_tokens, n_rows = vision.n_tokens, vision.n_tokens + visual.n_prompts
     blocks = []
-    for index in range(first, config.layers):
+    for index in range(first, vision.layers):
         n_query = n_rows if index >= last_prompted else n_tokens
-        n_query = 1 if index == config.layers - 1 else n_query
+        n_query = vision.n_read if index == vision.layers - 1 else n_query
         if index <= last_prompted:
             groups = 1 if index == first and step.shared_frames else step.n_runs
-            blocks.append(_joined(config, options, step, n_query=n_query, groups=groups, is_first=index == first))
+            blocks.append(_joined(vision, visual, step, n_query=n_query, groups=groups, is_first=index == first))
         else:
-            blocks.append(_carried(config, options, step, n_query=n_query))
+            blocks.append(_carried(vision, visual, step, n_query=n_query))
     return blocks
 
 
-def _behind_projection(config: VisionConfig, step: VisualStep, *, n_rows: int, n_query: int) -> tuple[float, float]:
+def _behind_projection(vision: VisionConfig, step: VisualStep, *, n_rows: int, n_query: int) -> tuple[float, float]:
     """Operations of attention, and of output projection and MLP, for N frames of R runs."""
-    images, width = step.n_runs * step.n_frames, config.width
+    images, width = step.n_runs * step.n_frames, vision.width
     attention = 4.0 * images * n_query * n_rows * width
-    linear = 2.0 * images * n_query * width * (width + 2 * config.mlp_width)
+    linear = 2.0 * images * n_query * width * (width + (3 if vision.gated_mlp else 2) * vision.mlp_width)
     return attention, linear
 
 
-def _kept_behind_projection(config: VisionConfig, step: VisualStep, *, n_query: int) -> float:
-    """Floats kept for attention's output and its log-sums, the second norm and the activation."""
+def _kept_behind_projection(vision: VisionConfig, step: VisualStep, *, n_query: int) -> float:
+    """Floats kept for attention's output and its log-sums, the second norm and the activation.
+
+    With norm order `post` both norms keep an update instead of a residual row, of which nothing else is kept.
+    """
     images = step.n_runs * step.n_frames
-    return images * n_query * (2.0 * config.width + config.heads + config.mlp_width)
+    # A gate keeps its input, its value and what it is multiplied with.
+    of_mlp = vision.mlp_width * ((3.0 if vision.gated_mlp else 1.0) + vision.mlp_norm)
+    n_norms = 2 if vision.norm_order == "post" else 1
+    return images * n_query * (vision.width * (1.0 + n_norms + vision.attention_norm) + vision.heads + of_mlp)
+
+
+def _head(vision: VisionConfig, embed_dim: int, step: VisualStep) -> _Block:
+    """Pooling and projection of N frames of R runs; only an attention pool keeps much."""
+    images, pooled = step.n_runs * step.n_frames, vision.pooled_width
+    linear = 2.0 * images * pooled * embed_dim if vision.projection else 0.0
+    pool, attention, of_query, kept = vision.attention_pool, 0.0, 0.0, 0.0
+    if pool is not None:
+        n_rows, hidden = vision.n_tokens, pool.mlp_width or 0
+        linear += 2.0 * images * (2 * n_rows * vision.width * pooled + pooled * pooled + 2 * pooled * hidden)
+        attention, of_query = 4.0 * images * n_rows * pooled, 2.0 * pooled * pooled
+        kept = images * (2.0 * n_rows * pooled + 3.0 * pooled + hidden + pool.norms * n_rows * vision.width)
+    if vision.pool != "class" and not vision.norm_after_pool:
+        kept += float(images * vision.n_tokens * vision.width)
+    return _Block(
+        n_rows=vision.n_read,
+        n_query=1,
+        forward_flops=linear + attention + of_query,
+        backward_flops=linear + ATTENTION_BACKWARD * attention,
+        kept_floats=kept,
+    )
 
 
 def _joined(
-    config: VisionConfig,
-    options: VisualContextOptions,
+    vision: VisionConfig,
+    visual: VisualConfig,
     step: VisualStep,
     *,
     n_query: int,
@@ -135,14 +162,14 @@ def _joined(
     is_first: bool,
 ) -> _Block:
     """A prompted block: tokens projected once per group, rows once per run."""
-    width, n_tokens, n_prompts = config.width, config.n_tokens, options.n_prompts
+    width, n_tokens, n_prompts = vision.width, vision.n_tokens, visual.n_prompts
     n_rows, token_queries = n_tokens + n_prompts, min(n_query, n_tokens)
     of_tokens = 2.0 * groups * step.n_frames * width * width * (token_queries + 2 * n_tokens)
     of_rows = 2.0 * step.n_runs * width * width * (max(n_query - n_tokens, 0) + 2 * n_prompts)
-    attention, linear = _behind_projection(config, step, n_rows=n_rows, n_query=n_query)
+    attention, linear = _behind_projection(vision, step, n_rows=n_rows, n_query=n_query)
     images = step.n_runs * step.n_frames
-    kept = images * width * (n_query + 2.0 * n_rows) + _kept_behind_projection(config, step, n_query=n_query)
-    if not is_first:
+    kept = images * width * (n_query + 2.0 * n_rows) + _kept_behind_projection(vision, step, n_query=n_query)
+    if not is_first and vision.norm_order == "pre":
         kept += images * n_tokens * width
     return _Block(
         n_rows=n_tokens,
@@ -153,13 +180,15 @@ def _joined(
     )
 
 
-def _carried(config: VisionConfig, options: VisualContextOptions, step: VisualStep, *, n_query: int) -> _Block:
+def _carried(vision: VisionConfig, visual: VisualConfig, step: VisualStep, *, n_query: int) -> _Block:
     """A block behind the last prompted one: prompt rows are rows like any other."""
-    width, n_rows = config.width, config.n_tokens + options.n_prompts
+    width, n_rows = vision.width, vision.n_tokens + visual.n_prompts
     images = step.n_runs * step.n_frames
     projection = 2.0 * images * width * width * (n_query + 2 * n_rows)
-    attention, linear = _behind_projection(config, step, n_rows=n_rows, n_query=n_query)
-    kept = images * width * (3.0 * n_rows + n_query) + _kept_behind_projection(config, step, n_query=n_query)
+    attention, linear = _behind_projection(vision, step, n_rows=n_rows, n_query=n_query)
+    of_norm = n_rows if vision.norm_order == "pre" else 0
+    kept = images * width * (2.0 * n_rows + of_norm + n_query)
+    kept += _kept_behind_projection(vision, step, n_query=n_query)
     return _Block(
         n_rows=n_rows,
         n_query=n_query,

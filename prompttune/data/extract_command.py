@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vidfeat.backbone import BackboneConfig
-from vidfeat.store import StoreReader
+from vidfeat.store import StoreReader, tap_flags
 
 
 def extract_command(
@@ -31,7 +31,7 @@ def extract_command(
     flags += _sampling_flags(fields.get("sampling", {"n_frames": reader.n_frames}))
     if n_views > 1:
         flags.append(f"--views {n_views}")
-    flags.append(f"--taps {','.join(map(_tap_flag, taps))}")
+    flags.append(f"--taps {tap_flags(taps)}")
     if fields.get("dtype", "float16") != "float16":
         flags.append(f"--dtype {fields['dtype']}")
     return f"vidfeat extract SOURCE --out {out} {' '.join(flags)}"
@@ -43,7 +43,3 @@ def _sampling_flags(sampling: Mapping[str, Any]) -> list[str]:
     if given.get("sampling") == "uniform":
         del given["sampling"]
     return [f"--{name} {value}" for name, value in given.items()]
-
-
-def _tap_flag(tap: str) -> str:
-    return f"tokens@{int(tap.removeprefix('tokens/'))}" if tap.startswith("tokens/") else tap

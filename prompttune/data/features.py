@@ -20,9 +20,8 @@ from prompttune.data.local_pack import local_pack
 from prompttune.errors import FeatureError, explain
 from prompttune.splits.split import VideoTable
 from vidfeat.backbone import BackboneConfig, BackbonePack
-from vidfeat.store import StoreReader, open_store
+from vidfeat.store import POOLED, StoreReader, open_store
 
-POOLED = "pooled"
 _READ_CHUNK = 512  # videos per read: bounds the memory beside the features that are kept
 
 FrameReduction = Literal["none", "mean", "mean-of-normalised"]
@@ -36,6 +35,7 @@ class FeatureSource:
         path: as it was given, for messages and results.
         table: what splits are made of.
         failed: ids of the videos whose extraction failed; they are in no split.
+        n_listed: how many videos the split file that `table` is cut down to lists; None without one.
     """
 
     path: str
@@ -43,6 +43,7 @@ class FeatureSource:
     pack: BackbonePack = field(repr=False)
     table: VideoTable = field(repr=False)
     failed: tuple[str, ...] = ()
+    n_listed: int | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -30,11 +30,7 @@ from prompttune.data.features import (
     unequal_frames,
 )
 from prompttune.splits.split import Split
-
-
-def tokens_tap(block: int) -> str:
-    """The store's name of the tokens entering block `block`."""
-    return f"tokens/{block:02d}"
+from vidfeat.store import Tap
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ class TokenReader:
     """
 
     def __init__(self, source: FeatureSource, block: int) -> None:
-        self.source, self.tap = source, tokens_tap(block)
+        self.source, self.tap = source, Tap(block).name
 
     def read(self, rows: np.ndarray, *, views: np.ndarray | None = None, frames: np.ndarray | None = None) -> Tensor:
         """Tokens [*rows.shape T S D] in the stored dtype (float32 where that is int8).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prompttune.data.features import open_source
-from prompttune.splits.lists import ClassFile
+from prompttune.splits.class_files import ClassFile
 from prompttune.splits.making import read_labelled_csv
 from prompttune.splits.split import VideoTable
 

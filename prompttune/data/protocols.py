@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def sources_of_tests(source: FeatureSource, split_file: str, *, name: str) -> di
         usable = np.zeros(len(source.table.ids), dtype=bool)
         usable[test.videos] = True
         table = replace(splits.table(), usable=usable, classes=test.classes)
-        found[test.name] = replace(source, table=table)
+        found[test.name] = replace(source, table=table, n_listed=test.n_listed)
     return found
 
 
@@ -112,16 +112,18 @@ def make_split(protocol: ProtocolConfig, table: VideoTable, *, seed: int, trains
     """One run's videos under a protocol; the test sets alone, in a split that trains nothing, unless it `trains`."""
     if not trains:
         return without_training(protocol, table)
-    options = {"seed": seed, "val_shots": protocol.val_shots}
+    val_shots, up_to = protocol.val_shots, protocol.up_to
     if protocol.split_file is not None:
         shots = None if protocol.name == "fully-supervised" else protocol.shots
-        return FileSplits(protocol.split_file, table).split(protocol.name, shots=shots, **options)
+        splits = FileSplits(protocol.split_file, table)
+        return splits.split(protocol.name, seed=seed, shots=shots, val_shots=val_shots, up_to=up_to)
     if protocol.name == "base-to-new":
-        return base_to_new(table, shots=protocol.shots, base_classes=protocol.base_classes, **options)
+        base, shots = protocol.base_classes, protocol.shots
+        return base_to_new(table, shots=shots, base_classes=base, seed=seed, val_shots=val_shots, up_to=up_to)
     if protocol.name == "few-shot":
-        return few_shot(table, shots=protocol.shots, **options)
+        return few_shot(table, shots=protocol.shots, seed=seed, val_shots=val_shots, up_to=up_to)
     if protocol.name == "fully-supervised":
-        return fully_supervised(table, **options)
+        return fully_supervised(table, seed=seed, val_shots=val_shots)
     return zero_shot(table)
 
 
@@ -140,9 +142,7 @@ def other_test_sets(tests: Mapping[str, FeatureSource]) -> dict[str, TestSet]:
 
     This is cross-dataset evaluation: what trains never sees these stores.
     """
-    return {name: replace(zero_shot(source.table).tests[0], name=name) for name, source in tests.items()}
-
-
-def test_class_sets(split: Split, others: Sequence[TestSet]) -> dict[str, list[str]]:
-    """Class names by test set."""
-    return {test.name: list(test.classes) for test in (*split.tests, *others)}
+    return {
+        name: replace(zero_shot(source.table).tests[0], name=name, n_listed=source.n_listed)
+        for name, source in tests.items()
+    }

@@ -1,8 +1,9 @@
-"""What a configuration needs of its stores, checked before anything is read; what lacks is said as a command.
+"""Whether the stores hold what a configuration trains and tests on. Checked before any feature is read.
 
-A method without visual prompts needs the pooled tap. Visual prompts from block k need `tokens/kk` beside it, of every
-store that trains, tests or anchors; `frames.views = "random"` needs a store of several views, `frames.used` as many
-frames.
+Every method reads the pooled features. Visual prompts from block k also read the tokens that enter block k, from every
+store that trains, tests or anchors. `frames.views = "random"` needs a training store of several views, and
+`frames.used = T` one with at least T frames per video. A store that lacks something is refused, and the message holds
+the `vidfeat extract` command that adds it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import numpy as np
 
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.extract_command import extract_command
-from prompttune.data.features import POOLED, FeatureSource
-from prompttune.data.frames import tokens_tap
+from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
+from vidfeat.errors import UnsupportedModelError
+from vidfeat.store import POOLED, Tap
 
 
 def needed_taps(config: TrainConfig) -> tuple[str, ...]:
     """The taps a configuration reads, pooled first."""
-    return (POOLED,) if config.visual is None else (POOLED, tokens_tap(config.visual.first_block))
+    return (POOLED,) if config.visual is None else (POOLED, Tap(config.visual.first_block).name)
 
 
 def tap_bytes(source: FeatureSource, tap: str) -> int:
@@ -45,9 +47,11 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         trains: False where prompts are only evaluated, which draws no views and frames.
 
     Raises:
-        FeatureError: blocks that the tower does not have, or stores without a tap, views or frames that are needed; all
-            problems in one message, with the command that would add what lacks.
+        FeatureError: an image tower that open_clip runs, blocks that the tower does not have, or stores without a tap,
+            views or frames that are needed; all problems in one message, with the command that would add what lacks.
     """
+    if config.visual is not None:
+        _require_vit(config, sources)
     problems = [*_block_problems(config, sources[0])]
     commands = []
     for place, source in enumerate(sources):
@@ -81,6 +85,17 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             fix=fix or None,
         )
     )
+
+
+def _require_vit(config: TrainConfig, sources: Sequence[FeatureSource]) -> None:
+    """Refuses visual prompts for image towers that open_clip runs: no other tap of such a store would help."""
+    for source in sources:
+        try:
+            _ = source.pack.config.vit
+        except UnsupportedModelError as error:
+            raise FeatureError(
+                explain(f"{config.method} learns visual prompts, which this store cannot take", got=error)
+            ) from None
 
 
 def _block_problems(config: TrainConfig, source: FeatureSource) -> Iterable[str]:

@@ -17,7 +17,7 @@ from prompttune.data.features import FeatureSource
 from prompttune.data.local_pack import local_pack
 from prompttune.errors import FeatureError, explain
 from prompttune.splits.split import VideoTable
-from vidfeat.store import Rows, open_store
+from vidfeat.store import POOLED, Rows, open_store
 
 if TYPE_CHECKING:
     from vidfeat.store import StoreReader
@@ -33,7 +33,7 @@ class EncodedVideos:
     @property
     def n_frames_per_video(self) -> np.ndarray:
         """Int64 [N]."""
-        return np.diff(self.taps["pooled"].offsets)
+        return np.diff(self.taps[POOLED].offsets)
 
     def rows(self, tap: str, video_indices: Sequence[int] | np.ndarray, *, view: int | np.ndarray = 0) -> Rows:
         """The rows of some videos, in the order asked for."""

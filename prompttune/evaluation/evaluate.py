@@ -53,6 +53,7 @@ class Predictions:
         classes: columns of the logits.
         labels: int64 [n], positions in `classes`.
         logits: float32 [n C], scale included.
+        n_listed: how many videos the test set's split file lists; None without one, and of predictions read back.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Predictions:
     classes: tuple[str, ...]
     labels: Tensor
     logits: Tensor
+    n_listed: int | None = None
 
     def __post_init__(self) -> None:
         if self.logits.shape != (len(self.ids), len(self.classes)) or self.labels.shape != (len(self.ids),):
@@ -86,6 +88,17 @@ class Predictions:
             for index, name in enumerate(self.classes)
             if bool((self.labels == index).any())
         }
+
+    def macro_f1(self) -> float:
+        """F1 in [0, 1], mean over the classes that have test videos; a tie on top is no answer, as in `top`."""
+        own = self.logits.gather(1, self.labels[:, None])
+        right = (self.logits >= own).sum(dim=1) == 1
+        answered = self.logits.argmax(dim=1)[right | (self.logits.argmax(dim=1) != self.labels)]
+        n = len(self.classes)
+        hits = torch.bincount(self.labels[right], minlength=n)
+        sizes, answers = torch.bincount(self.labels, minlength=n), torch.bincount(answered, minlength=n)
+        present = sizes > 0
+        return float((2 * hits[present] / (sizes + answers)[present]).double().mean())
 
     def confusion(self) -> Tensor:
         """Counts [C C], rows the labels, columns the predictions."""
@@ -157,7 +170,7 @@ def _predictions(videos: TestVideos, logits: Tensor) -> Predictions:
     test = videos.test
     labels = labels_of(videos.table, test.videos, test.classes)
     ids = tuple(videos.table.ids[row] for row in test.videos)
-    return Predictions(test.name, ids, test.classes, labels, logits.cpu())
+    return Predictions(test.name, ids, test.classes, labels, logits.cpu(), test.n_listed)
 
 
 @torch.no_grad()
@@ -259,18 +272,18 @@ def metrics(predictions: Mapping[str, Predictions]) -> dict[str, float]:
 
 
 def save_predictions(path: str, predictions: Mapping[str, Predictions]) -> None:
-    """Writes one run's predictions as an .npz without pickle: ids, classes, labels and float16 logits per test set."""
+    """Writes one run's predictions as an .npz without pickle: ids, classes, labels and float32 logits per test set."""
     arrays: dict[str, np.ndarray] = {}
     for name, one in predictions.items():
         arrays[f"{name}/ids"] = np.array(one.ids, dtype=np.str_)
         arrays[f"{name}/classes"] = np.array(one.classes, dtype=np.str_)
         arrays[f"{name}/labels"] = one.labels.numpy()
-        arrays[f"{name}/logits"] = one.logits.numpy().astype(np.float16)
+        arrays[f"{name}/logits"] = one.logits.numpy()
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_predictions(path: str) -> dict[str, Predictions]:
-    """What `save_predictions` wrote, by test set."""
+    """What `save_predictions` wrote, by test set; earlier releases wrote float16 logits, in which videos may tie."""
     with np.load(path, allow_pickle=False) as arrays:
         names = [key.removesuffix("/ids") for key in arrays.files if key.endswith("/ids")]
         return {

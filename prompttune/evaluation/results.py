@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,8 +19,12 @@ from prompttune.errors import RunFolderError, explain
 if TYPE_CHECKING:
     import pandas
 
+    from prompttune.data.features import FeatureSource
+    from prompttune.evaluation.evaluate import Predictions
+
 SCHEMA_VERSION = 1
 RESULT = "result.json"
+_COLUMNS = ("top5", "mean_per_class", "macro_f1")
 
 
 class _Record(BaseModel):
@@ -32,6 +37,9 @@ class TestResult(_Record):
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     n_videos: int = Field(description="videos evaluated")
+    n_listed: int | None = Field(
+        default=None, description="videos that the split file lists, missing and failed ones too; null without a file"
+    )
     n_classes: int = Field(description="classes they were told apart among")
     top1: float = Field(description="share with the label on top")
     top5: float = Field(description="share with the label among the five highest logits")
@@ -40,6 +48,8 @@ class TestResult(_Record):
         "of 15 equal bins of the largest softmaxed logit"
     )
     per_class: dict[str, float] = Field(description="top-1 of each class")
+    mean_per_class: float | None = Field(default=None, description="mean of the classes' top-1, each of equal weight")
+    macro_f1: float | None = Field(default=None, description="F1, mean over the classes that have test videos")
     videos_sha256: str = Field(
         default="", description="hash over the set's name, classes, and videos with their labels"
     )
@@ -63,6 +73,11 @@ class RunResult(_Record):
     train_accuracy: float | None = Field(description="accuracy on the training videos, after training")
     train_seconds: float = Field(description="training time of the runs that went together, evaluation left out")
     runs_together: int = Field(description="runs trained in the same passes")
+    notes: list[str] = Field(
+        default=[],
+        description="what to know of the videos: classes with fewer shots, listed videos that are missing, recordings "
+        "in training and test",
+    )
     inert_terms: list[str] = Field(description="loss terms whose gradient stayed at zero, where that was allowed")
 
 
@@ -138,6 +153,11 @@ class Result(_Record):
         late = self.visual_prompts is not None and self.visual_prompts != "published"
         return f"{self.method} {self.visual_prompts}" if late else self.method
 
+    @property
+    def notes(self) -> list[str]:
+        """The runs' notes, each once."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
+
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
         path = Path(folder) / RESULT
@@ -188,7 +208,7 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
         | {"run": run.name, "seed": run.seed}
         | run.overrides
         | run.metrics
-        | {f"{name}_top5": test.top5 for name, test in run.tests.items()}
+        | {f"{name}_{key}": getattr(test, key) for name, test in run.tests.items() for key in _COLUMNS}
         | {
             "n_parameters": run.n_parameters,
             "seconds": run.train_seconds / run.runs_together,
@@ -222,6 +242,35 @@ def confusion(folder: str | Path, test: str) -> pandas.DataFrame:
     counts = found[test].confusion().numpy()
     frame = pandas.DataFrame(counts, index=pandas.Index(classes, name="label"), columns=classes)
     return frame.rename_axis(columns="prediction")
+
+
+def test_result(predictions: Predictions) -> TestResult:
+    """What a result says about one run on one test set."""
+    per_class = predictions.per_class()
+    return TestResult(
+        n_videos=len(predictions.ids),
+        n_listed=predictions.n_listed,
+        n_classes=len(predictions.classes),
+        top1=predictions.top(1),
+        top5=predictions.top(5),
+        calibration_error=predictions.calibration_error(),
+        per_class=per_class,
+        mean_per_class=fmean(per_class.values()),
+        macro_f1=predictions.macro_f1(),
+        videos_sha256=predictions.videos_sha256,
+    )
+
+
+def store_facts(source: FeatureSource) -> StoreFacts:
+    """What a result says about a store."""
+    backbone = source.pack.config
+    return StoreFacts(
+        path=source.path,
+        fingerprint=source.fingerprint,
+        pack_hash=source.pack.hash,
+        model=f"{backbone.name} ({backbone.pretrained})",
+        failed_videos=list(source.failed),
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -11,11 +11,13 @@ import numpy as np
 from prompttune.data.features import FeatureSource, open_source
 from prompttune.errors import some
 from prompttune.prompts.file import read_prompt_file
+from prompttune.splits.class_files import read_class_file
 from prompttune.splits.class_overlap import class_overlap
 from prompttune.splits.file import NEW, SplitFile, letters, structure_problems, video_ids
 from prompttune.splits.id_matching import match_ids
-from prompttune.splits.lists import evenly, read_class_file, read_video_list, videos_by_class
+from prompttune.splits.lists import evenly, read_video_list, videos_by_class
 from prompttune.splits.of_file import label_problems
+from prompttune.splits.recordings import recordings_on_both_sides
 
 _TELLING_NAME = 8  # letters from which a file name is one video's own, and not "001.mp4"
 
@@ -59,6 +61,8 @@ def check_split(split: SplitFile, inputs: CheckInputs = CheckInputs()) -> CheckR
     report = CheckReport()
     report.problems.extend(structure_problems(split))
     report.problems.extend(foreign_names(split))
+    report.notes.extend(recordings_on_both_sides(split))
+    report.notes.extend(_left_out(split))
     for videos, classes in inputs.references:
         report.problems.extend(_against_reference(split, videos, classes))
     source = open_source(inputs.store) if inputs.store else None
@@ -69,6 +73,12 @@ def check_split(split: SplitFile, inputs: CheckInputs = CheckInputs()) -> CheckR
     for path in inputs.hard_prompts:
         report.problems.extend(_hard_prompt(split, path))
     return report
+
+
+def _left_out(split: SplitFile) -> Iterable[str]:
+    missing = split.made_by.get("missing", {})
+    for part, keys in missing.items() if isinstance(missing, dict) else [("the lists", missing)]:
+        yield f"{part}: {len(keys)} listed videos were missing when it was imported: {some(keys, 3)}"
 
 
 def foreign_names(split: SplitFile) -> Iterable[str]:

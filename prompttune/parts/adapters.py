@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.base.run_layers import RunLinear
-from prompttune.errors import explain
+from prompttune.errors import ConfigError, explain
 
 # Source: KaiyangZhou/CoOp@61a9cd3 lpclip/linear_probe.py.
 C_GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
@@ -215,8 +215,13 @@ def fit_linear_probe(videos: ProbeVideos, *, n_steps: int = C_STEPS, max_iterati
     Source: Radford et al. 2021, appendix A.3; KaiyangZhou/CoOp@61a9cd3 lpclip/linear_probe.py (L-BFGS, 1,000
     iterations).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise ConfigError(
+            explain("a linear probe is fitted by scikit-learn, which is not installed", fix="pip install scikit-learn")
+        ) from None
 
     x, y = videos.features.double().cpu().numpy(), videos.labels.cpu().numpy()
     val_x, val_y = videos.val_features.double().cpu().numpy(), videos.val_labels.cpu().numpy()

@@ -4,114 +4,30 @@ Notation: h a hard prompt `[M W]`, s the soft context `[R M W]`, `[;]` concatena
 
 | variant      | mixed context                                         |
 |--------------|-------------------------------------------------------|
-| `off`        | s                                                     |
 | `released`   | drop(relu(Linear([h1; h2; ...; s])))                  |
 | `linear`     | drop(Linear([h1; ...; s]))                            |
 | `two-layer`  | drop(Linear(relu(Linear([h1; ...; s]))))              |
 | `residual`   | s + drop(relu(Linear([h1; ...; s])))                  |
 | `token`      | s, h1, h2, ... one after the other in the sequence    |
 
-A variant names a `CouplingOptions`; any field of it may be changed (`residual = true` with a two-layer mapping, say).
+Any setting of a variant may be changed (`residual = true` with a two-layer mapping, say): see `CouplingConfig`.
+
+Source: BBYL9413/GA2-CLIP@29762ec modules/video_clip.py `VLPromptLearner` (variant `released`, dropout 0.5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prompttune.base.run_axis import RunGenerators
 from prompttune.base.run_layers import RunDropout, RunLinear
+from prompttune.config.sections import CouplingConfig
 from prompttune.errors import explain
 
-CouplingAxis = Literal["off", "channel", "token"]
-MappingKind = Literal["relu", "linear", "two-layer"]
-DropoutMask = Literal["shared", "per-class", "none"]
-MappingInit = Literal["torch", "soft"]
-
-
-@dataclass(frozen=True)
-class CouplingOptions:
-    """How hard and soft prompts are mixed.
-
-    Attributes:
-        axis: `channel` = concatenated on the width and mapped back; `token` = side by side in the sequence; `off`.
-        mapping: from (H + 1) W channels to W: `relu` = Linear, ReLU; `linear`; `two-layer` = Linear, ReLU, Linear.
-        residual: adds the soft prompt to what the mapping gives.
-        dropout: probability, in training only.
-        dropout_mask: `shared` = one mask per run and step; `per-class` = another mask for each class, which is what the
-            released code does and what forbids the shared-prefix text path while training; `none`.
-        depth: prompted blocks whose context is coupled, the text input included: 1 = the input alone (released).
-        shared_mapping: one mapping for all coupled blocks, instead of one each.
-        init: `torch` = Linear's default; `soft` = the mixed prompt starts as the soft prompt, so that training starts
-            where the method without coupling starts. Not with mapping `relu`: at the zero it would start from, a ReLU
-            passes no gradient, and the mapping would never move.
-
-    Raises:
-        ValueError: values outside those named, or an `init` that the mapping cannot meet.
-
-    Source: BBYL9413/GA2-CLIP@29762ec modules/video_clip.py `VLPromptLearner` (variant `released`, dropout 0.5).
-    """
-
-    axis: CouplingAxis = "channel"
-    mapping: MappingKind = "relu"
-    residual: bool = False
-    dropout: float = 0.5
-    dropout_mask: DropoutMask = "shared"
-    depth: int = 1
-    shared_mapping: bool = False
-    init: MappingInit = "torch"
-
-    def __post_init__(self) -> None:
-        problems = []
-        choices = {
-            "axis": ("off", "channel", "token"),
-            "mapping": ("relu", "linear", "two-layer"),
-            "dropout_mask": ("shared", "per-class", "none"),
-            "init": ("torch", "soft"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                problems.append(f"{name} = {getattr(self, name)!r}; expected one of {', '.join(known)}")
-        if not 0.0 <= self.dropout < 1.0:
-            problems.append(f"dropout = {self.dropout}; expected 0 <= dropout < 1")
-        if self.depth < 1:
-            problems.append(f"depth = {self.depth}; expected at least 1 (the text input)")
-        if self.init == "soft" and not (self.mapping == "linear" or (self.mapping == "two-layer" and self.residual)):
-            problems.append('init = "soft" needs mapping = "linear", or "two-layer" with residual = true')
-        if problems:
-            raise ValueError("\n".join(["coupling options that cannot be used:", *(f"  {p}" for p in problems)]))
-
-
-COUPLING_VARIANTS: Mapping[str, CouplingOptions] = {
-    "off": CouplingOptions(axis="off", dropout=0.0, dropout_mask="none"),
-    "released": CouplingOptions(),
-    "linear": CouplingOptions(mapping="linear"),
-    "two-layer": CouplingOptions(mapping="two-layer"),
-    "residual": CouplingOptions(residual=True),
-    "token": CouplingOptions(axis="token", dropout=0.0, dropout_mask="none"),
-}
-
-
-def coupling_options(variant: str, **changes: object) -> CouplingOptions:
-    """The options of a named variant with some fields changed.
-
-    Raises:
-        ValueError: an unknown variant or field; the known ones are named.
-    """
-    if variant not in COUPLING_VARIANTS:
-        raise ValueError(
-            explain("unknown coupling variant", expected=f"one of {', '.join(COUPLING_VARIANTS)}", got=repr(variant))
-        )
-    known = {field.name for field in fields(CouplingOptions)}
-    if unknown := sorted(set(changes) - known):
-        raise ValueError(
-            explain("unknown coupling option", expected=f"one of {', '.join(sorted(known))}", got=", ".join(unknown))
-        )
-    return replace(COUPLING_VARIANTS[variant], **changes)  # type: ignore[arg-type]
+RELEASED_DROPOUT = 0.5
 
 
 class Coupling(nn.Module):
@@ -122,46 +38,49 @@ class Coupling(nn.Module):
     """
 
     def __init__(
-        self, hard_prompts: Sequence[Tensor], *, options: CouplingOptions, seeds: Sequence[int], width: int
+        self, hard_prompts: Sequence[Tensor], *, config: CouplingConfig, seeds: Sequence[int], width: int
     ) -> None:
         """Takes H hard prompts `[M_h W]` (or `[J M_h W]`, one per prompted block; a shallower one repeats its last),
         the runs' seeds [R] and the text width W.
 
         Raises:
-            ValueError: no hard prompt while `axis` is not `off`, or one of another width.
+            ValueError: no hard prompt, or one of another width.
         """
         super().__init__()
-        self.options = options
-        self.n_hard = 0 if options.axis == "off" else len(hard_prompts)
-        _check_hard_prompts(hard_prompts, options=options, width=width)
-        for index, hard in enumerate(hard_prompts[: self.n_hard]):
+        self.variant, self.n_hard, self.depth = config.variant, len(hard_prompts), config.depth or 1
+        self.residual = config.variant == "residual" if config.residual is None else config.residual
+        self.dropout = RELEASED_DROPOUT if config.dropout is None else config.dropout
+        self.dropout_mask, self.shared_mapping = config.dropout_mask or "shared", bool(config.shared_mapping)
+        _check_hard_prompts(hard_prompts, width=width)
+        for index, hard in enumerate(hard_prompts):
             self.register_buffer(f"hard_{index}", hard.detach().clone().float())
         mappings, dropouts = [], []
-        if options.axis == "channel":
-            for block in range(1 if options.shared_mapping else options.depth):
+        if self.variant != "token":
+            for block in range(1 if self.shared_mapping else self.depth):
                 generators = RunGenerators(seeds, f"coupling.mapping.{block}")
-                mappings.append(_Mapping(self.n_hard + 1, width, options=options, generators=generators))
-            for block in range(options.depth):
-                dropouts.append(
-                    RunDropout(options.dropout, generators=RunGenerators(seeds, f"coupling.dropout.{block}"))
-                )
+                mappings.append(_Mapping(self.n_hard + 1, width, variant=self.variant, generators=generators))
+                if config.init == "soft":
+                    mappings[-1].start_at_soft(residual=self.residual)
+            for block in range(self.depth):
+                generators = RunGenerators(seeds, f"coupling.dropout.{block}")
+                dropouts.append(RunDropout(self.dropout, generators=generators))
         self.mappings = nn.ModuleList(mappings)
         self.dropouts = nn.ModuleList(dropouts)
 
     def couples(self, block: int) -> bool:
         """Whether the context entering block `block` (0 = the text input) is mixed or passed on as it is."""
-        return self.options.axis != "off" and block < self.options.depth
+        return block < self.depth
 
     def n_ctx(self, n_soft: int, block: int = 0) -> int:
         """How many context tokens come out for `n_soft` soft ones."""
-        if self.options.axis == "token" and self.couples(block):
+        if self.variant == "token" and self.couples(block):
             return n_soft + sum(hard.shape[0] for hard in self._hard(block))
         return n_soft
 
     def masks_per_class(self, block: int = 0) -> bool:
         """Whether the next call gives each class a context of its own, because dropout draws a mask per class."""
-        drops = self.options.axis == "channel" and self.options.dropout > 0 and self.training
-        return drops and self.options.dropout_mask == "per-class" and self.couples(block)
+        drops = len(self.dropouts) > 0 and self.dropout > 0 and self.training
+        return drops and self.dropout_mask == "per-class" and self.couples(block)
 
     def forward(self, soft: Tensor, *, block: int = 0, n_classes: int | None = None) -> Tensor:
         """Mixed context `[R ... M' W]` of soft context `[R ... M W]` (shared, per class or per video).
@@ -175,7 +94,7 @@ class Coupling(nn.Module):
         if not self.couples(block):
             return soft
         hard = self._hard(block)
-        if self.options.axis == "token":
+        if self.variant == "token":
             beside = [h.to(soft.dtype).expand(*soft.shape[:-2], *h.shape) for h in hard]
             return torch.cat([soft, *beside], dim=-2)
         for h in hard:
@@ -188,10 +107,10 @@ class Coupling(nn.Module):
                         fix=f'set n_ctx = {h.shape[0]}, or variant = "token", which needs no equal length',
                     )
                 )
-        mapping = self.mappings[0 if self.options.shared_mapping else block]
+        mapping = self.mappings[0 if self.shared_mapping else block]
         mapped = mapping(torch.cat([*(h.to(soft.dtype).expand_as(soft) for h in hard), soft], dim=-1))
         mapped = self._drop(mapped, block=block, n_classes=n_classes, shared=soft.dim() == 3)
-        if self.options.residual:
+        if self.residual:
             return (soft.unsqueeze(1) if mapped.dim() > soft.dim() else soft) + mapped
         return mapped
 
@@ -200,13 +119,11 @@ class Coupling(nn.Module):
         return [hard if hard.dim() == 2 else hard[min(block, len(hard) - 1)] for hard in prompts]
 
     def _drop(self, mapped: Tensor, *, block: int, n_classes: int | None, shared: bool) -> Tensor:
-        if self.options.dropout_mask == "none":
-            return mapped
         if self.masks_per_class(block) and shared:
             if n_classes is None:
                 raise ValueError("a dropout mask per class needs n_classes")
             mapped = mapped.unsqueeze(1).expand(-1, n_classes, -1, -1)
-        elif self.options.dropout_mask == "shared" and not shared and self.training:
+        elif self.dropout_mask == "shared" and not shared and self.training:
             # One mask for every class or video: drawn once on [R 1.. M W] and broadcast.
             ones = mapped.new_ones(mapped.shape[0], *[1] * (mapped.dim() - 3), *mapped.shape[-2:])
             return mapped * self.dropouts[block](ones)
@@ -216,37 +133,37 @@ class Coupling(nn.Module):
 class _Mapping(nn.Module):
     """The learned map from n_parts x W channels back to W, without dropout and residual path."""
 
-    def __init__(self, n_parts: int, width: int, *, options: CouplingOptions, generators: RunGenerators) -> None:
+    def __init__(self, n_parts: int, width: int, *, variant: str, generators: RunGenerators) -> None:
         super().__init__()
-        self.kind = options.mapping
+        self.variant = variant
         self.first = RunLinear(n_parts * width, width, generators=generators)
-        self.second = RunLinear(width, width, generators=generators) if self.kind == "two-layer" else None
-        if options.init == "soft":
-            self._start_at_soft(n_parts, width, residual=options.residual)
+        self.second = RunLinear(width, width, generators=generators) if self.variant == "two-layer" else None
 
-    def _start_at_soft(self, n_parts: int, width: int, *, residual: bool) -> None:
+    def start_at_soft(self, *, residual: bool) -> None:
+        """Sets the weights so that the mixed prompt is the soft one, which is added behind the map if `residual`."""
+        _, width, n_in = self.first.weight().shape
         if not residual:  # linear: [0 ... 0 I], the soft prompt itself
-            self.first.fill(weight=torch.eye(n_parts * width)[-width:])
+            self.first.fill(weight=torch.eye(n_in)[-width:])
         elif self.second is not None:
             self.second.fill(weight=torch.zeros(width, width))
         else:
-            self.first.fill(weight=torch.zeros(width, n_parts * width))
+            self.first.fill(weight=torch.zeros(width, n_in))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
-        if self.kind != "linear":
+        if self.variant != "linear":
             y = y.relu()
         return y if self.second is None else self.second(y)
 
 
-def _check_hard_prompts(hard_prompts: Sequence[Tensor], *, options: CouplingOptions, width: int) -> None:
-    if options.axis != "off" and not hard_prompts:
+def _check_hard_prompts(hard_prompts: Sequence[Tensor], *, width: int) -> None:
+    if not hard_prompts:
         raise ValueError(
             explain(
                 "coupling needs at least one hard prompt",
                 expected="hard_prompts = [a prompt file, ...]",
                 got="none",
-                fix='name a prompt file trained on another data set, or set variant = "off"',
+                fix='name a prompt file trained on another data set, or set coupling = "none"',
             )
         )
     for index, hard in enumerate(hard_prompts):

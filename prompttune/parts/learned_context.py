@@ -17,7 +17,7 @@ from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.base.run_layers import RunLinear
 from prompttune.config.train_config import ContextConfig, TrainConfig
 from prompttune.errors import ConfigError, explain
-from prompttune.parts.coupling import Coupling, ModalityCoupling, coupling_options
+from prompttune.parts.coupling import Coupling, ModalityCoupling
 from prompttune.text.engine import TextContext
 from vidfeat.backbone import BackbonePack
 
@@ -203,8 +203,7 @@ def _make_coupling(
 ) -> Coupling:
     assert config.coupling is not None
     try:
-        options = coupling_options(config.coupling.variant, **config.coupling.changes())
-        coupling = Coupling(hard_prompts, options=options, seeds=seeds, width=width)
+        coupling = Coupling(hard_prompts, config=config.coupling, seeds=seeds, width=width)
         with torch.no_grad():  # finds hard prompts that do not pair with the soft ones before anything is trained
             coupling.eval()(torch.zeros(len(seeds), config.context.n_ctx, width))
         return coupling.train()

@@ -19,7 +19,6 @@ from prompttune.parts.coupling import ModalityCoupling
 from prompttune.parts.visual_prompts import (
     Recompute,
     VisualContext,
-    VisualContextOptions,
     VisualPrompts,
     prompted_forward,
 )
@@ -46,12 +45,11 @@ class LearnedVisual(nn.Module):
         self.config, self.text_width = config, pack.config.text.width
         tower = pack.vision_tower().to(device)
         self._frozen = _Frozen(tower)
-        self.options = VisualContextOptions(config.n_prompts, config.depth, config.first_block)
         self.recompute = Recompute(config.recompute, config.frames_per_chunk or None)
         self.own: VisualContext | None = None
         self.from_text: ModalityCoupling | None = None
         try:
-            context = VisualContext(tower, options=self.options, seeds=seeds)
+            context = VisualContext(tower, config=config, seeds=seeds)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         if config.source == "from-text":

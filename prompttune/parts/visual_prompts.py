@@ -11,7 +11,8 @@ What is skipped, exactly (tests/prompttune/parts/test_visual_prompts.py holds it
   computed once;
 - prompt rows are the same for all frames where they join: their norm, keys and values are computed once per run;
 - where the next block replaces the prompt rows, this block computes neither their queries nor their output;
-- the last block computes the class token's row alone.
+- the last block computes the rows alone that the head reads: the class token's, or those of all stored tokens. Prompt
+  rows are not read by any head (docs/decisions/0004-heads-and-prompt-rows.md), and have no rotary position.
 
 Source: Jia et al. 2022 (VPT); muzairkhattak/multimodal-prompt-learning, clip/model.py, ResidualAttentionBlock_IVLP and
 VisionTransformer.forward.
@@ -30,8 +31,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prompttune.base.run_axis import RunGenerators, RunParameter
+from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError, explain
 from vidfeat.backbone import ResidualBlock, VisionTower
+from vidfeat.backbone.rotary import RotaryTable, rotate
 
 # Source: multimodal-prompt-learning and PromptSRC, clip/model.py: nn.init.normal_(ctx_vectors, std=0.02).
 INIT_STD = 0.02
@@ -80,42 +83,27 @@ class VisualPrompts:
         return placement(self.first_block)
 
 
-@dataclass(frozen=True)
-class VisualContextOptions:
-    """How many prompt rows, and where.
-
-    Attributes:
-        n_prompts: M, rows per prompted block.
-        depth: J, prompted blocks; 1 is VPT shallow.
-        first_block: k.
-    """
-
-    n_prompts: int
-    depth: int = 1
-    first_block: int = 0
-
-
 class VisualContext(nn.Module):
     """The trainable rows of R runs; calling it gives the VisualPrompts of this step.
 
     Args:
         tower: gives D and the number of blocks.
-        options: how many rows, and where.
+        config: how many rows, and where.
         seeds: one per run; a run's initial rows depend on its seed alone. N(0, 0.02^2), as published.
 
     Raises:
         ValueError: prompted blocks that the tower does not have.
     """
 
-    def __init__(self, tower: VisionTower, *, options: VisualContextOptions, seeds: Sequence[int]) -> None:
+    def __init__(self, tower: VisionTower, *, config: VisualConfig, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.first_block = options.first_block
-        _check_blocks(tower, first_block=options.first_block, depth=options.depth)
+        self.first_block = config.first_block
+        _check_blocks(tower, first_block=config.first_block, depth=config.depth)
         self.blocks = nn.ModuleList(
             RunParameter(
-                RunGenerators(seeds, f"visual.{block}").normal(options.n_prompts, tower.config.width, std=INIT_STD)
+                RunGenerators(seeds, f"visual.{block}").normal(config.n_prompts, tower.config.width, std=INIT_STD)
             )
-            for block in range(options.first_block, options.first_block + options.depth)
+            for block in range(config.first_block, config.first_block + config.depth)
         )
 
     def forward(self) -> VisualPrompts:
@@ -166,7 +154,7 @@ def prompted_forward(
     """
     _check_blocks(tower, first_block=prompts.first_block, depth=len(prompts.rows))
     frames = _with_run_axis(tower, tokens, prompts)
-    rows = tuple(rows.to(tower.proj.dtype) for rows in prompts.rows)
+    rows = tuple(rows.to(tower.dtype) for rows in prompts.rows)
     blocks = _compiled_blocks() if compiled else _Blocks(_joined_block, _later_block)
     features = partial(_features, tower, first_block=prompts.first_block, blocks=blocks, per_block=recompute.per_block)
     chunk = recompute.frames_per_chunk
@@ -179,8 +167,8 @@ def prompted_forward(
 class _Blocks:
     """What runs a block that rows join, and a block behind the last of those."""
 
-    joined: Callable[[ResidualBlock, Tensor, Tensor, int], Tensor]
-    later: Callable[[ResidualBlock, Tensor, int | None], Tensor]
+    joined: Callable[[ResidualBlock, Tensor, Tensor, int, RotaryTable | None], Tensor]
+    later: Callable[[ResidualBlock, Tensor, int | None, RotaryTable | None], Tensor]
 
 
 @cache
@@ -229,37 +217,39 @@ def _features(
     run: Callable[..., Tensor] = _checkpointed if per_block else _called
     n_runs, n_frames, n_tokens = prompt_rows[0].shape[0], frames.shape[1], frames.shape[2]
     last_prompted, last_block = first_block + len(prompt_rows) - 1, tower.n_layers - 1
-    x = frames.to(tower.proj.dtype)
+    n_read, rotary = tower.config.n_read, tower.rotary
+    x = frames.to(tower.dtype)
     for block_index, rows in enumerate(prompt_rows, start=first_block):
         if block_index == 0:
             rows = tower.ln_pre(rows)
         n_query = n_tokens + rows.shape[1] if block_index == last_prompted else n_tokens
-        n_query = 1 if block_index == last_block else n_query
-        x = run(blocks.joined, tower.blocks[block_index], x, rows, n_query)
+        n_query = n_read if block_index == last_block else n_query
+        x = run(blocks.joined, tower.blocks[block_index], x, rows, n_query, rotary)
     x = x.flatten(0, 1)
     for block_index in range(last_prompted + 1, tower.n_layers):
-        x = run(blocks.later, tower.blocks[block_index], x, 1 if block_index == last_block else None)
+        x = run(blocks.later, tower.blocks[block_index], x, n_read if block_index == last_block else None, rotary)
     return tower.pool(x).unflatten(0, (n_runs, n_frames))
 
 
-def _later_block(block: ResidualBlock, x: Tensor, n_query: int | None) -> Tensor:
-    output: Tensor = block(x, n_query=n_query)
+def _later_block(block: ResidualBlock, x: Tensor, n_query: int | None, rotary: RotaryTable | None) -> Tensor:
+    output: Tensor = block(x, n_query=n_query, rotary=rotary)
     return output
 
 
-def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int) -> Tensor:
+def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int, rotary: RotaryTable | None) -> Tensor:
     """The block's output [R N Q D] for the first `n_query` of the rows [x, rows].
 
     Args:
         x: [G N S D], G = 1 (the same for all runs) or R.
         rows: [R M D], the same for all frames.
         n_query: Q, at most S + M.
+        rotary: turns the queries and keys of the tokens; the rows have no position.
     """
     attn = block.attn
     n_runs, (_, n_frames, n_tokens, _) = rows.shape[0], x.shape
     joined = rows.unsqueeze(1)
     n_token_queries, n_row_queries = min(n_query, n_tokens), max(n_query - n_tokens, 0)
-    normed, normed_rows = block.ln_1(x), block.ln_1(joined)
+    normed, normed_rows = block.before_attention(x), block.before_attention(joined)
     # Not projected in one go: keys and values are copied beside those of the rows, and one storage for all three would
     # stay in memory for the queries' sake.
     query, (key, value) = attn.project_query(normed[:, :, :n_token_queries]), attn.project_key_value(normed)
@@ -268,18 +258,21 @@ def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int) -
         attn.project_key_value(normed_rows),
     )
 
+    if rotary is not None:
+        query, key = rotate(query, rotary), rotate(key, rotary)
+
     def beside(of_tokens: Tensor, of_rows: Tensor) -> Tensor:
         """[R*N H ... D/H] of tokens [G N H S D/H] and rows [R 1 H M D/H]."""
         parts = [part.expand(n_runs, n_frames, *part.shape[2:]) for part in (of_tokens, of_rows) if part.shape[-2]]
         return (torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]).flatten(0, 1)
 
     attended = F.scaled_dot_product_attention(beside(query, row_query), beside(key, row_key), beside(value, row_value))
-    update = attn.out_proj(attn.merge_heads(attended)).unflatten(0, (n_runs, n_frames))
+    update = block.after_attention(attn.output(attended)).unflatten(0, (n_runs, n_frames))
     kept = x[:, :, :n_token_queries].expand(n_runs, n_frames, -1, -1)
     if n_row_queries:
         kept = torch.cat([kept, joined[:, :, :n_row_queries].expand(-1, n_frames, -1, -1)], dim=2)
-    output = kept + update
-    return output + block.mlp(block.ln_2(output))
+    output: Tensor = block.add_mlp(kept + update)
+    return output
 
 
 def _called(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

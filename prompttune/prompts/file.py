@@ -20,6 +20,8 @@ from prompttune.errors import PromptFileError, explain
 KIND = "prompttune prompt"
 VERSION = 1
 _LEARNED = "learned."
+_MADE_WITH = ("split_sha256", "store_fingerprint", "pack_hash")
+_AS_STORED = ("method", "seed", "config", *_MADE_WITH, "n_ctx", "width", "versions")
 DEEP = "context.deep"  # what the model calls its deep prompts: DEEP.0 enters block 1
 
 
@@ -69,11 +71,8 @@ def write_prompt_file(path: str | os.PathLike[str], prompt: PromptFile) -> None:
     tensors = {f"{_LEARNED}{name}": value for name, value in prompt.learned.items()}
     if prompt.ctx is not None:
         tensors["ctx"] = prompt.ctx
-    document = {"format": KIND, "version": VERSION} | {
-        name: getattr(prompt, name)
-        for name in ("method", "seed", "config", "split_sha256", "store_fingerprint", "pack_hash", "n_ctx", "width")
-    }
-    write_tensors(path, tensors, document | {"classes": list(prompt.classes), "versions": dict(prompt.versions)})
+    document = {"format": KIND, "version": VERSION, "classes": list(prompt.classes)}
+    write_tensors(path, tensors, document | {name: getattr(prompt, name) for name in _AS_STORED})
 
 
 def read_prompt_file(path: str | os.PathLike[str], *, pack_hash: str | None = None) -> PromptFile:
@@ -104,20 +103,7 @@ def read_prompt_file(path: str | os.PathLike[str], *, pack_hash: str | None = No
         ctx=tensors.get("ctx"),
         learned={name.removeprefix(_LEARNED): v for name, v in tensors.items() if name.startswith(_LEARNED)},
         classes=tuple(document["classes"]),
-        **{
-            name: document[name]
-            for name in (
-                "method",
-                "seed",
-                "config",
-                "split_sha256",
-                "store_fingerprint",
-                "pack_hash",
-                "n_ctx",
-                "width",
-                "versions",
-            )
-        },
+        **{name: document[name] for name in _AS_STORED},
     )
 
 

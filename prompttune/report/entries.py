@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def shots(self) -> int:
-        return int(self.result.config.get("protocol", {}).get("shots", 0))
+        return int(self.result.config.get("protocol", {}).get("shots") or 0)
 
     @property
     def n_parameters(self) -> int:

@@ -129,7 +129,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _rounding_notes(comparison: Comparison) -> list[str]:
-    """Where predictions, stored in half precision, give another accuracy than the full precision of the result."""
+    """Where the predictions of earlier releases, in half precision, give another accuracy than the result's own."""
     found = []
     for line in comparison.lines:
         answers = comparison.answers[line.label] or {}
@@ -140,8 +140,8 @@ def _rounding_notes(comparison: Comparison) -> list[str]:
     if not found:
         return []
     return [
-        "Stored predictions are in half precision, which makes ties; a tie counts as wrong in everything that looks at "
-        f"single videos, where accuracies are therefore: {'; '.join(found)}."
+        "Predictions of an earlier release are in half precision, which makes ties; a tie counts as wrong in "
+        f"everything that looks at single videos, where accuracies are therefore: {'; '.join(found)}."
     ]
 
 

@@ -102,6 +102,12 @@ class SplitFile(_Part):
         for name, part in self.tests.items():
             yield f"test {name}", part.classes, part.videos
 
+    def n_listed(self) -> dict[str, int]:
+        """By test set: how many videos its list has, those that `splits import --allow-missing` left out included."""
+        missing = self.made_by.get("missing")
+        left_out = missing if isinstance(missing, dict) else {}
+        return {name: n_videos(p.videos) + len(left_out.get(f"test {name}", ())) for name, p in self.tests.items()}
+
     def class_names(self) -> tuple[str, ...]:
         """Every class of the file, once, training classes first."""
         lists = [] if self.train is None else [self.train.classes]
@@ -130,8 +136,20 @@ def video_ids(videos: Mapping[str, Iterable[str]]) -> list[str]:
     return [key for ids in videos.values() for key in ids]
 
 
-def write_split_file(path: str | os.PathLike[str], split: SplitFile) -> None:
-    """Writes a split file, whole or not at all."""
+def write_split_file(path: str | os.PathLike[str], split: SplitFile, *, overwrite: bool = True) -> None:
+    """Writes a split file, whole or not at all.
+
+    Raises:
+        SplitError: without `overwrite`, a file that says something else is there: finished runs may be pinned to it.
+    """
+    if not overwrite and Path(path).exists():
+        try:
+            there = f"a split of sha256 {parse_split_file(path).sha256}"
+        except SplitError:
+            there = "something else"
+        if there != f"a split of sha256 {split.sha256}":
+            fix = "another name, or --overwrite: runs on the split that is there then no longer fit it"
+            raise SplitError(explain("the split file is there already", where=path, got=there, fix=fix))
     document = split.model_dump(mode="json") | {"sha256": split.sha256}
     write_bytes(Path(path), (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -1,10 +1,14 @@
-"""Paths of a list to the ids of a store: equal, or equal but for the ending, the folders, or both; no guess."""
+"""Paths of a list to the ids of a store, by the longest path suffix they share; no guess, no other folder's video."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+
+_ENDING = re.compile(r"\.(?=\w*[a-z])[a-z0-9]{2,5}$", re.IGNORECASE)  # of `a.mp4` and `a.3gp`, not of `take1.2`
+_SIDES = re.compile(r"(?<![a-z])(?:(train)(?:ing)?|(val)(?:id|idation)?|(test)(?:ing)?)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -22,56 +26,72 @@ class Matches:
     ambiguous: Mapping[str, tuple[str, ...]]
 
 
-def _plain(path: str) -> str:
-    return PurePosixPath(path.replace("\\", "/")).as_posix()
+@dataclass(frozen=True)
+class _Parts:
+    """A path taken apart: folders from the innermost outwards, and the file name with and without its ending."""
 
+    folders: tuple[str, ...]
+    name: str
+    stem: str
 
-def _without_ending(path: str) -> str:
-    return PurePosixPath(_plain(path)).with_suffix("").as_posix() if PurePosixPath(_plain(path)).name else ""
-
-
-def _name(path: str) -> str:
-    return PurePosixPath(_plain(path)).name
-
-
-def _stem(path: str) -> str:
-    return PurePosixPath(_plain(path)).stem
-
-
-# From the strictest to the loosest; a path takes the first of them that finds any video.
-_KEYS: tuple[Callable[[str], str], ...] = (_plain, _without_ending, _name, _stem)
+    @classmethod
+    def of(cls, path: str) -> _Parts:
+        *folders, name = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
+        return cls(tuple(reversed(folders)), name, _ENDING.sub("", name))
 
 
 def match_ids(paths: Iterable[str], ids: Sequence[str]) -> Matches:
     """The row of the store that each path means.
 
-    A path means the video whose id is equal to it; else equal without the endings (`a/b.avi`, `a/b.mp4`); else of the
-    same file name in whatever folder; else of the same file name without its ending. Where several videos fit equally
-    well, none is taken.
+    A path means the video whose id is equal to it. Else it means the one whose id shares the longest suffix of whole
+    path components with it, endings (`a.avi`, `a.mp4`) left out but preferred: at least the file name and its folder,
+    and what is left over must not contradict (`train/run/1.mp4` is not `val/run/1.mp4`). The file name alone tells only
+    where one side has no folder, and then only a name that is there once. Where several videos fit equally well, none
+    is taken.
     """
+    wanted = list(dict.fromkeys(paths))
     exact = {key: row for row, key in enumerate(ids)}
-    rows: dict[str, int] = {}
+    rows = {path: exact[path] for path in wanted if path in exact}
+    if len(rows) == len(wanted):
+        return Matches(rows, (), {})
+    known = [_Parts.of(key) for key in ids]
+    by_stem: dict[str, list[int]] = {}
+    for row, own in enumerate(known):
+        by_stem.setdefault(own.stem, []).append(row)
+    listed = {path: _Parts.of(path) for path in wanted}
+    n_listed = Counter(own.stem for own in listed.values())
     missing: list[str] = []
     ambiguous: dict[str, tuple[str, ...]] = {}
-    tables: list[dict[str, list[int]]] = []
-    for path in dict.fromkeys(paths):
-        if path in exact:
-            rows[path] = exact[path]
+    for path in wanted:
+        if path in rows:
             continue
-        if not tables:
-            tables = [_rows_by(key, ids) for key in _KEYS]
-        found = next((hit for key, table in zip(_KEYS, tables, strict=True) if (hit := table.get(key(path)))), [])
-        if len(found) == 1:
-            rows[path] = found[0]
-        elif found:
+        own = listed[path]
+        fits = {row: _fit(own, known[row]) for row in by_stem.get(own.stem, ())}
+        best = max(fits.values(), default=(0, False))
+        found = [row for row, fit in fits.items() if fit == best and best[0] > 0]
+        if not found or (own.folders and best[0] == 1 and n_listed[own.stem] > 1):
+            missing.append(path)
+        elif len(found) > 1:
             ambiguous[path] = tuple(ids[row] for row in found)
         else:
-            missing.append(path)
+            rows[path] = found[0]
     return Matches(rows, tuple(missing), ambiguous)
 
 
-def _rows_by(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, list[int]]:
-    table: dict[str, list[int]] = {}
-    for row, name in enumerate(ids):
-        table.setdefault(key(name), []).append(row)
-    return table
+def _fit(path: _Parts, known: _Parts) -> tuple[int, bool]:
+    """How many components two paths of one stem share from the end, and whether the endings are equal; 0 for no fit."""
+    shared = 0
+    for one, other in zip(path.folders, known.folders, strict=False):
+        if one != other:
+            break
+        shared += 1
+    same_ending = path.name == known.name
+    if shared == len(path.folders) or shared == len(known.folders):
+        return shared + 1, same_ending
+    return (shared + 1 if shared and _sides(path, shared) == _sides(known, shared) else 0), same_ending
+
+
+def _sides(path: _Parts, shared: int) -> set[str]:
+    """The sides (`train`, `val`, `test`) that the folders above the shared ones name."""
+    found = _SIDES.finditer("/".join(path.folders[shared:]))
+    return {next(filter(None, match.groups())).lower() for match in found}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prompttune.errors import SplitError, explain, some
+from prompttune.splits.class_files import read_class_file
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed, structure_problems, video_ids
 from prompttune.splits.id_matching import match_ids
-from prompttune.splits.lists import file_sha256, read_class_file, read_video_list, videos_by_class
+from prompttune.splits.lists import file_sha256, read_video_list, videos_by_class
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,18 @@ def import_lists(train: Sequence[ListPair], tests: Sequence[ListPair]) -> SplitF
     return split
 
 
-def onto_store(split: SplitFile, ids: Sequence[str], *, store: str, allow_missing: int) -> SplitFile:
-    """The split with the store's ids; at most `allow_missing` videos that the store does not have are left out.
+def onto_store(split: SplitFile, ids: Sequence[str], *, store: str, allow_missing: int | None) -> SplitFile:
+    """The split with the store's ids; up to `allow_missing` videos that the store does not have (None: any number) are
+    left out, named in the file part by part: a result says on how many of the listed test videos it stands.
 
-    What is left out is named in the file, and its hash is another than that of the whole split.
+    The hash of the file is then another than that of the whole split.
 
     Raises:
         SplitError: more videos missing than allowed, or paths that could mean several videos.
     """
     matches = match_ids((key for _, _, videos in split.parts() for key in video_ids(videos)), ids)
     problems = [f"{key} could be {some(found, 3)}" for key, found in matches.ambiguous.items()][:5]
-    if len(matches.missing) > allow_missing:
+    if allow_missing is not None and len(matches.missing) > allow_missing:
         problems.append(f"{len(matches.missing)} videos are not in the store: {some(matches.missing, 5)}")
     if problems:
         raise SplitError(
@@ -97,7 +99,10 @@ def onto_store(split: SplitFile, ids: Sequence[str], *, store: str, allow_missin
     if train is not None:
         train = train.model_copy(update={"draws": {name: renamed(videos) for name, videos in train.draws.items()}})
     tests = {name: part.model_copy(update={"videos": renamed(part.videos)}) for name, part in split.tests.items()}
-    made_by = split.made_by | {"store": store} | ({"missing": list(matches.missing)} if matches.missing else {})
+    gone = set(matches.missing)
+    missing = {name: [key for key in video_ids(videos) if key in gone] for name, _, videos in split.parts()}
+    recorded = {name: keys for name, keys in missing.items() if keys}
+    made_by = split.made_by | {"store": store} | ({"missing": recorded} if recorded else {})
     moved = split.model_copy(update={"train": train, "tests": tests, "made_by": made_by})
     wrong = structure_problems(moved)
     if wrong:

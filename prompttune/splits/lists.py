@@ -1,23 +1,28 @@
-"""The field's own lists: `path label` lines and class files `id,name`, in all the dialects they come in.
+"""The field's own lists of labelled videos, in all the dialects they come in.
 
 A list has two columns (`path label`) or three (`folder n_frames label`), separated by commas or blanks, quoted or not,
 with any line end, with or without a byte order mark; blank lines do not count. Labels are ids of a class file or class
-names.
+names. Kinetics' official CSV and Something-Something's JSON are lists, too.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from prompttune.errors import SplitError, explain, some
+from prompttune.splits.class_files import ClassFile, one_class_two_spellings, read_text, text_lines
 from prompttune.splits.file import Videos, letters, listed
 
 Item = TypeVar("Item")
+KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+_VIDEO_FILE = re.compile(r"\.(?:mp4|avi|mkv|webm|mov|m4v|mpe?g|wmv|flv|3gp|ts|ogv|gif)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,66 +38,9 @@ class VideoList:
     lines: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class ClassFile:
-    """A class file: name by id, in the order of the ids."""
-
-    path: Path
-    names: Mapping[int, str]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.names.values())
-
-
 def file_sha256(path: Path) -> str:
     """Hash of a list's or class file's bytes, for the record of what a split was made from."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _text_lines(path: Path, what: str) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SplitError(explain(f"the {what} is not UTF-8 text", where=path, got=error)) from None
-    except OSError as error:
-        raise SplitError(explain(f"the {what} cannot be read", where=path, got=error.strerror or error)) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def read_class_file(path: str | Path) -> ClassFile:
-    """The classes of a CSV with the columns `id,name` (`name` alone: ids 0, 1, ...), or of a file of one name per line.
-
-    Raises:
-        SplitError: with everything that is wrong: ids that are no whole numbers, ids or names given twice, no class.
-    """
-    path = Path(path)
-    lines = _text_lines(path, "class file")
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
-    problems: list[str] = []
-    pairs: list[tuple[str, str]] = []
-    if "name" in header:
-        for place, cells in enumerate(csv.reader(lines[1:], skipinitialspace=True), 2):
-            if len(cells) != len(header):
-                problems.append(f"row {place}: {len(cells)} fields instead of {len(header)}: {some(cells)}")
-                continue
-            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-            pairs.append((row.get("id", str(len(pairs))), row["name"]))
-    else:
-        pairs = [(str(place), line) for place, line in enumerate(lines)]
-    names: dict[int, str] = {}
-    for number, name in pairs:
-        if not number.isdecimal():
-            problems.append(f"the class id {number!r} is no whole number")
-        elif int(number) in names:
-            problems.append(f"the class id {number} is given twice")
-        elif not name or name in names.values():
-            problems.append(f"the class name {name!r} is {'given twice' if name else 'empty'}")
-        else:
-            names[int(number)] = name
-    if problems or not names:
-        raise SplitError(explain("this is no class file", where=path, got=listed(problems or ["not a single class"])))
-    return ClassFile(path, dict(sorted(names.items())))
 
 
 def read_video_list(path: str | Path) -> VideoList:
@@ -102,20 +50,25 @@ def read_video_list(path: str | Path) -> VideoList:
         SplitError: no line, or lines that are not `path label` or `folder n_frames label`.
     """
     path = Path(path)
-    lines = _text_lines(path, "list")
+    text = read_text(path, "list")
+    if text.lstrip().startswith("["):
+        return VideoList(path, _something_something(path, text))
+    lines = text_lines(path, "list")
     if not lines:
         raise SplitError(explain("the list is empty", where=path))
+    if set(KINETICS_COLUMNS) <= {cell.strip().lower() for cell in next(csv.reader(lines[:1]))}:
+        return VideoList(path, tuple((row["path"], row["label"]) for row in kinetics_rows(lines, path)))
     cells = _cells(lines)
-    three = all(len(row) >= 3 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells)
+    three = sum(len(row) >= 3 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells) > len(cells) / 2
     found: list[tuple[str, str]] = []
     wrong = []
     for line, row in zip(lines, cells, strict=True):
-        front = row[: -2 if three else -1]
+        front, label = _parted(row, three=three)
         video = " ".join(front).strip()  # a path may hold blanks; one with commas is quoted
-        if not video or not row[-1] or (len(front) > 1 and "," in line):
+        if not video or not label or (len(front) > 1 and "," in line):
             wrong.append(line)
         else:
-            found.append((video, row[-1]))
+            found.append((video, label))
     if wrong:
         raise SplitError(
             explain(
@@ -128,11 +81,65 @@ def read_video_list(path: str | Path) -> VideoList:
     return VideoList(path, tuple(found))
 
 
+def _parted(row: Sequence[str], *, three: bool) -> tuple[Sequence[str], str]:
+    """A line's path and label: `clip.mp4 running fast` has a label of two words, `clip.mp4 163 0` a frame count.
+
+    Args:
+        three: the list's lines are `folder n_frames label`.
+    """
+    ends = [place for place, cell in enumerate(row[:-1], 1) if _VIDEO_FILE.search(cell)]
+    if not ends:
+        ok = not three or (len(row) >= 3 and row[-2].isdecimal())
+        return row[: -2 if three else -1] if ok else (), row[-1]
+    rest = row[ends[-1] :]
+    counted = len(rest) == 2 and rest[0].isdecimal() and rest[1].isdecimal()
+    return row[: ends[-1]], rest[1] if counted else " ".join(rest)
+
+
+def kinetics_rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
+    """Kinetics' official CSV: path (the file `ID_%06d_%06d.mp4` its crawlers write), label and split of each line.
+
+    Raises:
+        SplitError: lines that do not fit the header.
+    """
+    rows, wrong = [], []
+    for row in csv.DictReader(lines):
+        values = {str(key).strip().lower(): value for key, value in row.items()}
+        label, key, start, end = (str(values.get(name) or "").strip() for name in KINETICS_COLUMNS)
+        if not label or not key or not start.isdecimal() or not end.isdecimal():
+            wrong.append(str(list(row.values())))
+            continue
+        side = str(values.get("split") or "").strip()
+        split = {"validate": "val", "validation": "val"}.get(side, side)
+        rows.append({"path": f"{key}_{int(start):06d}_{int(end):06d}.mp4", "label": label, "split": split})
+    if wrong or not rows:
+        expected = ",".join(KINETICS_COLUMNS)
+        raise SplitError(explain("lines that do not fit", where=path, expected=expected, got=listed(wrong[:5])))
+    return rows
+
+
+def _something_something(path: Path, text: str) -> tuple[tuple[str, str], ...]:
+    """Something-Something's JSON: `[{"id", "template"}, ...]`; its labels.json has the templates without brackets."""
+    try:
+        content = json.loads(text)
+        return tuple((str(one["id"]), one["template"].replace("[", "").replace("]", "")) for one in content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = '[{"id": "78687", "template": "Holding [something]"}, ...], as Something-Something V2 has it'
+        raise SplitError(
+            explain("this JSON is no list of labelled videos", where=path, expected=expected, got=repr(error))
+        ) from None
+
+
 def _cells(lines: Sequence[str]) -> list[list[str]]:
     by_comma = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
     if len(by_comma) == len(lines) and {len(row) for row in by_comma} <= {2, 3}:
         return by_comma
     return [next(csv.reader([line.replace("\t", " ")], delimiter=" ", skipinitialspace=True)) for line in lines]
+
+
+def labels_are_ids(labels: Sequence[str]) -> bool:
+    """Whether a list's labels are ids of a class file: most are numbers, so that one bad line is one bad line."""
+    return sum(label.isdecimal() for label in labels) > len(labels) / 2
 
 
 def videos_by_class(listing: VideoList, classes: ClassFile, others: Sequence[ClassFile] = ()) -> Videos:
@@ -146,12 +153,13 @@ def videos_by_class(listing: VideoList, classes: ClassFile, others: Sequence[Cla
     """
     problems = []
     known = set(classes.classes)
-    by_id = all(label.isdecimal() for _, label in listing.lines)
-    names = {label: classes.names.get(int(label)) if by_id else label for _, label in listing.lines}
+    by_id = labels_are_ids([label for _, label in listing.lines])
+    names = {label: classes.names.get(_number(label)) if by_id else label for _, label in listing.lines}
     outside = sorted({label for label, name in names.items() if name not in known}, key=lambda x: (len(x), x))
     if outside:
         span = f"{min(classes.names)} to {max(classes.names)}" if by_id else some(classes.classes)
         problems.append(f"labels outside the class file {classes.path} ({span}): {some(outside)}")
+        problems += one_class_two_spellings((*classes.classes, *(() if by_id else outside)))
     counts: dict[str, int] = {}
     for video, _ in listing.lines:
         counts[video] = counts.get(video, 0) + 1
@@ -175,7 +183,7 @@ def better_fit(listing: VideoList, classes: ClassFile, others: Sequence[ClassFil
     UCF-101's and HMDB-51's file names hold their class (`v_Typing_g10_c04.avi`); where names say nothing, neither does
     this.
     """
-    if not all(label.isdecimal() for _, label in listing.lines):
+    if not labels_are_ids([label for _, label in listing.lines]):
         return None
     own = _named_share(listing, classes)
     rivals = [(share, other) for other in others if (share := _named_share(listing, other)) >= 0.5]
@@ -187,7 +195,11 @@ def _named_share(listing: VideoList, classes: ClassFile) -> float:
     """Share of the videos (of a sample) whose path holds the name of the class that their label is in this file."""
     words = {number: letters(name) for number, name in classes.names.items()}
     sample = evenly(listing.lines)
-    return sum(words.get(int(label), "\0") in letters(video) for video, label in sample) / len(sample)
+    return sum(words.get(_number(label), "\0") in letters(video) for video, label in sample) / len(sample)
+
+
+def _number(label: str) -> int:
+    return int(label) if label.isdecimal() else -1  # no class has that id
 
 
 def evenly(items: Sequence[Item], n: int = 1000) -> Sequence[Item]:

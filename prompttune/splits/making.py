@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from prompttune.errors import SplitError, explain, some
+from prompttune.splits.class_files import ClassFile, one_class_two_spellings, text_lines
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed
-from prompttune.splits.lists import ClassFile
+from prompttune.splits.lists import KINETICS_COLUMNS, kinetics_rows, labels_are_ids
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, draw_shots, draw_splits, zero_shot
 
 _COLUMNS = ("path", "label", "split", "group")
@@ -30,6 +32,7 @@ class MakeOptions:
         seed: of that draw.
         redraw: draws although the source has splits.
         shots: training videos per class in each draw; None for one draw of all training videos.
+        up_to: a class with fewer gives all it has.
         seeds: one draw each, called by the seed; a run of that seed draws the same shots.
         group_pattern: a regular expression; what its groups (or the whole) match in an id is the video's group.
     """
@@ -39,6 +42,7 @@ class MakeOptions:
     seed: int = 0
     redraw: bool = False
     shots: int | None = None
+    up_to: bool = False
     seeds: tuple[int, ...] = (1, 2, 3)
     group_pattern: str | None = None
 
@@ -60,15 +64,15 @@ def make_split_file(table: VideoTable, options: MakeOptions, *, source: str) -> 
     if options.base_classes is not None:
         tests = base_and_new(table, options.base_classes or None)
     classes = tests[0].classes
-    wanted: Mapping[str, tuple[int | None, int]] = {"all": (None, 0)}
+    wanted: Mapping[str, Any] = {"all": {"shots": None, "seed": 0}}
     if options.shots is not None:
-        wanted = {str(seed): (options.shots, seed) for seed in options.seeds}
+        wanted = {str(seed): {"shots": options.shots, "seed": seed} for seed in options.seeds}
     draws = {
-        name: _by_class(table, draw_shots(table, classes, shots=shots, val_shots=0, seed=seed)[0], classes)
-        for name, (shots, seed) in wanted.items()
+        name: _by_class(table, draw_shots(table, classes, **asked, val_shots=0, up_to=options.up_to)[0], classes)
+        for name, asked in wanted.items()
     }
     acted = {"base_classes"} | (set() if drawn else {"test_fraction", "seed"})
-    acted |= {"seeds"} if options.shots is None else set()
+    acted |= {"seeds", "up_to"} if options.shots is None else set() if options.up_to else {"up_to"}
     made_by |= {key: value for key, value in asdict(options).items() if key not in acted}
     failed = [table.ids[row] for row in np.flatnonzero(~table.usable)]
     return SplitFile(
@@ -106,7 +110,7 @@ def with_groups(table: VideoTable, pattern: str) -> VideoTable:
 
 
 def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoTable:
-    """The labelled videos of a CSV `path,label[,split][,group]`.
+    """The labelled videos of a CSV `path,label[,split][,group]`, or of Kinetics' official CSV.
 
     Args:
         classes: the class list, and what the labels mean where they are ids; else the labels as they appear.
@@ -114,11 +118,11 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
     Raises:
         SplitError: a file without these columns, lines that do not fit them, labels outside the class list.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SplitError(explain("the source cannot be read", where=path, got=error)) from None
+    lines = text_lines(path, "source")
     header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    if set(KINETICS_COLUMNS) <= set(header):
+        header = ["path", "label", "split"]
+        lines = [",".join(header), *(_csv_line(row.values()) for row in kinetics_rows(lines, path))]
     if not {"path", "label"} <= set(header) or not set(header) <= set(_COLUMNS):
         raise SplitError(
             explain(
@@ -141,11 +145,12 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
         else:
             rows.append(row)
     labels = tuple(row["label"] for row in rows)
-    if classes is not None and all(label.isdecimal() for label in labels):
-        problems += [
-            f"label {n} is no id of {classes.path}" for n in sorted(set(labels)) if int(n) not in classes.names
-        ]
-        labels = tuple(classes.names.get(int(label), label) for label in labels)
+    if classes is not None and labels_are_ids(labels):
+        by_id = {str(number): name for number, name in classes.names.items()}
+        problems += [f"label {label} is no id of {classes.path}" for label in sorted(set(labels) - set(by_id))]
+        labels = tuple(by_id.get(label, label) for label in labels)
+    elif classes is None:
+        problems += one_class_two_spellings(labels)
     if problems or not rows:
         raise SplitError(explain("lines that cannot be used", where=path, got=listed(problems[:8] or ["none at all"])))
     return VideoTable(
@@ -156,3 +161,9 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
         classes=classes.classes if classes is not None else tuple(dict.fromkeys(labels)),
         usable=np.ones(len(rows), dtype=bool),
     )
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().strip()

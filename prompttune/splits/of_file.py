@@ -68,16 +68,19 @@ class FileSplits:
     def tests(self, prefix: str = "test") -> tuple[TestSet, ...]:
         """The test sets: base and new under these names, a single one as `prefix`, several as `prefix/name`."""
         found = []
-        for name, part in self.file.tests.items():
+        listed = self.file.n_listed()
+        for name_in_file, part in self.file.tests.items():
             rows = [row for row in self._rows_of(part.videos.values()) if self._table.usable[row]]
             if not rows:
-                raise SplitError(explain(f"no video of the test set {name} could be extracted", where=self.path))
-            own = prefix if len(self.file.tests) == 1 else f"{prefix}/{name}"
-            name = name if self.file.is_base_to_new and prefix == "test" else own
-            found.append(TestSet(name, np.array(rows, dtype=np.int64), part.classes))
+                raise SplitError(
+                    explain(f"no video of the test set {name_in_file} could be extracted", where=self.path)
+                )
+            own = prefix if len(self.file.tests) == 1 else f"{prefix}/{name_in_file}"
+            name = name_in_file if self.file.is_base_to_new and prefix == "test" else own
+            found.append(TestSet(name, np.array(rows, dtype=np.int64), part.classes, listed[name_in_file]))
         return tuple(found)
 
-    def split(self, protocol: str, *, seed: int, shots: int | None, val_shots: int) -> Split:
+    def split(self, protocol: str, *, seed: int, shots: int | None, val_shots: int, up_to: bool = False) -> Split:
         """One run's videos: the seed's draw, `shots` of each class of it, and the file's test sets.
 
         Raises:
@@ -92,7 +95,7 @@ class FileSplits:
         )
         table = replace(self._table, splits=splits)
         classes = self.file.train.classes
-        train, val = draw_shots(table, classes, shots=shots, val_shots=val_shots, seed=seed)
+        train, val = draw_shots(table, classes, shots=shots, val_shots=val_shots, seed=seed, up_to=up_to)
         return Split(protocol, classes, train, val, self.tests(), table)
 
     def without_training(self, protocol: str) -> Split:

@@ -61,10 +61,6 @@ class VideoTable:
                 )
             )
 
-    def rows_of(self, class_name: str, among: np.ndarray) -> np.ndarray:
-        """Those of the rows `among` that carry the label, in their order."""
-        return np.array([row for row in among if self.labels[row] == class_name], dtype=np.int64)
-
 
 @dataclass(frozen=True)
 class TestSet:
@@ -74,6 +70,7 @@ class TestSet:
         name: "base", "new", "test" or the name of another store.
         videos: rows, int64 [n].
         classes: class names, the columns of the logits.
+        n_listed: how many videos its split file lists, those left out included; None without a file. Not in any hash.
     """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
@@ -81,6 +78,7 @@ class TestSet:
     name: str
     videos: np.ndarray
     classes: tuple[str, ...]
+    n_listed: int | None = None
 
     def __repr__(self) -> str:
         return f"TestSet({self.name}: {len(self.videos)} videos of {len(self.classes)} classes)"
@@ -140,6 +138,11 @@ class Split:
         """The test set of that name."""
         return next(test for test in self.tests if test.name == name)
 
+    def shots(self) -> dict[str, int]:
+        """How many videos of each training class train or validate."""
+        counts = _counts(self.table, (*self.train, *self.val))
+        return {name: counts[name] for name in self.classes}
+
     def n_videos(self) -> Mapping[str, int]:
         """How many videos each part has."""
         return {"train": len(self.train), "val": len(self.val)} | {t.name: len(t.videos) for t in self.tests}
@@ -193,12 +196,14 @@ def base_to_new(
     shots: int | None,
     seed: int,
     val_shots: int = 0,
+    up_to: bool = False,
     base_classes: Sequence[str] | None = None,
 ) -> Split:
     """K shots of the base classes train; base and new test videos are told apart among their own classes.
 
     Args:
         shots: training videos per base class, `val_shots` of them held out for validation; None for all.
+        up_to: a class with fewer gives all it has.
         base_classes: the base classes; None for the first half, rounded up, of the store's class list.
 
     Raises:
@@ -209,7 +214,7 @@ def base_to_new(
     """
     tests = base_and_new(table, base_classes)
     base = tests[0].classes
-    train, val = draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed)
+    train, val = draw_shots(table, base, shots=shots, val_shots=val_shots, seed=seed, up_to=up_to)
     return Split("base-to-new", base, train, val, tests, table)
 
 
@@ -232,13 +237,13 @@ def base_and_new(table: VideoTable, base_classes: Sequence[str] | None = None) -
     return _test_set(table, "base", base), _test_set(table, "new", new)
 
 
-def few_shot(table: VideoTable, *, shots: int | None, seed: int, val_shots: int = 0) -> Split:
-    """K shots of every class train, all test videos test.
+def few_shot(table: VideoTable, *, shots: int | None, seed: int, val_shots: int = 0, up_to: bool = False) -> Split:
+    """K shots of every class (all it has, where `up_to` and it has fewer) train, all test videos test.
 
     Raises:
         SplitError: a class with fewer training videos than asked for, or no test video.
     """
-    train, val = draw_shots(table, table.classes, shots=shots, val_shots=val_shots, seed=seed)
+    train, val = draw_shots(table, table.classes, shots=shots, val_shots=val_shots, seed=seed, up_to=up_to)
     return Split("few-shot", table.classes, train, val, (_test_set(table, "test", table.classes),), table)
 
 
@@ -258,17 +263,22 @@ def zero_shot(table: VideoTable) -> Split:
 
 
 def draw_shots(
-    table: VideoTable, classes: Sequence[str], *, shots: int | None, val_shots: int, seed: int
+    table: VideoTable, classes: Sequence[str], *, shots: int | None, val_shots: int, seed: int, up_to: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that train and rows that validate: `shots` of each class (None for all), `val_shots` of them to validate.
+
+    Args:
+        up_to: a class with fewer than `shots` gives all it has, as in CoOp's loaders (Dassl
+            `generate_fewshot_dataset`, repeat=False); one video more than `val_shots` it must have.
 
     Raises:
         SplitError: classes with fewer training videos than asked for.
     """
-    pool = _rows(table, TRAIN_SPLIT)
-    counts = _counts(table, pool)
-    needed = shots if shots is not None else val_shots + 1
-    short = [f"{name}: {counts[name]}" for name in classes if counts[name] < needed]
+    rows_of: dict[str, list[int]] = {name: [] for name in classes}
+    for row in _rows(table, TRAIN_SPLIT):
+        rows_of.get(table.labels[row], []).append(int(row))
+    needed = val_shots + 1 if shots is None or up_to else shots
+    short = [f"{name}: {len(rows)}" for name, rows in rows_of.items() if len(rows) < needed]
     if short:
         without = "" if any(table.splits) else "; the store has no splits, so set protocol.test_fraction"
         raise SplitError(
@@ -276,17 +286,18 @@ def draw_shots(
                 "classes with fewer training videos than asked for",
                 expected=f"{needed} per class",
                 got=some(short),
-                fix=f"fewer shots, or more videos{without}",
+                fix=f"fewer shots, or more videos{without}"
+                if shots is None or up_to
+                else f"--shots up-to-{shots} takes all that such a class has; or fewer shots, or more videos{without}",
             )
         )
     train: list[int] = []
     val: list[int] = []
-    for name in classes:
-        rows = table.rows_of(name, pool)
+    for name, rows in rows_of.items():
         # One generator per class: a class's shots depend on the seed and its own videos, and K shots are among 2K.
-        drawn = rows[np.random.default_rng([seed, _stable(name)]).permutation(len(rows))][:shots]
-        val += sorted(map(int, drawn[:val_shots]))
-        train += sorted(map(int, drawn[val_shots:]))
+        drawn = [rows[place] for place in np.random.default_rng([seed, _stable(name)]).permutation(len(rows))][:shots]
+        val += sorted(drawn[:val_shots])
+        train += sorted(drawn[val_shots:])
     return np.array(train, dtype=np.int64), np.array(val, dtype=np.int64)
 
 

@@ -7,19 +7,18 @@ anywhere, the same call goes on from the last checkpoint; a finished folder is r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from prompttune.base.machine import choose_threads, cpu_threads, keep_freed_memory
+from prompttune.base.machine import choose_threads, cpu_threads, keep_freed_memory, training_device
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.cost.memory import largest_product_flop
 from prompttune.data.protocols import open_sources
-from prompttune.errors import InertTermError, NonFiniteLossError, PrompttuneError
+from prompttune.errors import InertTermError, NonFiniteLossError
 from prompttune.evaluation.evaluate import Classifiers, Predictions
 from prompttune.evaluation.results import Result, RunResult
 from prompttune.losses.of_runs import anchor_term_names
@@ -27,10 +26,12 @@ from prompttune.model.fitted_adapters import tune_adapter
 from prompttune.training.checkpoint import read_checkpoint, training_hash, write_checkpoint
 from prompttune.training.gradients import inert_terms
 from prompttune.training.run_folder import (
-    CLAIM,
+    CHECKPOINTS,
     Trained,
     claim,
     command_result,
+    finished_result,
+    release,
     remove_checkpoints,
     run_result,
     write_run,
@@ -38,7 +39,6 @@ from prompttune.training.run_folder import (
 from prompttune.training.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare, subset_accuracy
 from prompttune.training.run_log import RunLog
 from prompttune.training.trainer import StepRecord, Trainer
-from vidfeat.errors import VidfeatError
 
 OnStep = Callable[[Trainer, StepRecord], None]
 
@@ -94,31 +94,16 @@ def fit(
     """
     started = time.perf_counter()
     folder = Path(out)
-    with _released_on_error(folder):
-        finished = claim(folder, runs, overwrite=options.overwrite)
-        if finished is not None:
-            return FitResult(finished, folder)
-        found, group = _run_groups(runs, folder, options)
+    finished = finished_result(folder, runs, overwrite=options.overwrite)
+    if finished is not None:
+        return FitResult(finished, folder)
+    training_device(runs[0].config.device)  # refused before anything is read
+    found, group = _run_groups(runs, folder, options)
     result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
     result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
     result.write(folder)
     remove_checkpoints(folder)
     return FitResult(result, folder, {name: predictions for name, (_, predictions) in found.items()})
-
-
-@contextmanager
-def _released_on_error(folder: Path) -> Iterator[None]:
-    """A command that fails before it trains leaves no claim on a folder: the corrected command may have it."""
-    before = set(folder.iterdir()) if folder.exists() else None
-    try:
-        yield
-    except (PrompttuneError, VidfeatError):
-        claimed = folder / CLAIM
-        if folder.exists() and set(folder.iterdir()) - (before or set()) == {claimed}:
-            claimed.unlink()
-            if before is None:
-                folder.rmdir()
-        raise
 
 
 def _run_groups(
@@ -132,7 +117,15 @@ def _run_groups(
     for members in plan_groups(runs, sources):
         group = prepare(members, sources)
         with cpu_threads(_threads(group)):
-            found |= _run_group(group, folder, options)
+            trainer = make_trainer(group) if trains_by_gradient(group.config) else None
+            if not found:  # all that can be wrong before the first step has been looked at
+                claim(folder, runs, overwrite=options.overwrite)
+            try:
+                found |= _run_group(group, trainer, folder, options)
+            except BaseException:
+                if not found and (trainer is None or trainer.step_index == 0):
+                    release(folder, runs)
+                raise
     assert group is not None
     return found, group
 
@@ -148,12 +141,10 @@ def _threads(group: RunGroup) -> int:
 
 
 def _run_group(
-    group: RunGroup, folder: Path, options: FitOptions
+    group: RunGroup, trainer: Trainer | None, folder: Path, options: FitOptions
 ) -> dict[str, tuple[RunResult, Mapping[str, Predictions]]]:
-    trainer = None
     inert: list[list[str]] = [[] for _ in group.runs]
-    if trains_by_gradient(group.config):
-        trainer = make_trainer(group)
+    if trainer is not None:
         inert = _train(group, trainer, folder, options)
     tune_adapter(group.model, splits=group.splits, features=group.features[""])
     classifiers = Classifiers(group.model)
@@ -171,7 +162,7 @@ def _run_group(
 def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions) -> list[list[str]]:
     """Trains to the end, from the last checkpoint if there is one; each run's inert terms."""
     training = training_hash(group.runs, group.splits, group.sources.fingerprints())
-    checkpoint = folder / "checkpoints" / f"{training[:16]}.safetensors"
+    checkpoint = folder / CHECKPOINTS / f"{training[:16]}.safetensors"
     if checkpoint.exists():
         trainer.load_state(read_checkpoint(checkpoint, training=training))
     every = group.config.log.checkpoint_seconds
@@ -195,7 +186,7 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
         except (NonFiniteLossError, KeyboardInterrupt) as error:
             log.flush()
             # Ctrl-C may fall into a step: then the last checkpoint stays the one to go on from.
-            if trainer.between_steps or isinstance(error, NonFiniteLossError):
+            if (trainer.between_steps and trainer.step_index) or isinstance(error, NonFiniteLossError):
                 write_checkpoint(checkpoint, trainer.state(), training=training)
             if isinstance(error, NonFiniteLossError):
                 message = f"{error}\n  {'kept:':<10}the state before that step, {checkpoint}"

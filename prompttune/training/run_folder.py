@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from torch import Tensor
 from prompttune.base.tensor_files import write_bytes
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
-from prompttune.data.features import FeatureSource
 from prompttune.data.protocols import split_file_hashes
-from prompttune.errors import RunFolderError, explain
+from prompttune.errors import RunFolderError, explain, some
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Predictions
 from prompttune.evaluation.results import (
@@ -25,14 +25,15 @@ from prompttune.evaluation.results import (
     CellResult,
     Result,
     RunResult,
-    StoreFacts,
     Summary,
-    TestResult,
     package_versions,
+    store_facts,
+    test_result,
 )
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, write_prompt_file
 from prompttune.prompts.registry import overlap_with
+from prompttune.splits.recordings import split_notes
 from prompttune.training.checkpoint import NOT_TRAINING
 from prompttune.training.run_group import RunGroup
 from prompttune.training.trainer import Trainer
@@ -43,7 +44,7 @@ def run_folder_name(config: TrainConfig) -> Path:
     return Path(config.out.format(method=config.method, store=Path(config.store.rstrip("/")).stem))
 
 
-CLAIM = "runs.json"
+CLAIM, CHECKPOINTS = "runs.json", "checkpoints"
 
 
 def claim_content(runs: Sequence[Run]) -> bytes:
@@ -56,8 +57,12 @@ def claim_content(runs: Sequence[Run]) -> bytes:
     return json.dumps(described, indent=1, sort_keys=True).encode()
 
 
-def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
-    """The finished result of just these runs, None when there is work to do."""
+def finished_result(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | None:
+    """The finished result of just these runs, None when there is work to do.
+
+    Raises:
+        RunFolderError: the folder holds another run, and `overwrite` is not asked for.
+    """
     claimed, content = folder / CLAIM, claim_content(runs)
     if claimed.exists() and not overwrite:
         if claimed.read_bytes() != content:
@@ -65,18 +70,70 @@ def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> Result | Non
                 explain(
                     "the folder holds another run",
                     where=folder,
-                    expected="the same method, store, seeds and settings",
+                    expected="the same method, store, seeds, settings and split files",
+                    got="".join(f"\n    - {line}" for line in _differences(claimed.read_bytes(), content)),
                     fix="another --out, or --overwrite",
                 )
             )
         if (folder / RESULT).exists():
             return Result.read(folder)
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    if claimed.exists():
-        _clear(folder, json.loads(claimed.read_bytes())["runs"])
-    write_bytes(claimed, content)
     return None
+
+
+def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> None:
+    """Makes the folder that of these runs; with `overwrite` what another command left there goes.
+
+    Raises:
+        RunFolderError: a folder that cannot be written.
+    """
+    claimed, content = folder / CLAIM, claim_content(runs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if claimed.exists() and overwrite:
+            _clear(folder, json.loads(claimed.read_bytes())["runs"])
+        write_bytes(claimed, content)
+    except OSError as error:
+        raise RunFolderError(
+            explain("the run folder cannot be written", where=folder, got=error, fix="another --out")
+        ) from None
+
+
+def release(folder: Path, runs: Sequence[Run]) -> None:
+    """Takes back a claim on which nothing was trained: a corrected command may have the folder."""
+    if (folder / CHECKPOINTS).exists():
+        return
+    _clear(folder, [run.name for run in runs])
+    (folder / CLAIM).unlink(missing_ok=True)
+    with suppress(OSError):  # other files lie there
+        folder.rmdir()
+
+
+def _differences(before: bytes, now: bytes) -> list[str]:
+    """What is another in two claims: a split file's content first, then runs, then settings by their dotted keys."""
+    old, new = json.loads(before), json.loads(now)
+    files, own = old.get("split_files", {}), new.get("split_files", {})
+    lines = [
+        f"the split file {path} was changed: sha256 {files[path][:12]} there, {own[path][:12]} now"
+        for path in files
+        if files[path] != own.get(path, files[path])
+    ]
+    if set(old["runs"]) != set(new["runs"]):
+        lines.append(f"runs there: {some(old['runs'])}; now: {some(new['runs'])}")
+    settings: dict[str, str] = {}
+    for name in old["runs"]:
+        one, other = _flat(old["runs"][name]), _flat(new["runs"].get(name, {}))
+        for key in dict.fromkeys((*one, *other)) if other else ():
+            if one.get(key) != other.get(key):
+                settings.setdefault(key, f"{key}: {one.get(key)} there, {other.get(key)} now")
+    return [*lines, *list(settings.values())[:8]]
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _clear(folder: Path, names: Iterable[str]) -> None:
@@ -89,7 +146,7 @@ def _clear(folder: Path, names: Iterable[str]) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Takes away the checkpoints of a finished command."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -127,21 +184,15 @@ def run_result(group: RunGroup, place: int, predictions: Mapping[str, Prediction
         train_accuracy=float(trained.accuracy[place]) if trained.accuracy is not None else None,
         train_seconds=round(trainer.seconds, 3) if trainer is not None else 0.0,
         runs_together=len(group.runs),
+        notes=_notes(group, place),
         inert_terms=trained.inert[place],
     )
 
 
-def test_result(predictions: Predictions) -> TestResult:
-    """What a result says about one run on one test set."""
-    return TestResult(
-        n_videos=len(predictions.ids),
-        n_classes=len(predictions.classes),
-        top1=predictions.top(1),
-        top5=predictions.top(5),
-        calibration_error=predictions.calibration_error(),
-        per_class=predictions.per_class(),
-        videos_sha256=predictions.videos_sha256,
-    )
+def _notes(group: RunGroup, place: int) -> list[str]:
+    protocol = group.runs[place].config.protocol
+    tests = [videos.test for videos in group.test_videos(place).values()]
+    return split_notes(group.splits[place], tests, shots=protocol.shots if protocol.up_to else None)
 
 
 def write_run(folder: Path, group: RunGroup, place: int, predictions: Mapping[str, Predictions]) -> None:
@@ -190,7 +241,7 @@ def command_result(
         method=config.method,
         protocol=config.protocol.name,
         visual_prompts=None if config.visual is None else placement(config.visual.first_block),
-        config=config.model_copy(update={"seeds": seeds}).model_dump(mode="json"),
+        config=config.model_copy(update={"seeds": seeds, "device": str(group.model.device)}).model_dump(mode="json"),
         axes={key: list(values) for key, values in axes.items()},
         store=store_facts(group.sources.train),
         other_stores={name: store_facts(source) for name, source in others.items() if source is not None},
@@ -202,18 +253,6 @@ def command_result(
         cells=_cells(runs, found),
         versions=package_versions(),
         seconds=0.0,
-    )
-
-
-def store_facts(source: FeatureSource) -> StoreFacts:
-    """What a result says about a store."""
-    backbone = source.pack.config
-    return StoreFacts(
-        path=source.path,
-        fingerprint=source.fingerprint,
-        pack_hash=source.pack.hash,
-        model=f"{backbone.name} ({backbone.pretrained})",
-        failed_videos=list(source.failed),
     )
 
 

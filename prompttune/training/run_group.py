@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prompttune.base.machine import training_device
 from prompttune.config.runs import Run, group_runs, trains, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
 from prompttune.cost.memory import runs_that_fit
@@ -93,7 +94,7 @@ def _make_model(
         seeds=[run.seed for run in runs],
         classes=classes,
         hard_prompts=[prompt.ctx for prompt in hard_prompts if prompt.ctx is not None],
-        device=config.device,
+        device=training_device(config.device),
     )
 
 

@@ -56,6 +56,13 @@ def test_python_names_on_a_page_are_there(page: Path) -> None:
         assert pydoc.locate(name) is not None, name
 
 
+def test_files_that_the_architecture_names_are_there() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    named = re.findall(r"`((?:vidfeat|prompttune|benchmarks|tests)/[\w/.]*)`", text)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_reference_names_every_command_and_key() -> None:
     text = reference.PAGE.read_text()
     for name, group in CLIS.items():

@@ -115,3 +115,19 @@ def test_public_names_stay() -> None:
     assert {"quickstart", "run", "evidence", "report", "readme", "speed", "world"} <= set(benchmarks.commands)
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"vidfeat": "vidfeat.cli:main", "prompttune": "prompttune.cli:main"}
+
+
+@pytest.mark.parametrize(
+    "words", ["train --method cop --store x", "train --metod coop", "train --method coop --store x --set optim.lrr=1"]
+)
+def test_a_mistyped_word_is_told_before_torch_is_imported(words: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['prompttune', *'{words}'.split()]\nfrom prompttune.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2"
+    )
+    assert not modules_loaded_by(code).intersection({*HEAVY, "torch", "numpy", "zarr", "pandas", "sklearn", "rich"})
+
+
+def test_the_modules_of_a_training_load_neither_pandas_nor_scikit_learn() -> None:
+    loaded = modules_loaded_by("import prompttune.training.fit, prompttune.cli.tables, prompttune.api.apply_prompts")
+    assert not loaded.intersection({*HEAVY, "pandas", "sklearn", "scipy", "matplotlib", "tensorboard"})

@@ -103,7 +103,7 @@ def hidden_class_features(pack: BackbonePack, classes: tuple[str, ...], *, seed:
         words = tower.embed(torch.tensor(ids))
         start = tower.embed(torch.tensor([tokenizer.sot_id]))
         sequence = torch.cat([start, context, words])[None]
-        features.append(tower.encode_embeddings(sequence, eot_index=torch.tensor([sequence.shape[1] - 1]))[0])
+        features.append(tower.encode_embeddings(sequence, read_index=torch.tensor([sequence.shape[1] - 1]))[0])
     return F.normalize(torch.stack(features), dim=-1)
 
 

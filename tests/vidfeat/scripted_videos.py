@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidfeat.errors import DecodeError
-from vidfeat.extraction.worker import LoadedVideo, RingLayout, VideoFacts, VideoTask
+from vidfeat.extraction.ring import RingLayout
+from vidfeat.extraction.worker import LoadedVideo, VideoFacts, VideoTask
 
 SLOT_ROWS = 4
 ROW_SHAPE = (3, 2, 2)
@@ -47,6 +49,10 @@ class ScriptedLoader:
             raise DecodeError("not a video", reason="invalid_data")
         if task.path == "surprise":
             raise KeyError("a bug in a decoder")
+        if task.path == "no threads":
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        if task.path == "twice" and self._tries(task) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
         n_rows = n_rows_of(task.position)
         facts = VideoFacts(n_rows, 100, 25.0, tuple(range(n_rows)), "", "scripted")
         return LoadedVideo(facts=facts, pieces=self._pieces(task, n_rows))
@@ -55,6 +61,10 @@ class ScriptedLoader:
         for start in range(0, n_rows, SLOT_ROWS):
             if start and task.path in ("killed", "killed once"):
                 self._die(task)
+            if start and task.path.startswith("signal "):
+                os.kill(os.getpid(), int(task.path.removeprefix("signal ")))
+            if start and task.path == "exits":
+                os._exit(0)
             if start and task.path == "hangs":
                 time.sleep(3600)
             if start and task.path == "bad later":
@@ -62,11 +72,17 @@ class ScriptedLoader:
             rows = np.arange(start, min(start + SLOT_ROWS, n_rows), dtype="float32")
             yield np.broadcast_to((1000 * task.position + rows)[:, None, None, None], (len(rows), *ROW_SHAPE))
 
+    def _tries(self, task: VideoTask) -> int:
+        """How often it was tried, this time included."""
+        with open(os.path.join(self.scratch, f"tries-{task.position}"), "a") as file:
+            file.write("x")
+            return file.tell()
+
     def _die(self, task: VideoTask) -> None:
         mark = os.path.join(self.scratch, f"died-{task.position}")
         if task.path == "killed once" and os.path.exists(mark):
             return
         with open(mark, "w"):
             pass
-        time.sleep(0.5)  # what was sent before is with the consumer by now, and must not come twice
+        time.sleep(0.2)  # what was sent before is with the consumer by now, and must not come twice
         os.kill(os.getpid(), signal.SIGKILL)

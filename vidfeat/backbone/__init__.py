@@ -1,9 +1,9 @@
 """The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
 
 from .blocks import ResidualBlock, quick_gelu
-from .config import BackboneConfig, ForeignVision, TextConfig, VisionConfig
+from .config import BackboneConfig, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
 from .pack import BackbonePack
-from .text import TextTower
+from .text import FrozenText, PromptableText, TextTower
 from .tokenizer import Tokenizer, clean_text
 from .vision import VisionTaps, VisionTower
 from .weights import weights_sha256
@@ -12,10 +12,13 @@ __all__ = [
     "BackboneConfig",
     "BackbonePack",
     "ForeignVision",
+    "FrozenText",
+    "PromptableText",
     "ResidualBlock",
     "TextConfig",
     "TextTower",
     "Tokenizer",
+    "TokenizerSettings",
     "VisionConfig",
     "VisionTaps",
     "VisionTower",

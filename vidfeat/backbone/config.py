@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from vidfeat.errors import UnsupportedModelError, explain
 
@@ -15,6 +15,8 @@ ACTIVATIONS: tuple[Activation, ...] = ("gelu", "quick_gelu", "gelu_tanh", "silu"
 Stem = Literal["conv", "conv3"]
 NormOrder = Literal["pre", "post"]
 Pool = Literal["class", "mean", "attention"]
+TextPooling = Literal["argmax", "eos", "last", "class"]
+TextPath = Literal["shared-prefix", "full-length", "frozen"]
 
 
 def check_tower(width: int, heads: int, layers: int, activation: str, tower: str) -> None:
@@ -76,13 +78,12 @@ class VisionConfig:
         patch_size, width, layers, heads, mlp_ratio, activation: D is `width`.
         class_token: a class token stands before the patches.
         class_position: the class token has a position too.
-        stem: `conv`, one convolution; `conv3`, three with norms in between (MobileCLIP-B).
-        stem_bias: whether the (last) convolution has a bias.
+        stem: `conv`, one convolution; `conv3`, three with GELU in between (MobileCLIP-B).
+        stem_bias: whether the one convolution has a bias; the three always have.
         pre_norm: a norm before the first block.
         rotary: rotary positions of the patches, beside the learned ones.
         norm_eps: of every norm.
         norm_order: `pre`, x + f(norm(x)); `post`, x + norm(f(x)) (EVA-02 E).
-        layer_scale: each update is multiplied by learned factors.
         gated_mlp: the MLP is act(gate(x)) * fc(x), as SwiGLU.
         mlp_norm, attention_norm: a norm inside, before the last projection (EVA-02's sub-norms).
         pool: the class token; the mean of the patches; or attention by a learned query.
@@ -106,7 +107,6 @@ class VisionConfig:
     rotary: Rotary | None = field(default=None, metadata=LATER)
     norm_eps: float = field(default=1e-5, metadata=LATER)
     norm_order: NormOrder = field(default="pre", metadata=LATER)
-    layer_scale: bool = field(default=False, metadata=LATER)
     gated_mlp: bool = field(default=False, metadata=LATER)
     mlp_norm: bool = field(default=False, metadata=LATER)
     attention_norm: bool = field(default=False, metadata=LATER)
@@ -150,6 +150,11 @@ class VisionConfig:
         """Hidden width of a block's MLP."""
         return int(self.width * self.mlp_ratio)
 
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled vector before the projection."""
+        return self.width if self.attention_pool is None else self.attention_pool.width
+
 
 @dataclass(frozen=True)
 class ForeignVision:
@@ -176,8 +181,42 @@ class ForeignVision:
 
 
 @dataclass(frozen=True)
+class TokenizerSettings:
+    """How a tokenizer of the `tokenizers` library is used; CLIP's own byte pairs need none of this.
+
+    Attributes:
+        name: where open_clip takes it from (`timm/ViT-B-16-SigLIP2`).
+        clean: what is done to a text first, in open_clip's words: `lower`, `whitespace`, `canonicalize`.
+        start_ids, end_ids: what stands before and behind every text; each may be empty.
+        pad_id: what fills a text up to the context length.
+        zeroed_id: a token that is replaced by 0 wherever it stands (CLIPA's separator); None: none is.
+    """
+
+    name: str
+    clean: Literal["lower", "whitespace", "canonicalize"]
+    start_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    pad_id: int
+    zeroed_id: int | None
+
+
+@dataclass(frozen=True)
 class TextConfig:
-    """Sizes of a causal text transformer that is read at its end-of-text token."""
+    """A text transformer that we run block by block. The defaults are CLIP's; the rest came with other families.
+
+    Attributes:
+        context_length: tokens it takes; one position more where a class embedding is appended.
+        vocab_size, width, layers, heads, mlp_ratio, activation: W is `width`.
+        causal: a token attends to those before it alone; otherwise to all, padding included.
+        pooling: which row is read. `argmax`: that of the token with the highest id, which is the end of text; `eos`: of
+            the first token `eos_id`; `last`: of the last position, whatever stands there; `class`: of the class
+            embedding behind the last token, from which padding is hidden as in CoCa (see `TextTower`).
+        eos_id: of pooling `eos`.
+        pad_id: of pooling `class`, the token that is padding.
+        projection: `matrix`, or `linear` (with a bias); None where features are the row itself.
+        norm_eps: of every norm.
+        tokenizer: None for CLIP's byte pairs.
+    """
 
     context_length: int
     vocab_size: int
@@ -186,6 +225,13 @@ class TextConfig:
     heads: int
     mlp_ratio: float = 4.0
     activation: Activation = "gelu"
+    causal: bool = field(default=True, metadata=LATER)
+    pooling: TextPooling = field(default="argmax", metadata=LATER)
+    eos_id: int | None = field(default=None, metadata=LATER)
+    pad_id: int = field(default=0, metadata=LATER)
+    projection: Literal["matrix", "linear"] | None = field(default="matrix", metadata=LATER)
+    norm_eps: float = field(default=1e-5, metadata=LATER)
+    tokenizer: TokenizerSettings | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_tower(self.width, self.heads, self.layers, self.activation, "text tower")
@@ -193,11 +239,29 @@ class TextConfig:
             raise ValueError(
                 f"text tower: context length {self.context_length} and vocabulary {self.vocab_size} must be at least 3"
             )
+        if self.pooling not in get_args(TextPooling) or (self.pooling == "eos") != (self.eos_id is not None):
+            raise ValueError(f"text tower: pooling {self.pooling!r} with eos_id {self.eos_id}")
+        if self.pooling == "class" and not self.causal:
+            raise ValueError("text tower: a class embedding is appended to causal towers alone")
 
     @property
     def mlp_width(self) -> int:
         """Hidden width of a block's MLP."""
         return int(self.width * self.mlp_ratio)
+
+    @property
+    def n_positions(self) -> int:
+        """Positions of the tower: the context length, and one for an appended class embedding."""
+        return self.context_length + (self.pooling == "class")
+
+    @property
+    def path(self) -> TextPath:
+        """How learned prompts are encoded exactly.
+
+        `shared-prefix`: a row depends on those before it alone, so beginnings are shared and padding is left out.
+        `full-length`: every position of every class is computed, as all of them change the feature.
+        """
+        return "shared-prefix" if self.causal and self.pooling != "last" else "full-length"
 
 
 # What a pack may hold, by the `kind` its config names; towers of the first packs name none.
@@ -279,8 +343,7 @@ class BackboneConfig:
         """
         checked = exact_keys(cls, values, "backbone config")
         checked["vision"] = _vision_from_json(checked["vision"])
-        kind, of_text = of_kind(TEXT_KINDS, checked["text"], "backbone config, text")
-        checked["text"] = kind(**exact_keys(kind, of_text, "backbone config, text"))
+        checked["text"] = _text_from_json(checked["text"])
         return cls(**checked)
 
 
@@ -294,3 +357,14 @@ def _vision_from_json(values: Any) -> VisionConfig | ForeignVision:
             checked[name] = part(**exact_keys(part, checked[name], f"{where}, {name}"))
     vision: VisionConfig | ForeignVision = kind(**checked)
     return vision
+
+
+def _text_from_json(values: Any) -> TextConfig:
+    where = "backbone config, text"
+    kind, values = of_kind(TEXT_KINDS, values, where)
+    checked = exact_keys(kind, values, where)
+    if checked.get("tokenizer") is not None:
+        given = exact_keys(TokenizerSettings, checked["tokenizer"], f"{where}, tokenizer")
+        checked["tokenizer"] = TokenizerSettings(**given)
+    text: TextConfig = kind(**checked)
+    return text

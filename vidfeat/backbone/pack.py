@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vidfeat.errors import PackError, explain
 
-from .config import BackboneConfig
+from .config import BackboneConfig, VisionConfig
 from .config_json import uses_later
 from .text import TextTower
 from .tokenizer import Tokenizer
@@ -160,8 +160,17 @@ class BackbonePack:
 
         Raises:
             PackError: damaged weights.
+            UnsupportedModelError: a tower that open_clip runs.
         """
         return self._vision_tower
+
+    def visual_state(self) -> dict[str, Tensor]:
+        """The tensors of the image tower, float32; for a tower that is not run here.
+
+        Raises:
+            PackError: damaged weights.
+        """
+        return self._state(VISUAL)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, the same object at every call.
@@ -232,6 +241,10 @@ def _build_vision(config: BackboneConfig) -> VisionTower:
         return VisionTower(config.vit, embed_dim=config.embed_dim)
 
 
+def _is_finite(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(torch.isfinite(value).all())
+
+
 def _state_problems(tower: nn.Module, state: Mapping[str, Tensor]) -> str:
     """What keeps a state from filling a tower, in words; empty when nothing does."""
     expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
@@ -243,7 +256,7 @@ def _state_problems(tower: nn.Module, state: Mapping[str, Tensor]) -> str:
         value = state[name]
         if tuple(value.shape) != shape:
             problems.append(f"{name} is {list(value.shape)}, not {list(shape)}")
-        elif not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        elif not _is_finite(value):
             problems.append(f"{name} ({value.dtype}) holds values that are no finite floats")
     hidden = len(problems) - 12
     return "; ".join(problems[:12]) + (f"; and {hidden} more" if hidden > 0 else "")
@@ -253,10 +266,11 @@ def tower_problems(
     config: BackboneConfig, *, text_state: Mapping[str, Tensor], visual_state: Mapping[str, Tensor]
 ) -> list[str]:
     """What keeps two states from being the towers a config describes, in words; empty when they are."""
-    text, vision = (
-        _state_problems(_build_text(config), text_state),
-        _state_problems(_build_vision(config), visual_state),
-    )
+    text = _state_problems(_build_text(config), text_state)
+    if isinstance(config.vision, VisionConfig):
+        vision = _state_problems(_build_vision(config), visual_state)
+    else:
+        vision = "; ".join(f"{name} is not finite" for name, value in visual_state.items() if not _is_finite(value))
     return [f"text tower: {text}"] * bool(text) + [f"vision tower: {vision}"] * bool(vision)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 PARTIAL_SUFFIX = ".partial"
 
 
@@ -16,16 +18,20 @@ def write_directory(directory: Path, contents: Mapping[str, bytes]) -> bool:
     """True when the directory with these files has appeared, False when another writer was first.
 
     Files go into a temporary directory beside it, each fsynced; one rename, then an fsync of the parent, make them
-    appear. What killed writers left behind is removed first; a writer that is alive holds a lock on its own.
+    appear. One process at a time writes, so that what it finds half-written belongs to nobody alive, and is removed.
 
     Raises:
         OSError: the disk is full, the parent cannot be written; nothing is left behind.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=PARTIAL_SUFFIX, dir=directory.parent))
-    try:
-        with _owned(temporary):
+    with _alone(directory) as alone:
+        if alone:
+            for partial in directory.parent.glob(f".{directory.name}.*{PARTIAL_SUFFIX}"):
+                shutil.rmtree(partial, ignore_errors=True)
+        if directory.exists():
+            return False
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=PARTIAL_SUFFIX, dir=directory.parent))
+        try:
             temporary.chmod(0o755)
             for name, data in contents.items():
                 with open(temporary / name, "wb") as file:
@@ -33,50 +39,34 @@ def write_directory(directory: Path, contents: Mapping[str, bytes]) -> bool:
                     file.flush()
                     os.fsync(file.fileno())
             _fsync_directory(temporary)
-            try:
-                os.rename(temporary, directory)
-            except OSError:
-                if not directory.exists():
-                    raise
-                shutil.rmtree(temporary)
-                return False
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _fsync_directory(directory.parent)
+            os.rename(temporary, directory)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and directory.exists():
+                return False  # where there are no locks, another writer can be first
+            raise
+        _fsync_directory(directory.parent)
     return True
 
 
-def _sweep(directory: Path) -> None:
-    """Removes temporary directories of this one whose writer is gone."""
-    if os.name == "nt":
-        return  # without locks nobody knows whether a writer is alive
-    for partial in directory.parent.glob(f".{directory.name}.*{PARTIAL_SUFFIX}"):
-        try:
-            with _owned(partial, wait=False):
-                shutil.rmtree(partial)
-        except OSError:
-            continue  # its writer is alive, or this file system knows no locks
-
-
 @contextmanager
-def _owned(directory: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the directory's lock, which the system takes back when its holder dies."""
-    if os.name == "nt":
-        yield  # Windows cannot open a directory.
-        return
-    import fcntl
+def _alone(directory: Path) -> Iterator[bool]:
+    """Whether no other process writes this directory inside the block; False where a file system knows no locks.
 
-    descriptor = os.open(directory, os.O_RDONLY)
+    The lock's file goes while it is held: who waits for it finds it gone, and makes a new one.
+    """
+    lock = FileLock(directory.parent / f".{directory.name}.lock", fallback_to_soft=False)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if not wait:
-                raise
-        yield
+        lock.acquire()
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        os.close(descriptor)
+        if os.name != "nt":  # Windows removes no open file
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.cli.tables import _print, _table
+from vidfeat.cli.tables import print_parts, table_of
 
 if TYPE_CHECKING:
     from vidfeat.tools.anchors.checking import AnchorCheck
@@ -19,14 +19,14 @@ _SHOWN = 20
 def print_selection(selection: AnchorSelection, written: Sequence[object]) -> None:
     """The last lines of `vidfeat anchors select`."""
     report = selection.report
-    table = _table(f"{len(selection.ids)} anchors from {report['pool']['path']}", "", "videos")
+    table = table_of(f"{len(selection.ids)} anchors from {report['pool']['path']}", "", "videos")
     for what, count in selection.counts.items():
         table.add_row(what, f"{count:,}")
     table.add_row("chosen", f"{len(selection.ids):,}")
-    _print(table)
+    print_parts(table)
     _print_hits(selection.hits, "vetted out")
     near = report["near_duplicate_scores"]["max"]
-    _print(
+    print_parts(
         f"class similarity: pool median {_number(report['class_similarity']['of the pool']['median'])}, "
         f"cut {report['rule']['max_similarity']:.3f}, chosen at most "
         f"{_number(report['class_similarity']['of the chosen']['max'])}",
@@ -43,17 +43,17 @@ def print_check(check: AnchorCheck) -> None:
     report = check.report
     _print_hits(check.hits, f"of {report['anchors']['n_videos']} anchors are, or may be, videos of the task")
     if not check.hits:
-        _print(f"{report['anchors']['path']}: none of {report['anchors']['n_videos']} anchors is in the task")
+        print_parts(f"{report['anchors']['path']}: none of {report['anchors']['n_videos']} anchors is in the task")
     scores = report["near_duplicate_scores"]
-    _print(
+    print_parts(
         f"near-duplicate scores: median {_number(scores['median'])}, max {_number(scores['max'])}, "
         f"threshold {report['near_duplicate']}"
     )
     similarity = report["class_similarity"]
     if similarity is not None:
         shown = ", ".join(f"{name} {_number(value)}" for name, value in similarity.items())
-        _print(f"cosine with the nearest of {report['n_classes']} classes: {shown}")
-    _print(*_notes(report["against"]))
+        print_parts(f"cosine with the nearest of {report['n_classes']} classes: {shown}")
+    print_parts(*_notes(report["against"]))
 
 
 def _notes(against: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -74,13 +74,13 @@ def _print_hits(hits: Sequence[Hit], what: str) -> None:
     if not hits:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(hit.reason for hit in hits).most_common())
-    table = _table(f"{len(hits)} {what} ({reasons})", "video", "why", "score", "the other video", "of")
+    table = table_of(f"{len(hits)} {what} ({reasons})", "video", "why", "score", "the other video", "of")
     for hit in hits[:_SHOWN]:
         shown = (hit.video, hit.reason, _number(hit.score), hit.other, hit.where)
         table.add_row(*shown)
-    _print(table)
+    print_parts(table)
     if len(hits) > _SHOWN:
-        _print(f"... and {len(hits) - _SHOWN} more, all in the report")
+        print_parts(f"... and {len(hits) - _SHOWN} more, all in the report")
 
 
 def _number(value: float | None) -> str:

@@ -76,7 +76,8 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 SOURCE_OPTIONS = _together(
     click.argument("source", type=FOLDER_OR_FILE),
     click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from."),
-    click.option("--classes", type=FILE, help="CSV `id,name`: class names, their order, and what integer labels mean."),
+    click.option("--classes", type=FILE, help="CSV `id,name` or JSON: class names, their order, what integers mean."),
+    click.option("--strict", is_flag=True, help="Refuse a source of which something would be left out."),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos."),
 )
 MODEL_OPTIONS = _together(
@@ -137,6 +138,8 @@ def _options(values: dict[str, Any]) -> ExtractOptions:
 @click.option("--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos.")
 @click.option("--check", type=click.Choice(["fast", "full"]), default="fast", help="Verify an existing store first.")
 @click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
+@click.option("--refresh", is_flag=True, help="Extract files anew that changed since they were extracted.")
+@click.option("--prune", is_flag=True, help="Drop videos from the store whose files are gone, or moved.")
 @click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="The Ray cluster, for --engine ray.  [default: start one here]")
@@ -173,6 +176,9 @@ def extract(**flags: Any) -> None:
             f"{summary.n_failed} videos failed ({options.allow_failures} allowed); see: vidfeat failures {options.out}",
             err=True,
         )
+        sys.exit(FAILED_VIDEOS)
+    if summary.n_changed:
+        click.echo(f"{summary.n_changed} files changed since they were extracted (see above)", err=True)
         sys.exit(FAILED_VIDEOS)
 
 
@@ -213,6 +219,29 @@ def failures(store: str, reason: str | None) -> None:
     from vidfeat.store import open_store
 
     print_failures(open_store(store), reason=reason)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--labels", type=FILE, help="CSV `path[,label][,split][,group]`, or a list; paths are the store's ids.")
+@click.option("--classes", type=FILE, help="All classes in their order; also what integer labels mean.")
+@click.option("--split", "splits", multiple=True, metavar="OLD=NEW", help="Rename a whole split. Repeatable.")
+def relabel(store: str, labels: Path | None, classes: Path | None, splits: tuple[str, ...]) -> None:
+    """Change labels, splits or groups of the videos of STORE, without extracting again; the store keeps a log of it.
+
+    \b
+    vidfeat relabel X.zarr --labels labels.csv
+    vidfeat relabel X.zarr --split val=test
+    """
+    from vidfeat.extraction.progress import tell
+    from vidfeat.extraction.relabel import relabel as relabel_store
+
+    pairs = [pair.partition("=") for pair in splits]
+    if not all(equals for _, equals, _ in pairs) or not (labels or classes or splits):
+        raise click.UsageError("give --labels LIST, --classes FILE, or --split OLD=NEW")
+    done = relabel_store(store, labels, classes=classes, splits={old: new for old, _, new in pairs})
+    tell(done.notes, quiet=False)
+    click.echo(f"{store}: {done.n_changed} of {done.n_videos} videos changed; {len(done.classes)} classes")
 
 
 @main.command()
@@ -281,6 +310,27 @@ def import_(hdf5: Path, store: str, tap: str) -> None:
     from vidfeat.tools.hdf5 import import_hdf5
 
     click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Everything, reasons included, for programs.")
+def models(name: str | None, as_json: bool) -> None:
+    """Say what each known model can do here: tokens, visual and text prompts; of one, why not more."""
+    import json
+
+    from vidfeat.cli.model_tables import print_model, print_models
+    from vidfeat.clip.verdicts import judge, judge_all
+
+    if name is None and sys.stderr.isatty():
+        click.echo("building every model without memory, to look at it ...", err=True)
+    verdicts = [judge(name)] if name is not None else list(judge_all())
+    if as_json:
+        click.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=2))
+    elif name is not None:
+        print_model(verdicts[0])
+    else:
+        print_models(verdicts)
 
 
 main.add_command(anchors)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DETAIL_WIDTH = 100
 
 
-def _print(*parts: Any) -> None:
+def print_parts(*parts: Any) -> None:
+    """Lines and tables on standard output, as wide as the terminal."""
     console = plain_console()
     if not console.is_terminal:
         console.width = 160  # a pipe has no width: do not wrap paths at 80 columns
@@ -27,7 +28,8 @@ def _print(*parts: Any) -> None:
         console.print(part)
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """An empty table that folds what is too wide."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -39,24 +41,26 @@ def _table(title: str, *columns: str) -> Table:
 def print_summary(summary: ExtractSummary) -> None:
     """The last lines of `vidfeat extract`."""
     if summary.nothing_to_do:
-        _print(f"nothing to do: {summary.out} has all {summary.n_videos} videos ({summary.n_failed} failed)")
+        print_parts(f"nothing to do: {summary.out} has all {summary.n_videos} videos ({summary.n_failed} failed)")
         return
     rate = summary.n_frames / summary.seconds if summary.seconds else 0.0
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds_by_stage.items())
-    _print(
+    print_parts(
         f"{summary.out}: {summary.n_videos} videos, {summary.n_failed} failed",
         f"this run: {summary.n_frames} frames in {as_time(summary.seconds)} ({rate:,.0f} frames/s; {stages})",
     )
     if summary.n_units_left:
-        _print(f"{summary.n_units_left} units are still to be extracted by other shares (--units), then it is finished")
+        print_parts(
+            f"{summary.n_units_left} units are still to be extracted by other shares (--units), then it is finished"
+        )
     for reason, count in summary.failures.items():
-        _print(f"  {count} x {reason}")
+        print_parts(f"  {count} x {reason}")
 
 
 def print_info(store: StoreReader) -> None:
     """`vidfeat info`."""
     rows = store.videos()
-    table = _table(str(store.path), "", "")
+    table = table_of(str(store.path), "", "")
     per_class = Counter(row.label for row in rows)
     failures = Counter(row.reason for row in rows if not row.ok)
     table.add_row("videos", f"{len(rows)}, {sum(row.ok for row in rows)} ok")
@@ -78,7 +82,7 @@ def print_info(store: StoreReader) -> None:
     table.add_row("fingerprint", store.fingerprint.sha256)
     table.add_row("pack", store.pack_hash)
     table.add_row("failures", ", ".join(f"{count} x {reason}" for reason, count in failures.most_common()) or "none")
-    _print(table)
+    print_parts(table)
 
 
 def _span(counts: list[int]) -> str:
@@ -103,12 +107,12 @@ def print_failures(store: StoreReader, *, reason: str | None = None) -> None:
     """`vidfeat failures`."""
     failed = [row for row in store.videos() if not row.ok and reason in (None, row.reason)]
     if not failed:
-        _print(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
+        print_parts(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
         return
-    table = _table(f"{len(failed)} failed videos in {store.path}", "video", "label", "reason", "detail")
+    table = table_of(f"{len(failed)} failed videos in {store.path}", "video", "label", "reason", "detail")
     for row in sorted(failed, key=lambda row: (row.reason, row.id)):
         table.add_row(row.id, row.label, row.reason, _one_line(row.detail))
-    _print(table, "to try them again: the same extract command with --retry REASON (or all)")
+    print_parts(table, "to try them again: the same extract command with --retry REASON (or all)")
 
 
 def _one_line(detail: str) -> str:
@@ -121,24 +125,24 @@ def print_doctor(statuses: list[DecoderStatus]) -> bool:
     import platform
 
     where = f"{platform.platform()}, Python {platform.python_version()}"
-    table = _table(f"decoders on {where}", "decoder", "works", "version", "detail")
+    table = table_of(f"decoders on {where}", "decoder", "works", "version", "detail")
     for status in statuses:
         table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail)
-    _print(table)
+    print_parts(table)
     return any(status.works and status.name == "pyav" for status in statuses)
 
 
 def print_comparisons(comparisons: list[Comparison]) -> bool:
     """`vidfeat crosscheck`; True when every pair agrees."""
     names = comparisons[0].decoders if comparisons else ("", "")
-    table = _table(
+    table = table_of(
         f"{names[0]} against {names[1] or 'nothing'}", "video", "frames", "max diff", "PTS diff", "agrees", "used"
     )
     for one in comparisons:
         verdict = "yes" if one.agrees else f"NO {_one_line(one.error)}"
         pts = f"{1000 * one.max_pts_difference_seconds:.2f} ms"
         table.add_row(one.path, str(one.n_frames), f"{one.max_abs_difference:.0f}", pts, verdict, one.chosen)
-    _print(table)
+    print_parts(table)
     return all(one.agrees for one in comparisons)
 
 
@@ -146,33 +150,33 @@ def print_verify_report(report: VerifyReport) -> None:
     """`vidfeat verify`, levels fast and full."""
     looked = f"{report.n_files} files, {as_bytes(report.n_bytes)}, {report.seconds:.1f} s"
     if not report.problems:
-        _print(f"{report.path} is sound at level {report.level} ({looked})")
+        print_parts(f"{report.path} is sound at level {report.level} ({looked})")
     else:
-        table = _table(
+        table = table_of(
             f"{len(report.problems)} problems in {report.path} ({report.level}: {looked})", "file", "unit", "what"
         )
         for problem in report.problems:
             unit = "" if problem.unit is None else str(problem.unit)
             table.add_row(problem.path, unit, problem.what)
         check = "" if report.level == "fast" else " with --check full"
-        _print(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
+        print_parts(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
     for note in report.notes:
-        _print(f"note: {note}")
+        print_parts(f"note: {note}")
 
 
 def print_deep_report(report: DeepReport) -> None:
     """`vidfeat verify --level deep`, after level full."""
-    table = _table(
+    table = table_of(
         f"{len(report.videos)} videos extracted again ({report.seconds:.1f} s)", "tap", "difference", "tolerance"
     )
     for tap, worst in report.worst.items():
         table.add_row(tap, f"{worst:.2g}", f"{report.tolerances[tap]:g}")
-    _print(table, *(f"PROBLEM {problem}" for problem in report.problems))
+    print_parts(table, *(f"PROBLEM {problem}" for problem in report.problems))
 
 
 def print_prediction(prediction: Prediction) -> None:
     """`vidfeat plan`."""
-    table = _table(f"plan for {prediction.out}", "", "")
+    table = table_of(f"plan for {prediction.out}", "", "")
     table.add_row("videos to extract", f"{prediction.n_videos} in {prediction.n_units} units (shards)")
     table.add_row("frames x views", f"{prediction.n_rows:,}")
     table.add_row("to write", f"{as_bytes(prediction.n_bytes)} in {prediction.n_files} files")
@@ -194,4 +198,4 @@ def print_prediction(prediction: Prediction) -> None:
         table.add_row("bottleneck", f"{prediction.trial.bottleneck} (the encoder's time: {shares})")
     elif prediction.n_videos == 0:
         table.add_row("time", "nothing to do")
-    _print(table)
+    print_parts(table, *(f"note: {note}" for note in prediction.notes))

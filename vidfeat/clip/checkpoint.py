@@ -18,8 +18,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # Order matters: wrapping prefixes come off first, then a code base's names for the towers.
 _WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
 _TOWER_PREFIXES = (("image_encoder.", "visual."), ("text_encoder.", ""), ("text.", ""))
-_TEXT_TENSORS = (EMBEDDING, "positional_embedding", "text_projection")
-_TEXT_MODULES = ("transformer.", "ln_final.")
+_TEXT_TENSORS = (EMBEDDING, "positional_embedding", "text_projection", "cls_emb")
+_TEXT_MODULES = ("transformer.", "ln_final.", "text_projection.")
 # Saved by OpenAI's code beside the weights; sizes and a constant mask, no weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
@@ -32,6 +32,7 @@ class Checkpoint:
         path: the file.
         text, visual: states of the towers (`visual.` taken off).
         logit_scale: not exponentiated, as stored; None when the file has none.
+        logit_bias: SigLIP's; None for models without one.
         leftovers: names of tensors outside both towers, as stored (prompt learners, fusion heads).
         openai_code: True when the names show that OpenAI's model code made it, whose activation is always QuickGELU.
     """
@@ -40,6 +41,7 @@ class Checkpoint:
     text: dict[str, Tensor]
     visual: dict[str, Tensor]
     logit_scale: float | None
+    logit_bias: float | None
     leftovers: tuple[str, ...]
     openai_code: bool
 
@@ -88,7 +90,7 @@ def part_state(tensors: Mapping[str, Tensor], *, path: Path, vocab_size: int) ->
             raise UnsupportedModelError(
                 explain("the compact token embedding cannot be", where=path, got=error)
             ) from error
-    scale = named.pop("logit_scale", None)
+    scale, bias = named.pop("logit_scale", None), named.pop("logit_bias", None)
     others = {stored for name, (stored, _) in named.items() if not _is_text(name) and not name.startswith("visual.")}
     return Checkpoint(
         path=path,
@@ -97,6 +99,7 @@ def part_state(tensors: Mapping[str, Tensor], *, path: Path, vocab_size: int) ->
             name.removeprefix("visual."): value for name, (_, value) in named.items() if name.startswith("visual.")
         },
         logit_scale=None if scale is None else float(scale[1]),
+        logit_bias=None if bias is None else float(bias[1]),
         leftovers=tuple(sorted(others)),
         openai_code=openai_code,
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidfeat.backbone import ForeignVision, TextConfig, VisionConfig
-from vidfeat.clip.settings import Refusal, is_set, reasons
+from vidfeat.clip import door
+from vidfeat.clip.settings import unknown
 from vidfeat.clip.text_config import text_config, text_reasons
-from vidfeat.clip.vision_config import vision_config, vision_reasons
+from vidfeat.clip.vision_config import vision_config, vision_unknown
 from vidfeat.errors import UnsupportedModelError, explain
 
 
@@ -27,13 +28,11 @@ class TowerSizes:
     text: TextConfig
 
 
-_REFUSALS = (
-    Refusal("multimodal_cfg", is_set, "a multimodal text decoder (multimodal_cfg), as in CoCa"),
-    Refusal("init_logit_bias", lambda value: value is not None, "a logit bias (init_logit_bias), as in SigLIP's loss"),
-    Refusal("nonscalar_logit_scale", lambda value: False, ""),
+# Initial values are overwritten, `custom_text` renames tensors, CoCa's multimodal decoder is in neither feature.
+_KNOWN = (
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "multimodal_cfg", "output_dict"),
+    *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"),
 )
-# Initial values are overwritten, `custom_text` only renames tensors.
-_IRRELEVANT = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "output_dict")
 
 
 def tower_sizes(model_config: Mapping[str, Any], *, name: str) -> TowerSizes:
@@ -56,15 +55,14 @@ def tower_sizes(model_config: Mapping[str, Any], *, name: str) -> TowerSizes:
                 got=f"no {', '.join(missing)}",
             )
         )
-    found = reasons("top level", model_config, _REFUSALS, _IRRELEVANT)
-    found += vision_reasons(model_config["vision_cfg"]) + text_reasons(model_config["text_cfg"])
+    found = unknown("top level", model_config, _KNOWN) + vision_unknown(model_config["vision_cfg"])
+    found += text_reasons(model_config["text_cfg"])
     if found:
         raise UnsupportedModelError(
             explain(
                 f"{name} has {'; '.join(found)}",
                 where="model config",
-                expected="a plain ViT (class token, norm before the first block) and CLIP's causal text tower",
-                fix="choose such a model, for example ViT-B-16-quickgelu; what is refused here would be rerun wrongly",
+                fix="choose another model (`vidfeat models` lists what each can do); this one would be rerun wrongly",
             )
         )
     try:
@@ -76,3 +74,13 @@ def tower_sizes(model_config: Mapping[str, Any], *, name: str) -> TowerSizes:
         )
     except (ValueError, TypeError) as error:
         raise UnsupportedModelError(explain("the model config's sizes cannot be", where=name, got=error)) from error
+    except RuntimeError as error:
+        # timm's word for a model name it does not know.
+        raise UnsupportedModelError(
+            explain(
+                "the installed timm cannot build the image tower",
+                where=name,
+                got=f"{error} (timm {door.versions().get('timm', 'is not installed')})",
+                fix="install the timm that this config was made for",
+            )
+        ) from error

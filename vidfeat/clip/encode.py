@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidfeat.backbone import BackbonePack
+from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
+from vidfeat.backbone.device import choose_device
+from vidfeat.clip.foreign import ForeignTower, foreign_tower
+from vidfeat.store import POOLED, Tap
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,27 +32,9 @@ class Taps:
     pooled: np.ndarray
     tokens: dict[int, np.ndarray]
 
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device of that name; `auto` takes the first there is of cuda, mps, cpu.
-
-    Raises:
-        ValueError: a device this machine (or this build of torch) does not have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, present in available.items() if present))
-    chosen = torch.device(device)
-    if not available.get(chosen.type, False) or (chosen.type == "cuda" and (chosen.index or 0) >= _n_cuda_devices()):
-        present = ", ".join(name for name, there in available.items() if there)
-        raise ValueError(
-            f"device {device!r} is not available here; available: {present} ({_n_cuda_devices()} CUDA devices)"
-        )
-    return chosen
-
-
-def _n_cuda_devices() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    def by_name(self) -> dict[str, np.ndarray]:
+        """The same by the store's names of the taps."""
+        return {POOLED: self.pooled, **{Tap(layer).name: values for layer, values in self.tokens.items()}}
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:
@@ -86,7 +71,9 @@ class Encoder:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        tower = pack.vision_tower()
+        # Tokens are asked of a tower that runs here, or refused with the reason why it does not.
+        is_ours = bool(layers) or isinstance(pack.config.vision, VisionConfig)
+        tower: VisionTower | ForeignTower = pack.vision_tower() if is_ours else foreign_tower(pack)
         self.layers = tuple(sorted(set(layers)))
         outside = [layer for layer in self.layers if not 0 <= layer <= tower.n_layers]
         if outside:

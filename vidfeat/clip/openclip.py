@@ -1,4 +1,4 @@
-"""The only door to open_clip: a model by name, or a local checkpoint, turned into a backbone."""
+"""An open_clip model by name, or a local checkpoint, turned into a backbone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from vidfeat.backbone import BackboneConfig, BackbonePack, Tokenizer, weights_sha256
+from vidfeat.backbone import BackboneConfig, BackbonePack, ForeignVision, Tokenizer, weights_sha256
 from vidfeat.backbone.pack import tower_problems
+from vidfeat.clip import door
 from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
 from vidfeat.clip.config import TowerSizes, tower_sizes
+from vidfeat.clip.foreign import built, state_problems
+from vidfeat.clip.hub import not_loaded, require_tag, shared_preprocessing, unknown_model
+from vidfeat.clip.rerun_check import require_same_features
+from vidfeat.clip.visual_state import visual_state
 from vidfeat.errors import UnsupportedModelError, explain
 
 # Source: openai/CLIP, clip/clip.py, _transform; the defaults of open_clip's PreprocessCfg.
@@ -34,7 +39,7 @@ class LoadedClip:
 
     Attributes:
         config: sizes, preprocessing, logit scale, weights hash.
-        text_state, visual_state: float tensors under open_clip's names (`visual.` taken off).
+        text_state, visual_state: float tensors under the pack's names (open_clip's, `visual.` taken off).
         tokenizer: CLIP's byte pairs.
         leftovers: tensors of the checkpoint outside both towers that were not used; show them to the user.
         filled_from_base: tensors the checkpoint lacks and `base_weights` gave.
@@ -157,22 +162,14 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
 
 
 def _architecture(model: str) -> _Architecture:
-    """The architecture of an open_clip name."""
-    import open_clip
-
+    """The architecture of an open_clip name, with the preprocessing that all its weights share."""
     try:
-        found = open_clip.factory.get_model_config(model.replace("/", "-") if ":" not in model else model)
+        found = door.model_config(model)
     except Exception as error:
-        raise _not_downloaded(f"the config of {model}", error) from error
+        raise not_loaded(f"the config of {model}", error) from error
     if found is None:
-        from difflib import get_close_matches
-
-        known = open_clip.list_models()
-        near = get_close_matches(model, known, n=3) or ["`open_clip.list_models()` lists all"]
-        raise UnsupportedModelError(
-            explain("open_clip has no such model", where=model, fix=f"nearest names: {', '.join(near)}")
-        )
-    return _Architecture(model, found, {}, tower_sizes(found, name=model))
+        raise unknown_model(model)
+    return _Architecture(model, found, shared_preprocessing(model), tower_sizes(found, name=model))
 
 
 def _local_architecture(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> _Architecture:
@@ -219,6 +216,7 @@ def _completed(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, tu
         visual=base.visual | checkpoint.visual,
         logit_scale=scale,
         leftovers=checkpoint.leftovers,
+        logit_bias=base.logit_bias if checkpoint.logit_bias is None else checkpoint.logit_bias,
         openai_code=checkpoint.openai_code or base.openai_code,
     )
     return completed, tuple(sorted(filled))
@@ -226,40 +224,26 @@ def _completed(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, tu
 
 def _from_hub(architecture: _Architecture, *, model: str, pretrained: str | None) -> LoadedClip:
     """A backbone out of open_clip's own loading code."""
-    import open_clip
-
     if pretrained is not None:
-        _check_tag(architecture, model=model, pretrained=pretrained)
+        facts = require_tag(model, pretrained)
+        if bool(facts.get("quick_gelu")) != architecture.sizes.quick_gelu:
+            raise _wrong_activation(
+                architecture, expected_quick_gelu=bool(facts.get("quick_gelu")), source=f"{model}, {pretrained}"
+            )
     try:
-        clip = open_clip.create_model(
-            model, pretrained=pretrained, precision="fp32", device="cpu", require_pretrained=True
-        )
+        clip = door.loaded_model(model, pretrained)
     except Exception as error:
-        raise _not_downloaded(f"the weights of {model}, {pretrained or 'its own'}", error) from error
-    preprocess = getattr(clip.visual, "preprocess_cfg", {})
-    architecture = _Architecture(architecture.name, architecture.model_config, dict(preprocess), architecture.sizes)
+        raise not_loaded(
+            f"the weights of {model}, {pretrained or 'its own'}", error, model=model, tag=pretrained
+        ) from error
+    architecture = replace(architecture, preprocess=door.preprocessing_of(clip))
     tag = pretrained or model.split(":", 1)[0]
     parts = part_state(clip.state_dict(), path=Path(tag), vocab_size=architecture.sizes.text.vocab_size)
-    return _loaded(architecture, parts, pretrained=tag)
-
-
-def _check_tag(architecture: _Architecture, *, model: str, pretrained: str) -> None:
-    """None, if open_clip has that tag for that model and both were trained with the same activation."""
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
-    tag = get_pretrained_cfg(model, pretrained)
-    if not tag:
-        known = list_pretrained_tags_by_model(model)
-        raise UnsupportedModelError(
-            explain(
-                f"open_clip has no weights {pretrained!r} for {model}",
-                expected=f"one of {', '.join(known)}" if known else "a weights file: it has none for this model",
-                fix="give another tag, or a local file as --weights",
-            )
-        )
-    expected, got = bool(tag.get("quick_gelu")), architecture.sizes.quick_gelu
-    if expected != got:
-        raise _wrong_activation(architecture, expected_quick_gelu=expected, source=f"{model}, {pretrained}")
+    # A multimodal decoder (CoCa) is part of neither feature; that it is left out is no news.
+    leftovers = tuple(name for name in parts.leftovers if not name.startswith("text_decoder."))
+    loaded = _loaded(architecture, replace(parts, leftovers=leftovers), pretrained=tag)
+    require_same_features(loaded.config, loaded.visual_state, clip)
+    return loaded
 
 
 def _wrong_activation(
@@ -279,17 +263,6 @@ def _wrong_activation(
     )
 
 
-def _not_downloaded(what: str, error: Exception) -> UnsupportedModelError:
-    first_line = str(error).splitlines()[0][:300] if str(error) else ""
-    return UnsupportedModelError(
-        explain(
-            f"open_clip could not load {what}",
-            got=f"{type(error).__name__}: {first_line}",
-            fix="check the network; without one, download the file elsewhere and give it as --weights",
-        )
-    )
-
-
 def _loaded(
     architecture: _Architecture, checkpoint: Checkpoint, *, pretrained: str, filled: tuple[str, ...] = ()
 ) -> LoadedClip:
@@ -298,7 +271,7 @@ def _loaded(
     Raises:
         UnsupportedModelError: otherwise.
     """
-    sizes = architecture.sizes
+    sizes, preprocess = architecture.sizes, architecture.preprocess
     if checkpoint.openai_code and not sizes.quick_gelu:
         raise _wrong_activation(architecture, expected_quick_gelu=True, source=checkpoint.path)
     config = BackboneConfig(
@@ -307,13 +280,19 @@ def _loaded(
         embed_dim=sizes.embed_dim,
         vision=sizes.vision,
         text=sizes.text,
-        image_mean=tuple(architecture.preprocess.get("mean") or OPENAI_MEAN),  # type: ignore[arg-type]
-        image_std=tuple(architecture.preprocess.get("std") or OPENAI_STD),  # type: ignore[arg-type]
-        interpolation=architecture.preprocess.get("interpolation") or "bicubic",
-        resize_mode=architecture.preprocess.get("resize_mode") or "shortest",
+        image_mean=tuple(preprocess.get("mean") or OPENAI_MEAN),  # type: ignore[arg-type]
+        image_std=tuple(preprocess.get("std") or OPENAI_STD),  # type: ignore[arg-type]
+        interpolation=preprocess.get("interpolation") or "bicubic",
+        resize_mode=preprocess.get("resize_mode") or "shortest",
+        fill_color=int(preprocess.get("fill_color") or 0),
         logit_scale=math.exp(checkpoint.logit_scale) if checkpoint.logit_scale is not None else 1.0,
+        logit_bias=checkpoint.logit_bias,
     )
-    problems = tower_problems(config, text_state=checkpoint.text, visual_state=checkpoint.visual)
+    states = {"text_state": checkpoint.text, "visual_state": visual_state(checkpoint.visual, sizes.vision)}
+    problems = tower_problems(config, **states)
+    if isinstance(sizes.vision, ForeignVision):
+        module = built(sizes.vision, name=architecture.name, device="meta")
+        problems += [f"vision tower: {problem}" for problem in state_problems(module, states["visual_state"])]
     if checkpoint.logit_scale is None:
         problems.append("missing logit_scale")
     if problems:
@@ -326,7 +305,6 @@ def _loaded(
                 "out the token embedding), give the CLIP it started from as base_weights",
             )
         )
-    states = {"text_state": checkpoint.text, "visual_state": checkpoint.visual}
     return LoadedClip(
         config=replace(config, weights_sha256=weights_sha256(**states)),
         tokenizer=Tokenizer(clip_merges(), context_length=sizes.text.context_length),

@@ -32,14 +32,17 @@ def is_not(*allowed: Any) -> Callable[[Any], bool]:
     return lambda value: value not in (None, *allowed)
 
 
-BLOCK_REFUSALS = (
-    Refusal("norm_kwargs", is_set, "a layer norm with other settings ({key}={value}) than epsilon 1e-5"),
-    Refusal("act_kwargs", is_set, "an activation with other settings ({key}={value}) than plain GELU or QuickGELU"),
+CUSTOM_BLOCK = (
     Refusal("block_type", is_set, "a custom attention block ({key}={value})"),
     *(
         Refusal(key, is_set, f"a custom attention block ({key})")
         for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     ),
+)
+BLOCK_REFUSALS = (
+    Refusal("norm_kwargs", is_set, "a layer norm with other settings ({key}={value}) than epsilon 1e-5"),
+    Refusal("act_kwargs", is_set, "an activation with other settings ({key}={value}) than plain GELU or QuickGELU"),
+    *CUSTOM_BLOCK,
 )
 LAYER_SCALE = Refusal("ls_init_value", is_set, "layer scale ({key}={value}) in its blocks")
 
@@ -58,6 +61,10 @@ def reasons(
         for refusal in refusals
         if refusal.key in values and refusal.refuses(values[refusal.key])
     ]
-    known = {*irrelevant, *(refusal.key for refusal in refusals)}
-    found += [f"an unknown setting in {section} ({key}={values[key]!r})" for key in sorted(values.keys() - known)]
-    return found
+    return found + unknown(section, values, (*irrelevant, *(refusal.key for refusal in refusals)))
+
+
+def unknown(section: str, values: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
+    """Every setting of a section that nobody reads, in words."""
+    keys = sorted(values.keys() - set(known))
+    return [f"an unknown setting in {section} ({key}={values[key]!r})" for key in keys]

@@ -6,32 +6,43 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidfeat.backbone import TextConfig
-from vidfeat.clip.settings import BLOCK_REFUSALS, LAYER_SCALE, Refusal, is_not, is_set, reasons
+from vidfeat.backbone.config import Activation, TextPooling
+from vidfeat.clip.settings import CUSTOM_BLOCK, LAYER_SCALE, Refusal, is_not, is_set, reasons
 
 _REFUSALS = (
     Refusal("hf_model_name", is_set, "a Hugging Face text tower ({value})"),
     Refusal("hf_tokenizer_name", is_set, "another tokenizer ({value}) than CLIP's byte pairs"),
     Refusal("tokenizer_kwargs", is_set, "a tokenizer with other settings ({value})"),
     Refusal("tokenizer_mode", is_set, "a tokenizer with another mode ({value})"),
-    Refusal("embed_cls", is_set, "a class token appended to the text (embed_cls), as in CoCa"),
-    Refusal("no_causal_mask", is_set, "a text tower that is not causal (no_causal_mask)"),
-    Refusal("pool_type", is_not("argmax"), "a text tower read by {value!r} instead of at end of text (pool_type)"),
-    Refusal("proj_type", is_not("linear"), "a text tower without a linear projection (proj_type={value})"),
-    Refusal("proj_bias", is_set, "a text projection with a bias (proj_bias)"),
-    Refusal("output_tokens", is_set, "a tower that returns its tokens (output_tokens), as CoCa's do"),
+    Refusal("pool_type", is_not("argmax", "eos", "last"), "a text tower read by {value!r} (pool_type)"),
+    Refusal("proj_type", is_not("linear", "none"), "a text projection of another kind (proj_type={value})"),
     Refusal("final_ln_after_pool", is_set, "the final norm after pooling (final_ln_after_pool)"),
+    Refusal(
+        "norm_kwargs",
+        lambda value: bool(value) and set(value) != {"eps"},
+        "layer norms with other settings ({value}) than an epsilon",
+    ),
+    Refusal(
+        "act_kwargs",
+        lambda value: bool(value) and value != {"approximate": "tanh"},
+        "an activation with other settings ({value}) than GELU's tanh approximation",
+    ),
     LAYER_SCALE,
-    *BLOCK_REFUSALS,
+    *CUSTOM_BLOCK,
 )
-_IRRELEVANT = (
-    *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id"),
-    *("hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+# Read below; whether tokens come out beside the feature; settings of Hugging Face towers.
+_KNOWN = (
+    *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id", "embed_cls"),
+    *("no_causal_mask", "proj_bias", "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
 )
 
 
 def text_reasons(text: Mapping[str, Any]) -> list[str]:
     """Why the text tower of a `text_cfg` cannot be rerun exactly; empty when it can."""
-    return reasons("text_cfg", text, _REFUSALS, _IRRELEVANT)
+    found = reasons("text_cfg", text, _REFUSALS, _KNOWN)
+    if text.get("embed_cls") and text.get("no_causal_mask"):
+        found.append("a class embedding behind a text that is not causal (embed_cls, no_causal_mask)")
+    return found
 
 
 def text_config(model_config: Mapping[str, Any]) -> TextConfig:
@@ -43,6 +54,11 @@ def text_config(model_config: Mapping[str, Any]) -> TextConfig:
     Source: defaults of CLIPTextCfg, mlfoundations/open_clip, src/open_clip/model.py (3.3.0).
     """
     text = model_config["text_cfg"]
+    pooling: TextPooling = "class" if text.get("embed_cls") else text.get("pool_type", "argmax")
+    if text.get("proj_type", "linear") == "none":
+        projection = None
+    else:
+        projection = "linear" if text.get("proj_bias") else "matrix"
     return TextConfig(
         context_length=int(text.get("context_length", 77)),
         vocab_size=int(text.get("vocab_size", 49408)),
@@ -50,5 +66,17 @@ def text_config(model_config: Mapping[str, Any]) -> TextConfig:
         layers=int(text.get("layers", 12)),
         heads=int(text.get("heads", 8)),
         mlp_ratio=float(text.get("mlp_ratio", 4.0)),
-        activation="quick_gelu" if model_config.get("quick_gelu") else "gelu",
+        activation=_activation(model_config),
+        causal=not text.get("no_causal_mask"),
+        pooling=pooling,
+        eos_id=int(text.get("eos_id", 2)) if pooling == "eos" else None,
+        pad_id=int(text.get("pad_id", 0)) if pooling == "class" else 0,
+        projection=projection,  # type: ignore[arg-type]
+        norm_eps=float((text.get("norm_kwargs") or {}).get("eps", 1e-5)),
     )
+
+
+def _activation(model_config: Mapping[str, Any]) -> Activation:
+    if model_config.get("quick_gelu"):
+        return "quick_gelu"
+    return "gelu_tanh" if model_config["text_cfg"].get("act_kwargs") else "gelu"

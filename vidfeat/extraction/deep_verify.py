@@ -13,13 +13,12 @@ import numpy as np
 from vidfeat.errors import DecodeError, StoreError, explain
 from vidfeat.extraction.options import OptionsError
 from vidfeat.extraction.recipe import Recipe
-from vidfeat.extraction.unit_runner import layer_of
 from vidfeat.extraction.worker import VideoTask
-from vidfeat.store import StoreReader, open_store
+from vidfeat.store import StoreReader, open_store, token_layers
 from vidfeat.video.manifest import load_manifest
 
 if TYPE_CHECKING:
-    from vidfeat.clip.encode import Encoder, Taps
+    from vidfeat.clip.encode import Encoder
 
 # Largest difference as a share of the largest value of a video's rows. The same pixels in another batch differ by about
 # 1e-6 in float32 arithmetic; float16 storage rounds by 2^-11 of each value; int8 by 1/255 of a channel's range, which
@@ -83,10 +82,9 @@ def verify_deep(path: str | os.PathLike[str], options: DeepOptions) -> DeepRepor
     recipe = recipe_of_store(store)
     chosen = _draw(store, options)
     paths = _paths(store, chosen, options)
-    layers = [layer for tap in store.taps if (layer := layer_of(tap)) is not None]
     pack = BackbonePack.load(store.pack_path, expected_hash=store.pack_hash)
     precision = store.fingerprint.fields["precision"]
-    encoder = Encoder(pack, layers=layers, device=options.device, precision=precision)
+    encoder = Encoder(pack, layers=token_layers(store.taps), device=options.device, precision=precision)
     tolerances = {
         name: max(TOLERANCES[tap.dtype], 0.0 if precision == "fp32" else HALF_PRECISION_TOLERANCE)
         for name, tap in store.taps.items()
@@ -161,9 +159,9 @@ def _compare(
             findings.problems.append(f"{task.video_id}: {name} is {now!r} now, was {was!r}")
     if video.facts.n_frames != stored.n_frames:
         return
-    pieces = [encoder.encode(np.ascontiguousarray(piece)) for piece in video.pieces]
+    pieces = [encoder.encode(np.ascontiguousarray(piece)).by_name() for piece in video.pieces]
     for tap in store.taps:
-        again = np.concatenate([_values(piece, tap) for piece in pieces]).astype(np.float32)
+        again = np.concatenate([piece[tap] for piece in pieces]).astype(np.float32)
         for view, now in enumerate(np.split(again, store.n_views)):
             held = store.rows(tap, [task.video_index], view=view).values.astype(np.float32)
             difference = float(np.abs(now - held).max() / max(np.abs(now).max(), 1e-12))
@@ -173,8 +171,3 @@ def _compare(
                     f"{task.video_id}, {tap}, view {view}: differs by {difference:.2g} of its largest value "
                     f"(tolerance {tolerances[tap]:g})"
                 )
-
-
-def _values(taps: Taps, tap: str) -> np.ndarray:
-    layer = layer_of(tap)
-    return taps.pooled if layer is None else taps.tokens[layer]

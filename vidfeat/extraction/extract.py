@@ -29,6 +29,7 @@ class ExtractSummary:
         n_frames: rows encoded by this run (frames x views).
         seconds: of the whole run; `seconds_by_stage`: of the encoder's thread, by what it did or waited for.
         max_frames_in_flight: most rows decoded and not yet committed at any one time.
+        n_changed: files of the source that are not those in the store, and were not refreshed.
     """
 
     out: str
@@ -41,6 +42,7 @@ class ExtractSummary:
     seconds: float
     seconds_by_stage: Mapping[str, float]
     max_frames_in_flight: int
+    n_changed: int = 0
 
     @property
     def nothing_to_do(self) -> bool:
@@ -61,6 +63,7 @@ def extract_or_resume(options: ExtractOptions, *, quiet: bool = False) -> Extrac
     started = time.monotonic()
     with sigterm_as_interrupt():
         job = open_job(options)
+        progress.tell(job.notes, quiet=quiet)
         units = job.share(options.units)
         meter = Meter()
         if units:
@@ -114,6 +117,7 @@ def finish(job: Job, *, n_units_done: int, meter: Meter, started: float) -> Extr
         seconds=time.monotonic() - started,
         seconds_by_stage=meter.seconds_by_stage(),
         max_frames_in_flight=meter.max_frames_in_flight,
+        n_changed=job.n_changed,
     )
 
 

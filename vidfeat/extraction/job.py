@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vidfeat.errors import explain
-from vidfeat.extraction import job_store
-from vidfeat.extraction.options import ExtractOptions, OptionsError, tap_layers
+from vidfeat.extraction import identity, job_store
+from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.extraction.recipe import Recipe
-from vidfeat.extraction.unit_runner import token_tap
 from vidfeat.store import (
+    POOLED,
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     Unit,
     VideoRow,
+    token_layers,
 )
 from vidfeat.store.location import files_at
 from vidfeat.store.spec import FORMAT_VERSION
@@ -39,6 +41,8 @@ class Job:
         out: the store.
         paths: file of every video id of the source.
         precision: of the encoder, as the fingerprint has it.
+        notes: what a person should know about the source: what was left out of it, what changed in it.
+        n_changed: files that are not those that were extracted, and stay so.
         rebuild: what follows from plan and commits (index, metadata, manifest) was found damaged.
     """
 
@@ -48,6 +52,8 @@ class Job:
     pack: BackbonePack
     paths: Mapping[str, str]
     precision: Any
+    notes: tuple[str, ...] = ()
+    n_changed: int = 0
     rebuild: bool = False
 
     def share(self, units: tuple[int, int] | None) -> tuple[Unit, ...]:
@@ -75,13 +81,20 @@ class Job:
     def known_facts(self, units: Sequence[Unit]) -> dict[int, VideoRow]:
         """What earlier commits found about the videos of `units`, by video index; failures are left out."""
         wanted = {index for unit in units for index in unit.video_indices}
-        known = {}
+        known: dict[int, VideoRow] = {}
+        valid_from = self.writer.plan.valid_from()
         for unit in self.writer.committed_units():
             if wanted.isdisjoint(unit.video_indices):
                 continue
             record = self.writer.record(unit)
             assert record is not None
-            known.update({video.index: video.facts for video in record.videos if video.facts.ok})
+            known.update(
+                {
+                    video.index: video.facts
+                    for video in record.videos
+                    if video.facts.ok and unit.index >= valid_from.get(video.index, 0)
+                }
+            )
         return known
 
     def expected_rows(self, units: Sequence[Unit]) -> int | None:
@@ -107,7 +120,11 @@ def manifest_of(options: ExtractOptions) -> Manifest:
     Missing files are an error of the source, unless failures are allowed: then each is a failed video.
     """
     manifest = load_manifest(
-        options.source, root=options.root, classes=options.classes, must_exist=options.allow_failures == 0
+        options.source,
+        root=options.root,
+        classes=options.classes,
+        must_exist=options.allow_failures == 0,
+        strict=options.strict,
     )
     return manifest if options.limit is None else replace(manifest, items=manifest.items[: options.limit])
 
@@ -145,22 +162,23 @@ def taps_of(options: ExtractOptions, config: BackboneConfig) -> tuple[TapSpec, .
     Raises:
         OptionsError: a layer the tower does not have.
     """
-    n_layers = config.vit.layers if tap_layers(options.taps) else 0
-    outside = [layer for layer in tap_layers(options.taps) if layer > n_layers]
+    layers = token_layers(options.taps)
+    n_layers = config.vit.layers if layers else 0
+    outside = [Tap(layer).flag for layer in layers if layer > n_layers]
     if outside:
         raise OptionsError(
             explain(
                 f"{config.name} has no such block",
-                expected=f"tokens@0 (after ln_pre) to tokens@{n_layers} (after the last of {n_layers} blocks)",
-                got=", ".join(f"tokens@{layer}" for layer in outside),
+                expected=f"{Tap(0).flag} (after ln_pre) to {Tap(n_layers).flag} (after the last of {n_layers} blocks)",
+                got=", ".join(outside),
             )
         )
     taps = []
-    if "pooled" in options.taps:
-        taps.append(TapSpec("pooled", (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
-    if tap_layers(options.taps):
+    if POOLED in options.taps:
+        taps.append(TapSpec(POOLED, (config.embed_dim,), "float16" if options.dtype == "int8" else options.dtype))
+    if layers:
         shape = (config.vit.n_tokens, config.vit.width)
-        taps += [TapSpec(token_tap(layer), shape, options.dtype) for layer in tap_layers(options.taps)]
+        taps += [TapSpec(Tap(layer).name, shape, options.dtype) for layer in layers]
     return tuple(taps)
 
 
@@ -193,13 +211,14 @@ def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig,
     Raises:
         OptionsError: a layer, device or precision that there is not.
     """
-    from vidfeat.clip.encode import choose_device, choose_precision
+    from vidfeat.backbone.device import choose_device
+    from vidfeat.clip.encode import choose_precision
 
     try:
         device = choose_device(options.machine.device)
         precision = choose_precision(options.machine.precision, device)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
-        raise OptionsError(explain("this machine cannot do that", got=error, fix="try --device auto")) from error
+        raise OptionsError(str(error)) from error
     return StoreSpec(
         taps=taps_of(options, config),
         n_frames=options.sampling.n_sampled,
@@ -218,7 +237,7 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
     out = os.fspath(options.out)
     files = files_at(out)
     job_store.require_store_or_nothing(out)
-    report = None
+    report, found, said = None, None, []
     with files.lock():
         standing = read_plan(files)
         if standing is not None:
@@ -230,13 +249,29 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         else:
             writer = job_store.open_existing(options)
             report = job_store.take_back_what_is_bad(writer, options)
+            found = identity.compare(out, writer, manifest)
+            said = identity.notes(writer, found, refresh=options.refresh, prune=options.prune)
+            if not options.refresh:
+                identity.require_unchanged(writer, found, spec)
+            identity.apply(writer, found, manifest, prune=options.prune)
             job_store.extend(writer, options, spec, manifest)
+            if options.refresh:
+                writer.retry(found.changed, refresh=True)
     return Job(
         out=out,
         writer=writer,
         recipe=replace(recipe, views=replace(recipe.views, n_views=writer.plan.n_views)),
         pack=pack,
-        paths={item.id: item.path for item in manifest.items},
+        paths=_paths(writer, manifest),
         precision=spec.fingerprint.fields["precision"],
+        notes=(*manifest.notes, *said),
+        n_changed=0 if found is None or options.refresh else len(found.changed),
         rebuild=report is not None and report.needs_rebuild,
     )
+
+
+def _paths(writer: StoreWriter, manifest: Manifest) -> dict[str, str]:
+    """File by video id: the source's; a pruned video of a unit still to do has the one it had, which is gone."""
+    planned = writer.plan.videos
+    pruned = {planned[index].id: os.path.join(manifest.root, planned[index].id) for index in writer.plan.pruned}
+    return pruned | {item.id: item.path for item in manifest.items}

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, explain
+from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, StoreError, explain
 from vidfeat.extraction.options import ExtractOptions, OptionsError
-from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, require_same_fingerprint, verify
+from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, open_store, require_same_fingerprint, verify
 from vidfeat.store.location import files_at
-from vidfeat.store.unit_plan import Plan, read_plan
+from vidfeat.store.unit_plan import Plan, PlannedVideo, read_plan
 from vidfeat.store.verify import Level
-from vidfeat.video.manifest import Manifest
+from vidfeat.video.manifest import Manifest, VideoItem
+from vidfeat.video.source.rows import split_name
 
 if TYPE_CHECKING:
     from vidfeat.backbone import BackbonePack
@@ -109,23 +110,43 @@ def take_back_what_is_bad(writer: StoreWriter, options: ExtractOptions) -> Verif
 
 
 def extend(writer: StoreWriter, options: ExtractOptions, spec: StoreSpec, manifest: Manifest) -> None:
+    may_retry = options.retry is not None or _has_failures(writer, options.out)
     spec = replace(spec, classes=tuple(dict.fromkeys((*writer.plan.classes, *manifest.classes))))
-    known = {video.id for video in writer.plan.videos}
+    known, planned = writer.plan.live_videos, writer.plan.videos
     bounds = frame_bounds(options, ["" if item.id in known else item.path for item in manifest.items])
-    writer.extend(spec, manifest.items, frame_bounds=bounds)
-    if options.retry is not None:
-        _plan_retry(writer, options.retry)
+    items = [_spelled_as(planned[known[item.id]], item) if item.id in known else item for item in manifest.items]
+    writer.extend(spec, items, frame_bounds=bounds)
+    if not may_retry:
+        return
+    # What the machine failed to read is tried again by every run; in an array of jobs, once no share is left to do.
+    again = {"machine"} if options.units is None or not writer.pending_units() else set()
+    _plan_retry(writer, again if options.retry is None else again | {options.retry})
 
 
-def _plan_retry(writer: StoreWriter, reason: str) -> None:
-    if reason not in (*FAILURE_REASONS, "all"):
-        raise OptionsError(
-            explain("--retry does not know this reason", expected=", ".join((*FAILURE_REASONS, "all")), got=reason)
-        )
+def _spelled_as(planned: PlannedVideo, item: VideoItem) -> VideoItem:
+    """The item with the split as the store spells it, where both mean the same: "Validation", "val"."""
+    return replace(item, split=planned.split) if split_name(planned.split) == item.split else item
+
+
+def _has_failures(writer: StoreWriter, out: str | os.PathLike[str]) -> bool:
+    """Whether the store may hold failed videos: a finished one's index says so at once, if it is sound."""
+    try:
+        return not writer.is_finished or not open_store(out, check="never").ok.all()
+    except StoreError:
+        return True
+
+
+def _plan_retry(writer: StoreWriter, reasons: set[str]) -> None:
+    known = {*FAILURE_REASONS, "all"}
+    if not reasons <= known:
+        expected, got = ", ".join((*FAILURE_REASONS, "all")), ", ".join(reasons - known)
+        raise OptionsError(explain("--retry does not know this reason", expected=expected, got=got))
+    if not reasons:
+        return
     # A retry that was interrupted is still pending; asking again must not plan it twice.
     planned = {index for unit in writer.pending_units() for index in unit.video_indices}
     failures = writer.failures().items()
-    writer.retry(index for index, facts in failures if reason in ("all", facts.reason) and index not in planned)
+    writer.retry(i for i, facts in failures if reasons & {"all", facts.reason} and i not in planned)
 
 
 def frame_bounds(options: ExtractOptions, paths: Sequence[str]) -> list[int] | None:
@@ -167,5 +188,8 @@ def _frame_bound(options: ExtractOptions, path: str) -> int:
     try:
         facts = probe(path)
         return len(sample_indices(options.sampling, n_source_frames=facts.n_frames_expected, fps=facts.fps))
-    except (DecodeError, ValueError):
+    except DecodeError as error:
+        # Nothing is known of a file that the machine failed to read: its frames may be as many as there is room for.
+        return options.max_frames if error.reason == "machine" else 1
+    except ValueError:
         return 1

@@ -134,6 +134,7 @@ def extract_on_ray(options: ExtractOptions, ray_options: RayOptions, *, quiet: b
     started = time.monotonic()
     with sigterm_as_interrupt():
         job = open_job(options)
+        progress.tell(job.notes, quiet=quiet)
         units = job.share(options.units)
         meter = Meter()
         if units:

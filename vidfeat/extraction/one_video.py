@@ -17,7 +17,7 @@ from vidfeat.clip.encode import Encoder
 from vidfeat.errors import ManifestError, explain
 from vidfeat.extraction.recipe import Recipe
 from vidfeat.extraction.worker import VideoTask
-from vidfeat.store import Rows, open_store
+from vidfeat.store import Rows, Tap, open_store
 from vidfeat.video.decode import decode
 from vidfeat.video.manifest import VIDEO_EXTENSIONS
 from vidfeat.video.preprocess import Preprocess
@@ -106,22 +106,20 @@ def find_videos(source: str | os.PathLike[str]) -> list[Path]:
 def encode_videos(
     paths: Sequence[Path], likeness: Likeness, *, layers: Sequence[int] = (), device: str = "auto"
 ) -> dict[str, Rows]:
-    """The taps of every video: `pooled`, and `tokens/LL` for each of the layers; float32, rounded as a store rounds.
+    """Every video's pooled features and the tokens of each layer, by tap name; float32, rounded as a store rounds.
 
     Raises:
         DecodeError: a video that cannot be decoded; none is left out.
     """
     encoder = Encoder(likeness.pack, layers=layers, device=device)
-    found: dict[str, list[np.ndarray]] = {"pooled": [], **{f"tokens/{layer:02d}": [] for layer in encoder.layers}}
+    found: dict[str, list[np.ndarray]] = {tap.name: [] for tap in (Tap(), *map(Tap, encoder.layers))}
     counts = []
     for place, path in enumerate(paths):
         loaded = likeness.recipe.load(VideoTask(place, place, path.as_posix(), str(path), (0, 1)))
         counts.append(loaded.facts.n_frames)
         for pixels in loaded.pieces:
-            taps = encoder.encode(pixels)
-            found["pooled"].append(taps.pooled)
-            for layer, tokens in taps.tokens.items():
-                found[f"tokens/{layer:02d}"].append(tokens)
+            for name, values in encoder.encode(pixels).by_name().items():
+                found[name].append(values)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return {name: Rows(_rounded(parts, likeness.dtypes.get(name)), offsets) for name, parts in found.items()}
 

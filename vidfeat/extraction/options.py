@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.store import POOLED, Tap
 from vidfeat.video.decode import DECODER_NAMES
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
@@ -98,9 +99,12 @@ class ExtractOptions:
         decoder: see `vidfeat.video.decode.decode`.
         max_frames: bound of one video's frames where the policy does not fix their number.
         shard_bytes: size of the unit of work.
+        strict: a source of which something would be left out is an error.
         limit: only the first videos of the source.
         allow_failures: failed videos that are no error.
         retry: a failure reason, or "all".
+        refresh: files that changed since they were extracted are extracted anew.
+        prune: videos whose files are gone, or moved, are dropped from the store.
         units: (i, n): only share i of n, 1 <= i <= n.
         check: how closely an existing store is verified first; what is found bad is extracted again.
 
@@ -115,15 +119,18 @@ class ExtractOptions:
     classes: Path | None = None
     sampling: SamplingPolicy = field(default_factory=lambda: SamplingPolicy("uniform", n_frames=DEFAULT_FRAMES))
     views: ViewSpec = field(default_factory=ViewSpec)
-    taps: tuple[str, ...] = ("pooled",)
+    taps: tuple[str, ...] = (POOLED,)
     dtype: str = "float16"
     seed: int = 0
     decoder: str = "auto"
     max_frames: int = DEFAULT_MAX_FRAMES
     shard_bytes: int = 128 * 2**20
     limit: int | None = None
+    strict: bool = False
     allow_failures: int = 0
     retry: str | None = None
+    refresh: bool = False
+    prune: bool = False
     units: tuple[int, int] | None = None
     check: Literal["fast", "full"] = "fast"
     machine: Machine = Machine()
@@ -170,6 +177,9 @@ class ExtractOptions:
             machine=machine,
             max_frames=flags["max_frames"] or DEFAULT_MAX_FRAMES,
             shard_bytes=max(1, int(flags["shard_mb"] * 2**20)),
+            strict=flags.get("strict", False),
+            refresh=flags.get("refresh", False),
+            prune=flags.get("prune", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),
@@ -215,14 +225,7 @@ def _units(text: str | None) -> tuple[int, int] | None:
 
 def tap_problems(taps: tuple[str, ...]) -> list[str]:
     """What is wrong with tap names, before the number of blocks is known."""
-    problems = [
-        f"tap {tap!r} is neither pooled nor tokens@L" for tap in taps if not re.fullmatch(r"pooled|tokens@\d+", tap)
-    ]
-    if len(set(taps)) != len(taps) or not taps:
+    problems = [f"tap {tap!r} is neither pooled nor tokens@L" for tap in taps if Tap.of(tap) is None]
+    if len(set(map(Tap.of, taps))) != len(taps) or not taps:
         problems.append(f"taps {', '.join(taps) or '(none)'}: at least one, none twice")
     return problems
-
-
-def tap_layers(taps: tuple[str, ...]) -> tuple[int, ...]:
-    """The layers of the token taps, in the order given."""
-    return tuple(int(tap.removeprefix("tokens@")) for tap in taps if tap != "pooled")

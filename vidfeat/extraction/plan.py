@@ -21,9 +21,10 @@ from vidfeat.extraction.job import load_clip, manifest_of, recipe_of, spec_of
 from vidfeat.extraction.meter import STAGES, Meter
 from vidfeat.extraction.options import ExtractOptions
 from vidfeat.extraction.unit_runner import N_UNITS_IN_MEMORY, UnitRunner, pixel_bytes, pixel_stream
-from vidfeat.store import StoreSpec, StoreWriter, TapSpec, Unit
+from vidfeat.store import StoreSpec, StoreWriter, TapSpec, Unit, token_layers
 from vidfeat.store.location import files_at
-from vidfeat.store.unit_plan import Plan, added_passes, first_pass, read_plan
+from vidfeat.store.passes import added_passes, first_pass
+from vidfeat.store.unit_plan import Plan, read_plan
 from vidfeat.video.manifest import VideoItem
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 # One chunk's crc32c and its entry in the shard index; a commit record's fixed part, and its part per video and frame.
 CHUNK_OVERHEAD_BYTES = 4 + 16
-RECORD_BYTES, VIDEO_BYTES, FRAME_BYTES = 600, 650, 16
+RECORD_BYTES, VIDEO_BYTES, FRAME_BYTES = 600, 740, 16
 # int8 rows come with a step and a zero per channel, in float32.
 SCALE_BYTES = 8
 # zarr.json of groups, index columns with their metadata, plan, manifest; pack.
-FIXED_FILES, FIXED_BYTES, PACK_FILES = 53, 28_000, 4
+FIXED_FILES, FIXED_BYTES, PACK_FILES = 57, 31_000, 4
 TOKENIZER_BYTES = 680_000  # with the headers and the config of the pack
 # A unit of the trial run: long enough to fill batches, short enough for several of them.
 TRIAL_BATCHES_PER_UNIT = 4
@@ -85,6 +86,7 @@ class Prediction:
         seconds: on this machine, with these options.
         free_bytes: on the output's file system; None for a remote store.
         memory_bytes: of the main process and the rings, model weights included.
+        notes: what a person should know about the source.
     """
 
     out: str
@@ -97,6 +99,7 @@ class Prediction:
     free_bytes: int | None
     probed: ProbeSummary
     trial: Trial | None
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -119,7 +122,8 @@ def predict(options: ExtractOptions, *, n_probed: int = 200, calibrate_seconds: 
     recipe = recipe_of(options, clip.config)
     spec = spec_of(options, manifest, clip.config, recipe)
     plan, units = _planned(options, spec, manifest.items)
-    pending_ids = {plan.videos[index].id for unit in units for index in unit.video_indices}
+    videos = plan.videos
+    pending_ids = {videos[index].id for unit in units for index in unit.video_indices}
     items = [item for item in manifest.items if item.id in pending_ids]
     drawn = random.Random(0).sample(items, len(items))
     probed = _probe(drawn[:n_probed])
@@ -133,7 +137,17 @@ def predict(options: ExtractOptions, *, n_probed: int = 200, calibrate_seconds: 
         with _trial_folder(options) as folder:
             trial = _try(options, drawn, clip, replace(spec, n_views=plan.n_views), folder, calibrate_seconds, started)
     return Prediction(
-        os.fspath(options.out), len(items), len(units), n_rows, n_bytes, n_files, memory, free, probed, trial
+        os.fspath(options.out),
+        len(items),
+        len(units),
+        n_rows,
+        n_bytes,
+        n_files,
+        memory,
+        free,
+        probed,
+        trial,
+        manifest.notes,
     )
 
 
@@ -151,10 +165,10 @@ def _planned(options: ExtractOptions, spec: StoreSpec, items: Sequence[VideoItem
         pack_hash=standing.spec.pack_hash,
         classes=tuple(dict.fromkeys((*standing.classes, *spec.classes))),
     )
-    known = {video.id for video in standing.videos}
+    known = standing.live_videos
     bounds = job_store.frame_bounds(options, ["" if item.id in known else item.path for item in items])
     passes = added_passes(standing, spec, items, frame_bounds=bounds)
-    plan = Plan(standing.spec, (*standing.passes, *passes))
+    plan = Plan(standing.spec, (*standing.passes, *passes), standing.changes)
     present = files.listing("commits")
     return plan, [unit for unit in plan.units() if unit.commit_path not in present]
 
@@ -188,7 +202,7 @@ def _n_rows(
     bounds = job_store.frame_bounds(options, [item.path for item in items]) or []
     by_id = {item.id: bound for item, bound in zip(items, bounds, strict=True)}
     videos = plan.videos
-    return sum(by_id[videos[index].id] * unit.n_views for unit in units for index in unit.video_indices)
+    return sum(by_id.get(videos[index].id, 0) * unit.n_views for unit in units for index in unit.video_indices)
 
 
 def _size(plan: Plan, units: Sequence[Unit], n_rows: int, clip: LoadedClip, *, new: bool) -> tuple[int, int]:
@@ -228,7 +242,7 @@ def _pack_bytes(clip: LoadedClip) -> int:
 
 def _memory(options: ExtractOptions, plan: Plan, clip: LoadedClip, recipe: Recipe) -> int:
     """Bytes at the peak: rings and staging, the units in hand (assembled and encoded for writing), the weights."""
-    from vidfeat.clip.encode import choose_device
+    from vidfeat.backbone.device import choose_device
 
     batch_frames = options.machine.batch_size(choose_device(options.machine.device).type)
     unit = sum(tap.shard_rows * _row_bytes(tap.spec) for tap in plan.taps.values())
@@ -282,7 +296,7 @@ def _try(
     pack = clip.write_pack(Path(folder, "pack"))
     recipe = recipe_of(options, clip.config)
     precision = spec.fingerprint.fields["precision"]
-    layers = [int(tap.name.removeprefix("tokens/")) for tap in spec.taps if tap.name.startswith("tokens/")]
+    layers = token_layers(tap.name for tap in spec.taps)
     encoder = Encoder(pack, layers=layers, device=options.machine.device, precision=precision)
     batch_frames = options.machine.batch_size(encoder.device.type)
     largest = max(tap.row_bytes for tap in spec.taps)

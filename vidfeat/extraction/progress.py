@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,12 @@ def plain_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def tell(notes: Sequence[str], *, quiet: bool) -> None:
+    """Says on standard error what a person should know before the work starts."""
+    for note in () if quiet else notes:
+        plain_console(stderr=True).print(f"note: {note}", soft_wrap=True)
 
 
 def describe(reading: Reading) -> str:

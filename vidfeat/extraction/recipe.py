@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vidfeat.errors import DecodeError
 from vidfeat.extraction.worker import LoadedVideo, VideoFacts, VideoTask
 from vidfeat.video.preprocess import Preprocess, ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, video_seed
@@ -47,6 +47,7 @@ class Recipe:
         """
         from vidfeat.video.decode import decode
 
+        source = stat_facts(task.path)
         digest = file_sha256(task.path)
         seed = video_seed(self.seed, task.video_id)
         frames = decode(task.path, policy=self.sampling, seed=seed, decoder=self.decoder)
@@ -57,6 +58,7 @@ class Recipe:
             pts_seconds=tuple(float(pts) for pts in frames.pts_seconds),
             content_sha256=digest,
             decoder=frames.decoder,
+            **source,
         )
         return LoadedVideo(facts=facts, pieces=self._pieces(frames.pixels, task))
 
@@ -95,17 +97,28 @@ class Recipe:
         )
 
 
+def stat_facts(path: str) -> dict[str, int]:
+    """The file's size and time of change, as stores keep them; nothing where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {}
+    return {"n_source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
 def file_sha256(path: str) -> str:
     """Hex digest of a file's bytes.
 
     Raises:
         DecodeError: the file cannot be read.
     """
+    from vidfeat.video.decode.failures import translate
+
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while block := file.read(HASH_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise DecodeError(f"{path}: {error.strerror or error}", reason="unreadable") from error
+        raise translate(error, path=path) from error
     return digest.hexdigest()

@@ -13,9 +13,10 @@ from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.options import Machine
 from vidfeat.extraction.pipeline import N_STAGING, PixelStream, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.extraction.pool import DecodePool
-from vidfeat.extraction.recipe import SLOT_ROWS, Recipe
-from vidfeat.extraction.worker import InlineDecoder, RingLayout, VideoDone, VideoFacts, VideoFailed, VideoTask
-from vidfeat.store import StoreWriter, Unit, VideoRow
+from vidfeat.extraction.recipe import SLOT_ROWS, Recipe, stat_facts
+from vidfeat.extraction.ring import RingLayout
+from vidfeat.extraction.worker import InlineDecoder, VideoDone, VideoFacts, VideoFailed, VideoTask
+from vidfeat.store import StoreWriter, Unit, VideoRow, token_layers
 
 if TYPE_CHECKING:
     from vidfeat.clip.encode import Encoder
@@ -51,20 +52,9 @@ def pixel_bytes(recipe: Recipe, machine: Machine, batch_frames: int) -> int:
     return staging + rings
 
 
-def token_tap(layer: int) -> str:
-    """The store's name of the tokens entering block `layer`."""
-    return f"tokens/{layer:02d}"
-
-
-def layer_of(tap: str) -> int | None:
-    """The layer of a token tap of a store; None for `pooled`."""
-    return int(tap.removeprefix("tokens/")) if tap.startswith("tokens/") else None
-
-
 def layers_of(units: Iterable[Unit]) -> tuple[int, ...]:
     """Every layer that some unit wants, sorted."""
-    layers = {layer_of(tap) for unit in units for tap in unit.taps}
-    return tuple(sorted(layer for layer in layers if layer is not None))
+    return tuple(sorted(token_layers(tap for unit in units for tap in unit.taps)))
 
 
 class UnitRunner:
@@ -116,8 +106,7 @@ class UnitRunner:
             yield UnitWork(unit, tuple(tasks), tuple(self._taps[name] for name in unit.taps), unit.n_rows)
 
     def _encode(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        taps = self._encoder.encode(pixels)
-        return {"pooled": taps.pooled, **{token_tap(layer): values for layer, values in taps.tokens.items()}}
+        return self._encoder.encode(pixels).by_name()
 
     def _commit(self, result: UnitResult) -> None:
         unit: Unit = result.work.unit
@@ -134,7 +123,8 @@ class UnitRunner:
     def _row(self, outcome: VideoDone | VideoFailed) -> VideoRow:
         video = self._videos[outcome.task.video_index]
         if isinstance(outcome, VideoFailed):
-            return VideoRow.failed(video, reason=outcome.reason, detail=outcome.detail)
+            source = stat_facts(outcome.task.path)
+            return VideoRow.failed(video, reason=outcome.reason, detail=outcome.detail, **source)
         facts = outcome.facts
         row = VideoRow(video.id, video.label, video.split, video.group, **_stored_facts(facts))
         before = self._known.get(outcome.task.video_index)
@@ -153,6 +143,8 @@ def _stored_facts(facts: VideoFacts) -> dict[str, Any]:
         "pts_seconds": facts.pts_seconds,
         "content_sha256": facts.content_sha256,
         "decoder": facts.decoder,
+        "n_source_bytes": facts.n_source_bytes,
+        "source_mtime_ns": facts.source_mtime_ns,
     }
 
 

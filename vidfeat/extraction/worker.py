@@ -14,6 +14,11 @@ import numpy as np
 
 from vidfeat.errors import DecodeError
 from vidfeat.extraction.channel import Stopped
+from vidfeat.extraction.ring import RingLayout
+from vidfeat.extraction.trouble import InARow, Trouble
+
+# Without a process of its own, a video in trouble can only be tried once more.
+INLINE_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,10 @@ class VideoTask:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What decoding established about a video; pts_seconds has one entry per sampled frame."""
+    """What decoding established about a video; pts_seconds has one entry per sampled frame.
+
+    n_source_bytes and source_mtime_ns are the file's before it was read, 0 and 0 when unknown.
+    """
 
     n_frames: int
     n_source_frames: int
@@ -37,6 +45,8 @@ class VideoFacts:
     pts_seconds: tuple[float, ...]
     content_sha256: str
     decoder: str
+    n_source_bytes: int = 0
+    source_mtime_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,37 +101,6 @@ class VideoLoader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RingLayout:
-    """Shape of one worker's shared memory: n_slots slots of slot_rows rows [3 H W]."""
-
-    n_slots: int
-    slot_rows: int
-    row_shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[n_slots, slot_rows, 3, H, W]."""
-        return (self.n_slots, self.slot_rows, *self.row_shape)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the whole ring."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-    def over(self, memory: Any) -> np.ndarray:
-        """The ring's memory as an array of `shape`."""
-        return np.frombuffer(memory, dtype=self.dtype).reshape(self.shape)
-
-
-def describe_unexpected(error: BaseException) -> tuple[str, str]:
-    """(reason, detail) of a failure that is not a DecodeError: one video's surprise must not end a week-long job."""
-    if isinstance(error, MemoryError):
-        return "out_of_memory", "the worker ran out of memory"
-    return "invalid_data", f"unexpected {type(error).__name__}: {error}"
-
-
 class InlineDecoder:
     """The pool's stream without any process, for debugging and for `--workers 0`."""
 
@@ -134,57 +113,88 @@ class InlineDecoder:
         Raises:
             Stopped: the stop event is set.
         """
+        in_a_row = InARow()
         for task in tasks:
-            if stop.is_set():
-                raise Stopped
-            first_row = 0
-            try:
-                video = self._loader.load(task)
-                for piece in video.pieces:
-                    yield PixelRows(task, first_row, piece)
-                    first_row += len(piece)
-            except DecodeError as error:
-                yield VideoFailed(task, error.reason, str(error))
-            except Exception as error:
-                yield VideoFailed(task, *describe_unexpected(error))
-            else:
-                yield VideoDone(task, video.facts)
+            delivered = 0
+            outcome: VideoDone | VideoFailed
+            for _ in range(INLINE_ATTEMPTS):
+                first_row, trouble = 0, None
+                try:
+                    video = self._loader.load(task)
+                    for piece in video.pieces:
+                        if stop.is_set():
+                            raise Stopped
+                        if first_row >= delivered:  # else: a second attempt repeats what the first one delivered
+                            delivered = first_row + len(piece)
+                            yield PixelRows(task, first_row, piece)
+                        first_row += len(piece)
+                    outcome = VideoDone(task, video.facts)
+                    break
+                except Stopped:
+                    raise
+                except Exception as error:
+                    outcome, trouble = failed(task, error)
+                    if trouble is None:
+                        break
+            in_a_row.note(trouble)
+            yield outcome
+
+
+def failed(task: VideoTask, error: Exception) -> tuple[VideoFailed, Trouble | None]:
+    """What an exception says of a video, and the trouble behind it where it says nothing of the file."""
+    if isinstance(error, DecodeError) and error.reason != "machine":
+        return VideoFailed(task, error.reason, str(error)), None
+    trouble = Trouble.of_error(error)
+    return VideoFailed(task, trouble.reason, trouble.detail), trouble
+
+
+class _ParentGone(Exception):
+    """The other end of the pipe is closed."""
 
 
 class _Mailbox:
     """The worker's end of the pipe: tasks and freed slots arrive on it in any order."""
 
     def __init__(self, connection: Connection, n_slots: int) -> None:
-        self.connection = connection
-        self.free_slots = deque(range(n_slots))
-        self.tasks: deque[VideoTask | None] = deque()
+        self._connection = connection
+        self._free_slots = deque(range(n_slots))
+        self._tasks: deque[VideoTask] = deque()
+
+    def send(self, kind: str, value: object) -> None:
+        try:
+            self._connection.send((kind, value))
+        except OSError as error:
+            raise _ParentGone from error
 
     def _receive(self) -> None:
-        kind, value = self.connection.recv()
-        (self.tasks if kind == "task" else self.free_slots).append(value)
+        try:
+            kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _ParentGone from error
+        (self._tasks if kind == "task" else self._free_slots).append(value)
 
-    def next_task(self) -> VideoTask | None:
-        while not self.tasks:
+    def next_task(self) -> VideoTask:
+        while not self._tasks:
             self._receive()
-        return self.tasks.popleft()
+        return self._tasks.popleft()
 
     def free_slot(self) -> int:
-        while not self.free_slots or self.connection.poll():
+        while not self._free_slots or self._connection.poll():
             self._receive()
-        return self.free_slots.popleft()
+        return self._free_slots.popleft()
 
 
-def worker_main(connection: Connection, memory: Any, layout: RingLayout, loader: VideoLoader) -> None:
-    """Decodes tasks from the pipe until None arrives or the parent is gone."""
+def worker_main(connection: Connection, ring: Any, layout: RingLayout, loader: VideoLoader) -> None:
+    """Decodes tasks from the pipe until the parent is gone."""
     # Ctrl-C reaches the whole process group; the parent decides, and its end of the pipe closing ends this loop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    slots = layout.over(memory)
+    slots = layout.over(ring)
     mailbox = _Mailbox(connection, layout.n_slots)
     try:
-        connection.send(("ready", None))
-        while (task := mailbox.next_task()) is not None:
-            connection.send(_work(task, loader, mailbox, slots))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+        mailbox.send("ready", None)
+        while True:
+            mailbox.send(*_work(mailbox.next_task(), loader, mailbox, slots))
+    except _ParentGone:
         return
 
 
@@ -195,12 +205,11 @@ def _work(task: VideoTask, loader: VideoLoader, mailbox: _Mailbox, slots: np.nda
         for piece in video.pieces:
             slot = mailbox.free_slot()
             slots[slot, : len(piece)] = piece
-            mailbox.connection.send(("rows", (slot, first_row, len(piece))))
+            mailbox.send("rows", (slot, first_row, len(piece)))
             first_row += len(piece)
-    except DecodeError as error:
-        return "failed", (error.reason, str(error))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except _ParentGone:
         raise
     except Exception as error:
-        return "failed", describe_unexpected(error)
+        outcome, trouble = failed(task, error)
+        return ("failed", (outcome.reason, outcome.detail)) if trouble is None else ("trouble", trouble)
     return "done", video.facts

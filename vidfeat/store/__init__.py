@@ -13,11 +13,13 @@ from vidfeat.store.spec import (
     require_same_fingerprint,
     storage_problem,
 )
+from vidfeat.store.tap import POOLED, Tap, tap_flags, token_layers
 from vidfeat.store.unit_plan import Unit
 from vidfeat.store.verify import Problem, VerifyReport, verify
 from vidfeat.store.writer import CommitRecord, StoreWriter
 
 __all__ = [
+    "POOLED",
     "CommitRecord",
     "FieldDifference",
     "Fingerprint",
@@ -26,6 +28,7 @@ __all__ = [
     "StoreReader",
     "StoreSpec",
     "StoreWriter",
+    "Tap",
     "TapSpec",
     "Unit",
     "VerifyReport",
@@ -33,5 +36,7 @@ __all__ = [
     "open_store",
     "require_same_fingerprint",
     "storage_problem",
+    "tap_flags",
+    "token_layers",
     "verify",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidfeat.errors import StoreCorruptError, StoreError, explain
+from vidfeat.store.files import Content
 from vidfeat.store.quantize import Quantized, cosine_and_error, quantize
 from vidfeat.store.records import seal, unseal
 from vidfeat.store.shards import crc32c, scales_layout, tap_layout
@@ -43,7 +44,7 @@ class FileRecord:
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes | bytearray) -> FileRecord:
+    def of(cls, content: Content) -> FileRecord:
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     def to_json(self) -> dict[str, Any]:
@@ -141,8 +142,8 @@ def encode_commit(
     planned: Sequence[PlannedVideo],
     arrays: Mapping[str, TapRows],
     videos: Sequence[VideoRow],
-) -> tuple[dict[str, bytearray], CommitRecord]:
-    """The files of a unit, in memory, and the record that will vouch for them.
+) -> tuple[dict[str, Content], CommitRecord]:
+    """The files of a unit, in memory, and the record that will vouch for them once `files` is filled in.
 
     Raises:
         StoreError: the arrays or facts are not those of this unit, or hold values that cannot be stored (all problems
@@ -171,7 +172,7 @@ def encode_commit(
         view_start=unit.view_start,
         view_stop=unit.view_stop,
         shards=dict(unit.shards),
-        files={path: FileRecord.of(content) for path, content in contents.items()},
+        files={},
         videos=tuple(committed),
         fingerprint_sha256=spec.fingerprint.sha256,
     )
@@ -182,7 +183,7 @@ def encode_commit(
 class _EncodedTap:
     """One tap of a unit: its files, and for each (video, view) the crc32c and the error of the quantisation."""
 
-    contents: dict[str, bytearray]
+    contents: dict[str, Content]
     checksums: tuple[int, ...]
     errors: tuple[tuple[float, float], ...]
 
@@ -191,18 +192,21 @@ def _encode_tap(
     tap: PlannedTap, spec: StoreSpec, shard: int, rows: np.ndarray | QuantizedRows, items: list[tuple[int, int]]
 ) -> _EncodedTap:
     layout = tap_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows, compressor=spec.compressor)
-    contents: dict[str, bytearray] = {}
+    contents: dict[str, Content] = {}
     errors: tuple[tuple[float, float], ...] = ()
     if tap.spec.dtype != "int8":
         assert isinstance(rows, np.ndarray)
-        stored = rows.astype(tap.spec.dtype, copy=False)
+        stored = rows
     else:
         kept = rows if isinstance(rows, QuantizedRows) else _quantize(rows, items)
         stored, errors = kept.quantized.values, kept.errors
         scales = scales_layout(tap.spec, n_frames=spec.n_frames, shard_rows=tap.shard_rows)
-        contents[scales.shard_path(shard)] = scales.encode(kept.quantized.scales)
-    contents[layout.shard_path(shard)] = layout.encode(stored)
-    return _EncodedTap(contents, tuple(crc32c(stored[start:stop]) for start, stop in items), errors)
+        contents[scales.shard_path(shard)], _ = scales.encode(kept.quantized.scales)
+    contents[layout.shard_path(shard)], checksums = layout.encode(stored)
+    if spec.n_frames is None:  # an inner chunk is one frame, and a checksum is wanted of every (video, view)
+        stored = stored.astype(tap.spec.dtype, copy=False)
+        checksums = [crc32c(stored[start:stop]) for start, stop in items]
+    return _EncodedTap(contents, tuple(checksums), errors)
 
 
 def _quantize(rows: np.ndarray, items: list[tuple[int, int]]) -> QuantizedRows:
@@ -223,6 +227,8 @@ def _require_storable(
         if isinstance(values, QuantizedRows):
             problem = storage_problem(values.quantized.scales, "float32")
             problems += [f"scales of {name}: {problem}"] if problem else []
+            continue
+        if storage_problem(values, taps[name].spec.dtype) is None:
             continue
         for item, (start, stop) in enumerate(items):
             problem = storage_problem(values[start:stop], taps[name].spec.dtype)

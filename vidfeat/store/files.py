@@ -10,18 +10,24 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from filelock import FileLock
+
 from vidfeat.errors import StoreError, explain
 
 OnStep = Callable[[str], None]
+Content = bytes | bytearray | memoryview
 PARTIAL_SUFFIX = ".partial"
 LOCK_PATH = "commits/.lock"
+# A commit holds the lock for the renames and fsyncs of one unit, some milliseconds.
+LOCK_POLL_SECONDS = 0.005
 _PIECE_BYTES = 8 * 2**20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # How often a file is written anew whose temporary file another process has swept.
 WRITE_ATTEMPTS = 3
@@ -38,7 +44,7 @@ class Staged:
     path: str
     step: str
     partial: Path | None = None
-    content: bytes | bytearray = b""
+    content: Content = b""
 
 
 class StagedFileLost(StoreError):
@@ -55,8 +61,8 @@ class Files(Protocol):
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes]: ...
     def read_tail(self, path: str, n_bytes: int) -> bytes: ...
     def size(self, path: str) -> int | None: ...
-    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None: ...
-    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged: ...
+    def write(self, path: str, content: Content, *, step: str) -> None: ...
+    def stage(self, path: str, content: Content, *, step: str) -> Staged: ...
     def publish(self, staged: Sequence[Staged]) -> None: ...
     def discard(self, staged: Staged) -> None: ...
     def remove(self, path: str) -> None: ...
@@ -100,7 +106,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None:
+    def write(self, path: str, content: Content, *, step: str) -> None:
         """Puts a file in place, whole or not at all, and on the disk when this returns.
 
         Temporary file in the same directory, fsync, rename, fsync of the directory. On any exception the temporary file
@@ -119,7 +125,7 @@ class LocalFiles:
             finally:
                 self.discard(staged)
 
-    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged:
+    def stage(self, path: str, content: Content, *, step: str) -> Staged:
         """The slow half of `write`: the temporary file, written and fsynced. Raises as `write` does."""
         target = self.root / path
         partial = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
@@ -163,7 +169,7 @@ class LocalFiles:
         assert staged.partial is not None
         staged.partial.unlink(missing_ok=True)
 
-    def _write_synced(self, partial: Path, content: bytes | bytearray, step: str) -> None:
+    def _write_synced(self, partial: Path, content: Content, step: str) -> None:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             self._on_step(f"{step}:created")
@@ -227,20 +233,15 @@ class LocalFiles:
 
         A file system without locks is no error: two commits of the same bytes do no harm in any order.
         """
-        import fcntl
-
         path = self.root / LOCK_PATH
-        try:
-            self._make_directory(path.parent)
-            handle = open(path, "ab")  # noqa: SIM115
-        except OSError as error:
-            raise _cannot_write(path, 0, error) from error
-        with handle:
+        lock = FileLock(path, poll_interval=LOCK_POLL_SECONDS, fallback_to_soft=False)
+        with ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._make_directory(path.parent)
+                held.enter_context(lock)
             except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
+                if error.errno not in _NO_LOCKS:
+                    raise _cannot_write(path, 0, error) from error
             yield
 
 

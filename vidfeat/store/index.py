@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +16,8 @@ import numpy as np
 from vidfeat.errors import StoreError, explain
 from vidfeat.store.commits import CommitRecord
 from vidfeat.store.shards import decode_small_array, encode_small_array
-from vidfeat.store.spec import FAILED, OK, VideoRow
-from vidfeat.store.unit_plan import Plan
+from vidfeat.store.spec import FAILED, OK, VideoRow, same_key
+from vidfeat.store.unit_plan import Plan, PlannedVideo
 
 TEXT_COLUMNS = ("id", "label", "split", "group", "reason", "detail", "decoder")
 # name -> (dtype, axes); N videos, V views, T taps, P stored frames of all videos, U bytes of text.
@@ -38,6 +38,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+# Written where a video of the store has them: stores from before they were kept have none.
+SOURCE_COLUMNS: dict[str, tuple[str, str]] = {"n_source_bytes": ("int64", "N"), "source_mtime_ns": ("int64", "N")}
+
+
 @dataclass
 class _Slot:
     """What the commits say about one video so far."""
@@ -49,8 +53,9 @@ class _Slot:
 def build_index(plan: Plan, records: Iterable[CommitRecord]) -> dict[str, np.ndarray]:
     """Every column of the index, from a complete set of commit records in unit order.
 
-    A later record of the same (video, view, tap) replaces an earlier one, unless it is a failure. A video is ok when
-    every view of every tap has rows.
+    A later record of the same (video, view, tap) replaces an earlier one, unless it is a failure; of a refreshed video
+    only what was committed since counts. A video is ok when every view of every tap has rows. Labels, splits and groups
+    are those of the plan, and pruned videos are left out.
 
     Raises:
         StoreError: a video's source file changed between two passes.
@@ -65,8 +70,11 @@ def build_index(plan: Plan, records: Iterable[CommitRecord]) -> dict[str, np.nda
         "int8_min_cosine": np.full(shape, np.nan, np.float32),
         "int8_max_error": np.full(shape, np.nan, np.float32),
     }
+    valid_from = plan.valid_from()
     for record in records:
         for video in record.videos:
+            if record.unit < valid_from.get(video.index, 0):
+                continue
             slot = slots[video.index]
             if not video.facts.ok:
                 slot.failure = video.facts
@@ -84,8 +92,11 @@ def build_index(plan: Plan, records: Iterable[CommitRecord]) -> dict[str, np.nda
                             offset
                         ]
     complete: np.ndarray = np.all(columns["row_start"] >= 0, axis=(1, 2))
-    rows = [_final_row(slot, done) for slot, done in zip(slots, complete, strict=True)]
     columns["row_start"][~complete] = -1
+    live, planned, seen = plan.live, plan.videos, plan.seen
+    rows = [_as_now(_final_row(slots[i], bool(complete[i])), planned[i], seen.get(i)) for i in live]
+    if len(live) < len(slots):
+        columns = {name: values[live] for name, values in columns.items()}
     return {**columns, **_facts_columns(rows)}
 
 
@@ -113,6 +124,15 @@ def _final_row(slot: _Slot, complete: bool) -> VideoRow:
     return slot.failure
 
 
+def _as_now(row: VideoRow, planned: PlannedVideo, seen: tuple[int, int] | None) -> VideoRow:
+    """The facts with the labels of today, and the time at which the file was last seen unchanged."""
+    if not same_key(row, planned):
+        row = replace(row, label=planned.label, split=planned.split, group=planned.group)
+    if seen is not None and seen[0] == row.n_source_bytes:
+        row = replace(row, source_mtime_ns=seen[1])
+    return row
+
+
 def _facts_columns(rows: Sequence[VideoRow]) -> dict[str, np.ndarray]:
     pts = [np.asarray(row.pts_seconds, np.float64) for row in rows]
     columns: dict[str, np.ndarray] = {
@@ -126,6 +146,8 @@ def _facts_columns(rows: Sequence[VideoRow]) -> dict[str, np.ndarray]:
         "pts_offsets": _offsets([len(part) for part in pts]),
         "pts_seconds": np.concatenate(pts) if pts else np.empty(0, np.float64),
     }
+    if any(row.source_mtime_ns for row in rows):
+        columns |= {name: np.array([getattr(row, name) for row in rows], np.int64) for name in SOURCE_COLUMNS}
     for name in TEXT_COLUMNS:
         encoded = [getattr(row, name).encode("utf-8", "surrogatepass") for row in rows]
         columns[f"{name}_offsets"] = _offsets([len(part) for part in encoded])
@@ -140,7 +162,7 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
 def index_files(columns: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Every file below `index/` but the group's own zarr.json, by path."""
     files = {}
-    for name in COLUMNS:
+    for name in [*COLUMNS, *(name for name in SOURCE_COLUMNS if name in columns)]:
         values = columns[name]
         metadata, chunk = encode_small_array(values)
         files[f"index/{name}/zarr.json"] = metadata
@@ -172,6 +194,8 @@ class Index:
         """The facts of every video, in store order."""
         texts = {name: self.text(name) for name in TEXT_COLUMNS}
         pts, offsets = self["pts_seconds"], self["pts_offsets"]
+        nothing = np.zeros(len(self["ok"]), np.int64)
+        source = {name: self.columns.get(name, nothing).tolist() for name in SOURCE_COLUMNS}
         return [
             VideoRow(
                 status=OK if self["ok"][i] else FAILED,
@@ -180,7 +204,7 @@ class Index:
                 fps=float(self["fps"][i]),
                 pts_seconds=tuple(pts[offsets[i] : offsets[i + 1]].tolist()),
                 content_sha256=_hex(self["content_sha256"][i]),
-                **{name: values[i] for name, values in texts.items()},
+                **{name: values[i] for name, values in (texts | source).items()},
             )
             for i in range(len(self["ok"]))
         ]
@@ -200,9 +224,12 @@ def read_index(
     """
     sizes = {"N": (n_videos,), "N32": (n_videos, 32), "N+1": (n_videos + 1,), "NVT": (n_videos, n_views, n_taps)}
     n_axes = {"P": 1, "U": 1} | {axes: len(shape) for axes, shape in sizes.items()}
-    contents = read_many([chunk_path(name, n_axes[axes]) for name, (_, axes) in COLUMNS.items()])
+    every = COLUMNS | SOURCE_COLUMNS
+    contents = read_many([chunk_path(name, n_axes[axes]) for name, (_, axes) in every.items()])
     columns: dict[str, np.ndarray] = {}
-    for name, (dtype, axes) in COLUMNS.items():
+    for name, (dtype, axes) in every.items():
+        if name in SOURCE_COLUMNS and chunk_path(name, 1) not in contents:
+            continue
         if axes == "P":
             shape: tuple[int, ...] = (int(columns["pts_offsets"][-1]),)
         elif axes == "U":

@@ -28,6 +28,7 @@ from vidfeat.store.quantize import dequantize
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest
 from vidfeat.store.shards import scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
+from vidfeat.store.tap import tap_flags
 from vidfeat.store.unit_plan import SPEC_PATH, PlannedTap
 
 Check = Literal["first-touch", "always", "never"]
@@ -243,14 +244,13 @@ class StoreReader:
     def _tap(self, name: str) -> TapSpec:
         if name in self.taps:
             return self.taps[name]
-        flags = ",".join([*map(_tap_flag, self.taps), _tap_flag(name)])
         raise MissingTapError(
             explain(
                 f"the store has no tap {name!r}",
                 where=self.path,
                 expected=f"one of {', '.join(self.taps)}",
                 got=name,
-                fix=f"add it: vidfeat extract SOURCE --out {self.path} --taps {flags}",
+                fix=f"add it: vidfeat extract SOURCE --out {self.path} --taps {tap_flags([*self.taps, name])}",
             )
         )
 
@@ -308,10 +308,6 @@ class StoreReader:
                 fix="ask for videos with reader.ok only; `vidfeat failures` lists the others",
             )
         )
-
-
-def _tap_flag(name: str) -> str:
-    return f"tokens@{int(name[7:])}" if name.startswith("tokens/") and name[7:].isdigit() else name
 
 
 def _read_manifest(files: Files) -> Manifest:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vidfeat.errors import StoreError, explain
-from vidfeat.store.files import LOCK_PATH, OnStep, Staged, ignore_step
+from vidfeat.store.files import LOCK_PATH, Content, OnStep, Staged, ignore_step
 
 
 class RemoteFiles:
@@ -87,11 +87,11 @@ class RemoteFiles:
             return None
         return information["size"] if information["type"] == "file" else None
 
-    def write(self, path: str, content: bytes | bytearray, *, step: str) -> None:
+    def write(self, path: str, content: Content, *, step: str) -> None:
         """Puts an object in place, whole or not at all."""
         self.publish([self.stage(path, content, step=step)])
 
-    def stage(self, path: str, content: bytes | bytearray, *, step: str) -> Staged:
+    def stage(self, path: str, content: Content, *, step: str) -> Staged:
         """The object, still in memory: there is nothing to write before the PUT."""
         self._on_step(f"{step}:created")
         return Staged(path, step, content=content)

@@ -85,7 +85,7 @@ def root_metadata(plan: Plan, nodes: Mapping[str, bytes] | None) -> bytes:
             "n_frames": spec.n_frames,
             "max_frames": spec.max_frames,
             "n_views": plan.n_views,
-            "n_videos": len(plan.videos),
+            "n_videos": len(plan.live),
             "classes": list(plan.classes),
             "compressor": spec.compressor,
             "pack_hash": spec.pack_hash,
@@ -143,7 +143,8 @@ def write_manifest(
     for record in records:
         listed.update(record.files)
     listed.update(commits)
-    given = files.read_many([SPEC_PATH, *(one.path for one in plan.passes), *files.listing(PACK_PREFIX)])
+    planned = [SPEC_PATH, *(one.path for one in plan.passes), *(one.path for one in plan.changes)]
+    given = files.read_many([*planned, *files.listing(PACK_PREFIX)])
     listed.update({path: FileRecord.of(content) for path, content in given.items()})
     manifest = Manifest(listed)
     files.write(MANIFEST_PATH, manifest.to_bytes(), step="manifest")

@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from vidfeat.errors import StoreCorruptError, explain
+from vidfeat.store.files import Content
 from vidfeat.store.records import canonical_json
 from vidfeat.store.spec import TapSpec
 
@@ -73,41 +74,50 @@ class ArrayLayout:
         """File of one shard: chunk key `c.<shard>.0.0...`."""
         return f"{self.path}/c.{shard}" + ".0" * len(self.row_shape)
 
-    def encode(self, rows: np.ndarray) -> bytearray:
-        """The shard's bytes for its first `len(rows)` rows, exactly as they will lie in the file.
+    def encode(self, rows: np.ndarray) -> tuple[Content, list[int]]:
+        """The shard's bytes for its first `len(rows)` rows, exactly as they will lie in the file, and the crc32c of the
+        rows of every inner chunk before compression.
 
-        rows: [n *row_shape] of `dtype`, n a multiple of `chunk_rows` and at most `shard_rows`.
+        rows: [n *row_shape] of `dtype` (floats of another width are rounded to it), n a multiple of `chunk_rows` and
+            at most `shard_rows`.
         """
         n_chunks, rest = divmod(len(rows), self.chunk_rows)
-        if rest or n_chunks > self.chunks_per_shard or rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
+        fits = np.can_cast(rows.dtype, self.dtype, casting="same_kind")
+        if rest or n_chunks > self.chunks_per_shard or rows.shape[1:] != self.row_shape or not fits:
             raise ValueError(f"{rows.dtype} {rows.shape} does not fit a shard of {self}")
-        little = np.ascontiguousarray(rows, dtype=np.dtype(self.dtype).newbyteorder("<"))
-        chunks = little.reshape(-1).view(np.uint8).reshape(n_chunks, self.chunk_bytes)
+        chunks = rows.reshape(n_chunks, self.chunk_rows * math.prod(self.row_shape))
         return self._encode_plain(chunks) if self.compressor is None else self._encode_zstd(chunks)
 
-    def _encode_plain(self, chunks: np.ndarray) -> bytearray:
-        n_chunks = len(chunks)
-        shard = bytearray(n_chunks * self.stride + self.index_bytes)
-        body = np.frombuffer(shard, np.uint8, n_chunks * self.stride).reshape(n_chunks, self.stride)
-        body[:, : self.chunk_bytes] = chunks
-        checksums = np.fromiter((google_crc32c.value(chunk) for chunk in chunks), "<u4", n_chunks)
-        body[:, self.chunk_bytes :] = checksums.view(np.uint8).reshape(n_chunks, CRC_BYTES)
+    def _encode_plain(self, chunks: np.ndarray) -> tuple[Content, list[int]]:
+        """One pass over the rows casts and places them, one takes their checksums; nothing is filled with zeros first.
+
+        chunks: [n_chunks, values].
+        """
+        n_chunks, n_bytes = len(chunks), len(chunks) * self.stride
+        shard = np.empty(n_bytes + self.index_bytes, np.uint8)
+        body = shard[:n_bytes].reshape(n_chunks, self.stride)
+        values = body[:, : self.chunk_bytes]
+        values.view(np.dtype(self.dtype).newbyteorder("<"))[:] = chunks
+        checksums = [google_crc32c.value(chunk) for chunk in values]
+        body[:, self.chunk_bytes :] = np.array(checksums, "<u4").view(np.uint8).reshape(n_chunks, CRC_BYTES)
         index = np.full((self.chunks_per_shard, 2), EMPTY, "<u8")
         index[:n_chunks, 0] = np.arange(n_chunks, dtype=np.uint64) * np.uint64(self.stride)
         index[:n_chunks, 1] = self.stride
-        shard[n_chunks * self.stride :] = _with_crc(index)
-        return shard
+        shard[n_bytes:] = np.frombuffer(_with_crc(index), np.uint8)
+        return shard.data, checksums
 
-    def _encode_zstd(self, chunks: np.ndarray) -> bytearray:
+    def _encode_zstd(self, chunks: np.ndarray) -> tuple[Content, list[int]]:
         from numcodecs.zstd import Zstd
 
-        shard, codec = bytearray(), Zstd(level=ZSTD_LEVEL)
+        shard, codec, checksums = bytearray(), Zstd(level=ZSTD_LEVEL), []
         index = np.full((self.chunks_per_shard, 2), EMPTY, "<u8")
-        for slot, chunk in enumerate(chunks):
+        for slot, values in enumerate(chunks):
+            chunk = np.ascontiguousarray(values, dtype=np.dtype(self.dtype).newbyteorder("<")).view(np.uint8)
             encoded = _with_crc(np.frombuffer(codec.encode(chunk), np.uint8))
             index[slot] = len(shard), len(encoded)
             shard += encoded
-        return shard + _with_crc(index)
+            checksums.append(google_crc32c.value(chunk))
+        return shard + _with_crc(index), checksums
 
     def read_index(self, tail: bytes | np.ndarray, *, path: str) -> np.ndarray:
         """(offset, length) of every chunk slot, uint64 [chunks_per_shard 2], from the last `index_bytes` of a shard.

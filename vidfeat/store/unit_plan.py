@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vidfeat.errors import StoreCorruptError, StoreError, explain
+from vidfeat.errors import StoreCorruptError, explain
+from vidfeat.store.changes import Change, read_changes
 from vidfeat.store.files import Files
 from vidfeat.store.records import seal, unseal
-from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, StoreSpec, TapSpec, VideoKey, require_video_list, same_key
+from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, StoreSpec, TapSpec
 
 SPEC_PATH = "plan/spec.json"
 
@@ -84,6 +85,7 @@ class Pass:
     new_taps: tuple[PlannedTap, ...] = ()
     new_videos: tuple[PlannedVideo, ...] = ()
     video_indices: tuple[int, ...] | None = None  # None: the new videos
+    refresh: bool = False  # other files than before: what was committed earlier about these videos no longer counts
 
     @property
     def path(self) -> str:
@@ -102,6 +104,7 @@ class Pass:
             "new_taps": [tap.to_json() for tap in self.new_taps],
             "new_videos": [list(video) for video in self.new_videos],
             "video_indices": None if self.video_indices is None else list(self.video_indices),
+            **({"refresh": True} if self.refresh else {}),
         }
 
     @classmethod
@@ -117,15 +120,17 @@ class Pass:
             new_taps=tuple(map(PlannedTap.from_json, document["new_taps"])),
             new_videos=tuple(PlannedVideo(*video) for video in document["new_videos"]),
             video_indices=None if indices is None else tuple(indices),
+            refresh=document.get("refresh", False),
         )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All passes of a store, in order, and what never changes about it (`spec`, as given to the first pass)."""
+    """All passes of a store, in order, what was changed since, and what never changes (`spec`, as given first)."""
 
     spec: StoreSpec
     passes: tuple[Pass, ...]
+    changes: tuple[Change, ...] = ()
 
     @property
     def taps(self) -> dict[str, PlannedTap]:
@@ -134,11 +139,53 @@ class Plan:
 
     @property
     def videos(self) -> list[PlannedVideo]:
-        return [video for one in self.passes for video in one.new_videos]
+        """Every video that was ever planned, by index, as it is labelled now, the `pruned` among them."""
+        videos = [video for one in self.passes for video in one.new_videos]
+        for change in self.changes:
+            if change.kind == "relabel":
+                for index, (label, split, group) in change.videos.items():
+                    videos[index] = PlannedVideo(videos[index].id, label, split, group)
+        return videos
+
+    @property
+    def pruned(self) -> frozenset[int]:
+        """Indices of the videos that were dropped."""
+        return frozenset(index for change in self.changes if change.kind == "prune" for index in change.videos)
+
+    @property
+    def live(self) -> list[int]:
+        """Indices of the videos that are the store's, in its order: row i of the index is video live[i]."""
+        pruned = self.pruned
+        return [index for index in range(sum(len(one.new_videos) for one in self.passes)) if index not in pruned]
+
+    @property
+    def live_videos(self) -> dict[str, int]:
+        """Index by id of the videos that are the store's."""
+        videos = self.videos
+        return {videos[index].id: index for index in self.live}
+
+    @property
+    def seen(self) -> dict[int, tuple[int, int]]:
+        """(bytes, mtime in ns) of source files that were found unchanged under another time of change."""
+        return {i: (v[0], v[1]) for change in self.changes if change.kind == "seen" for i, v in change.videos.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:
+        for change in reversed(self.changes):
+            if change.classes is not None and change.n_passes == len(self.passes):
+                return change.classes
         return self.passes[-1].classes if self.passes else ()
+
+    def valid_from(self) -> dict[int, int]:
+        """For each video that was refreshed, the first unit whose commit counts, by the video's index."""
+        starts: dict[int, int] = {}
+        index = 0
+        for one in self.passes:
+            # The views of one refresh may take several passes; what counts begins with the first view.
+            if one.refresh and one.view_start == 0 and one.video_indices is not None:
+                starts.update(dict.fromkeys(one.video_indices, index))
+            index += len(one.unit_sizes)
+        return starts
 
     @property
     def n_views(self) -> int:
@@ -228,153 +275,4 @@ def read_plan(files: Files) -> Plan | None:
         shard_bytes=document["shard_bytes"],
         max_unit_videos=document["max_unit_videos"],
     )
-    return Plan(spec, tuple(passes))
-
-
-def first_pass(spec: StoreSpec, videos: Sequence[VideoKey], frame_bounds: Sequence[int] | None) -> Pass:
-    """The pass that fills a new store.
-
-    frame_bounds: for videos of different lengths, an upper bound on the frames of each (what probing found); units are
-        packed by it. Without it every video is taken to have `spec.max_frames`.
-
-    Raises:
-        StoreError: the list of videos is unusable (all problems named).
-    """
-    require_video_list(videos, spec.classes)
-    taps = _with_shard_rows(spec, spec.taps)
-    limit = min(tap.shard_rows for tap in taps)
-    return Pass(
-        index=0,
-        classes=spec.classes,
-        taps=tuple(tap.spec.name for tap in taps),
-        view_start=0,
-        view_stop=spec.n_views,
-        unit_sizes=_pack(_bounds(spec, videos, frame_bounds), n_views=spec.n_views, limit=limit, spec=spec),
-        new_taps=taps,
-        new_videos=tuple(PlannedVideo(video.id, video.label, video.split, video.group) for video in videos),
-    )
-
-
-def added_passes(
-    plan: Plan,
-    spec: StoreSpec,
-    videos: Sequence[VideoKey],
-    *,
-    failed: frozenset[int] = frozenset(),
-    frame_bounds: Sequence[int] | None = None,
-) -> list[Pass]:
-    """The passes that bring a store from `plan` to `spec` and `videos`; empty when nothing is missing.
-
-    First new taps for the known videos, then new views for them, then the new videos with every tap and view. `failed`
-    videos are left out of the first two. Videos of the store that `videos` does not name stay.
-
-    Raises:
-        StoreError: a known video with another label, split or group, classes that do not extend the store's, ...
-    """
-    _require_extension(plan, spec, videos)
-    passes: list[Pass] = []
-    known_taps = plan.taps
-    new_taps = _with_shard_rows(spec, [tap for tap in spec.taps if tap.name not in known_taps])
-    taps = {**known_taps, **{tap.spec.name: tap for tap in new_taps}}
-    known_ids = {video.id for video in plan.videos}
-    alive = tuple(index for index in range(len(known_ids)) if index not in failed)
-    n_views = max(plan.n_views, spec.n_views)
-
-    def add(chosen: Mapping[str, PlannedTap], views: tuple[int, int], bounds: Sequence[int], **rest: Any) -> None:
-        limit = min(tap.shard_rows for tap in chosen.values())
-        step = max(1, limit // spec.frames_bound)
-        for start in range(*views, step):
-            stop = min(start + step, views[1])
-            sizes = _pack(bounds, n_views=stop - start, limit=limit, spec=spec)
-            index = len(plan.passes) + len(passes)
-            passes.append(Pass(index, spec.classes, tuple(chosen), start, stop, sizes, **rest))
-            if "new_videos" in rest:  # they are new in their first pass alone
-                first = len(plan.videos)
-                rest = {"video_indices": tuple(range(first, first + len(rest["new_videos"])))}
-            rest.pop("new_taps", None)
-
-    known_bounds = [spec.frames_bound] * len(alive)
-    if new_taps:
-        chosen = {tap.spec.name: tap for tap in new_taps}
-        add(chosen, (0, plan.n_views), known_bounds, new_taps=new_taps, video_indices=alive)
-    if n_views > plan.n_views:
-        add(taps, (plan.n_views, n_views), known_bounds, video_indices=alive)
-    new = [position for position, video in enumerate(videos) if video.id not in known_ids]
-    if new:
-        bounds = _bounds(spec, videos, frame_bounds)
-        added = tuple(PlannedVideo(v.id, v.label, v.split, v.group) for v in (videos[position] for position in new))
-        add(taps, (0, n_views), [bounds[position] for position in new], new_videos=added)
-    return passes
-
-
-def retry_passes(plan: Plan, video_indices: Sequence[int]) -> list[Pass]:
-    """The passes that extract some videos of the plan anew, with every tap and view."""
-    taps = plan.taps
-    limit = min(tap.shard_rows for tap in taps.values())
-    step = max(1, limit // plan.spec.frames_bound)
-    bounds = [plan.spec.frames_bound] * len(video_indices)
-    passes: list[Pass] = []
-    for start in range(0, plan.n_views, step):
-        stop = min(start + step, plan.n_views)
-        sizes = _pack(bounds, n_views=stop - start, limit=limit, spec=plan.spec)
-        index = len(plan.passes) + len(passes)
-        chosen = tuple(video_indices)
-        passes.append(Pass(index, plan.classes, tuple(taps), start, stop, sizes, video_indices=chosen))
-    return passes
-
-
-def _require_extension(plan: Plan, spec: StoreSpec, videos: Sequence[VideoKey]) -> None:
-    require_video_list(videos, spec.classes)
-    problems = []
-    for name in ("n_frames", "max_frames", "compressor", "pack_hash"):
-        if getattr(spec, name) != getattr(plan.spec, name):
-            problems.append(f"{name}: the store has {getattr(plan.spec, name)!r}, asked for {getattr(spec, name)!r}")
-    if spec.classes[: len(plan.classes)] != plan.classes:
-        problems.append("classes: those of the store, in their order, must come first")
-    taps = plan.taps
-    for tap in spec.taps:
-        if tap.name in taps and taps[tap.name].spec != tap:
-            problems.append(f"tap {tap.name}: the store has {taps[tap.name].spec}, asked for {tap}")
-    known = {video.id: video for video in plan.videos}
-    changed = [video for video in videos if video.id in known and not same_key(known[video.id], video)]
-    problems += [
-        f"video {v.id!r}: the store has {tuple(known[v.id])[1:]}, the manifest {(v.label, v.split, v.group)}"
-        for v in changed[:20]
-    ]
-    if problems:
-        raise StoreError(
-            explain("this cannot be added to the store", got="; ".join(problems), fix="extract it into a new store")
-        )
-
-
-def _bounds(spec: StoreSpec, videos: Sequence[VideoKey], frame_bounds: Sequence[int] | None) -> Sequence[int]:
-    if spec.n_frames is not None or frame_bounds is None:
-        return [spec.frames_bound] * len(videos)
-    if len(frame_bounds) != len(videos):
-        raise ValueError(f"{len(frame_bounds)} frame_bounds for {len(videos)} videos")
-    return [min(max(1, int(bound)), spec.frames_bound) for bound in frame_bounds]
-
-
-def _with_shard_rows(spec: StoreSpec, taps: Sequence[TapSpec]) -> tuple[PlannedTap, ...]:
-    """The taps with the rows of a shard: about `shard_bytes` of the largest, room for one whole video at least."""
-    if not taps:
-        return ()
-    target = max(1, spec.shard_bytes // max(tap.row_bytes for tap in taps))
-    one_video = spec.frames_bound * spec.n_views
-    rows = max(one_video, min(target, spec.max_unit_videos * one_video))
-    if spec.n_frames is not None:
-        rows -= rows % spec.n_frames
-    return tuple(PlannedTap(tap, rows) for tap in taps)
-
-
-def _pack(bounds: Sequence[int], *, n_views: int, limit: int, spec: StoreSpec) -> tuple[int, ...]:
-    """Videos of each unit: in order, as many as fit in `limit` rows, at most `max_unit_videos`."""
-    sizes: list[int] = []
-    rows = limit + 1
-    for bound in bounds:
-        if rows + bound * n_views > limit or sizes[-1] == spec.max_unit_videos:
-            sizes.append(0)
-            rows = 0
-        sizes[-1] += 1
-        rows += bound * n_views
-    return tuple(sizes)
+    return Plan(spec, tuple(passes), read_changes(files))

@@ -14,22 +14,25 @@ plan - records.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 from vidfeat.errors import StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError, explain
+from vidfeat.store.changes import Change, Kind, write_change
 from vidfeat.store.commits import CommitRecord, FileRecord, TapRows, encode_commit, require_commit_of
-from vidfeat.store.files import WRITE_ATTEMPTS, Files, OnStep, Staged, StagedFileLost
+from vidfeat.store.files import WRITE_ATTEMPTS, Content, Files, OnStep, Staged, StagedFileLost
 from vidfeat.store.location import files_at
+from vidfeat.store.passes import added_passes, first_pass, retry_passes
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, unit_layouts, write_manifest, write_metadata
 from vidfeat.store.spec import StoreSpec, VideoKey, VideoRow, require_same_fingerprint
 from vidfeat.store.unit_plan import (
     Pass,
     Plan,
     Unit,
-    added_passes,
-    first_pass,
     read_plan,
-    retry_passes,
     write_pass,
     write_spec,
 )
@@ -67,7 +70,7 @@ class StoreWriter:
     ) -> StoreWriter:
         """A new store with its plan written and nothing extracted. A half-made creation is completed.
 
-        frame_bounds: upper bound on each video's frames, when `spec.n_frames` is None (see `plan.first_pass`).
+        frame_bounds: upper bound on each video's frames, when `spec.n_frames` is None (see `passes.first_pass`).
 
         Raises:
             StoreError: there is a store already, or the list of videos is unusable.
@@ -200,11 +203,12 @@ class StoreWriter:
         return records
 
     def failures(self) -> dict[int, VideoRow]:
-        """The videos whose latest commit is a failure, by video index."""
+        """The videos whose latest commit is a failure, by video index; pruned ones are left out."""
         latest = {}
         for record in self.records(self._units).values():
             latest.update({video.index: video.facts for video in record.videos})
-        return {index: facts for index, facts in latest.items() if not facts.ok}
+        pruned = self.plan.pruned
+        return {index: facts for index, facts in latest.items() if not facts.ok and index not in pruned}
 
     # --- changing the plan (coordinator only)
 
@@ -222,10 +226,37 @@ class StoreWriter:
             passes = added_passes(self.plan, spec, videos, failed=failed, frame_bounds=frame_bounds)
         return self._append(passes)
 
-    def retry(self, video_indices: Iterable[int]) -> tuple[Unit, ...]:
-        """Plans some videos anew (failed ones, as a rule) with every tap and view, and gives the new units back."""
+    def retry(self, video_indices: Iterable[int], *, refresh: bool = False) -> tuple[Unit, ...]:
+        """Plans some videos anew (failed ones, as a rule) with every tap and view, and gives the new units back.
+
+        refresh: their files are others than before, and what was committed about them no longer counts.
+        """
         chosen = sorted(set(video_indices))
-        return self._append(retry_passes(self.plan, chosen)) if chosen else ()
+        return self._append(retry_passes(self.plan, chosen, refresh=refresh)) if chosen else ()
+
+    def change(
+        self, kind: Kind, videos: Mapping[int, tuple[Any, ...]], *, classes: Sequence[str] | None = None, why: str = ""
+    ) -> None:
+        """Writes a change of the videos into the store's log, durably; it holds at once. Then comes `finalize`.
+
+        Args:
+            videos: by index, what `Change.videos` says for that kind.
+            classes: all classes, in their order from now on.
+        """
+        plan = self.plan
+        change = Change(
+            index=len(plan.changes),
+            kind=kind,
+            n_passes=len(plan.passes),
+            videos=videos,
+            classes=None if classes is None else tuple(classes),
+            why=why,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._files.remove(MANIFEST_PATH)
+        write_change(self._files, change)
+        self._set_plan(Plan(plan.spec, plan.passes, (*plan.changes, change)))
+        write_metadata(self._files, self.plan)
 
     def _append(self, passes: Sequence[Pass]) -> tuple[Unit, ...]:
         if not passes:
@@ -234,7 +265,7 @@ class StoreWriter:
         self._files.remove(MANIFEST_PATH)
         for one in passes:
             write_pass(self._files, one)
-        self._set_plan(Plan(self.plan.spec, (*self.plan.passes, *passes)))
+        self._set_plan(Plan(self.plan.spec, (*self.plan.passes, *passes), self.plan.changes))
         write_metadata(self._files, self.plan)
         return self._units[n_before:]
 
@@ -287,20 +318,23 @@ class StoreWriter:
         contents, record = encode_commit(
             unit, spec=self.plan.spec, taps=self._taps, planned=planned, arrays=arrays, videos=videos
         )
-        for attempt in range(WRITE_ATTEMPTS):
-            try:
-                return self._put(unit, contents, record)
-            except StagedFileLost:
-                if attempt == WRITE_ATTEMPTS - 1:
-                    raise
+        with ThreadPoolExecutor(1) as beside:  # the files are hashed while they are written
+            hashed = beside.submit(lambda: {path: FileRecord.of(content) for path, content in contents.items()})
+            for attempt in range(WRITE_ATTEMPTS):
+                try:
+                    return self._put(unit, contents, lambda: replace(record, files=hashed.result()))
+                except StagedFileLost:
+                    if attempt == WRITE_ATTEMPTS - 1:
+                        raise
         raise AssertionError("unreachable")
 
-    def _put(self, unit: Unit, contents: Mapping[str, bytearray], record: CommitRecord) -> CommitRecord:
+    def _put(self, unit: Unit, contents: Mapping[str, Content], sealed: Callable[[], CommitRecord]) -> CommitRecord:
         staged: list[Staged] = []
         try:
             # The slow part first, outside the lock: only renames and the small record are serialised between workers.
             for path, content in contents.items():
                 staged.append(self._files.stage(path, content, step="shard"))
+            record = sealed()
             with self._files.lock():
                 standing = self._standing(unit)
                 if standing is not None:

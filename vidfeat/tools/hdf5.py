@@ -27,7 +27,7 @@ import numpy as np
 from vidfeat.errors import StoreCorruptError, StoreError, VidfeatError, explain
 from vidfeat.store import Fingerprint, StoreReader, StoreSpec, StoreWriter, TapSpec, Unit, VideoRow, open_store
 from vidfeat.store.commits import QuantizedRows, TapRows
-from vidfeat.store.index import TEXT_COLUMNS, Index
+from vidfeat.store.index import SOURCE_COLUMNS, TEXT_COLUMNS, Index
 from vidfeat.store.quantize import Quantized
 from vidfeat.store.records import canonical_json
 from vidfeat.store.shards import crc32c
@@ -110,7 +110,7 @@ def _write_facts(h5: h5py.File, reader: StoreReader, store: str | os.PathLike[st
     index = Index({name: reader.index_column(name) for name in reader.index_names})
     for name in TEXT_COLUMNS:
         videos.create_dataset(name, data=np.array(index.text(name), object), dtype=h5py.string_dtype())
-    for name in (*_NUMBER_COLUMNS, *_VIEW_COLUMNS):
+    for name in (*_NUMBER_COLUMNS, *_VIEW_COLUMNS, *(name for name in SOURCE_COLUMNS if name in index.columns)):
         videos.create_dataset(name, data=index[name])
     videos.create_dataset("row_start", data=_row_starts(reader))
 
@@ -226,7 +226,8 @@ class _Import:
         return StoreError(explain("this HDF5 file is damaged", where=self._path, got=got, fix="export it again"))
 
     def _read_videos(self) -> list[VideoRow]:
-        columns = {name: self._h5[f"videos/{name}"][:] for name in _NUMBER_COLUMNS}
+        names = [*_NUMBER_COLUMNS, *(name for name in SOURCE_COLUMNS if f"videos/{name}" in self._h5)]
+        columns = {name: self._h5[f"videos/{name}"][:] for name in names}
         texts = {name: self._h5[f"videos/{name}"].asstr(errors="surrogateescape")[:] for name in TEXT_COLUMNS}
         n_videos = len(columns["ok"])
         lengths = {name: len(values) for name, values in {**columns, **texts}.items() if not name.startswith("pts")}

@@ -88,6 +88,10 @@ class TextContext:
             ValueError: this context is for other prompts or another tower; every reason is named.
         """
         problems = []
+        if tower.config.path != "shared-prefix" or tower.config.pooling == "class":
+            problems.append(
+                "learned prompts in towers that are not causal, or with a class embedding, are not built yet"
+            )
         width, n_layers = tower.positional_embedding.shape[1], len(tower.blocks)
         if self.ctx.shape[-1] != width:
             problems.append(f"the tower is {width} wide, the context {self.ctx.shape[-1]}")

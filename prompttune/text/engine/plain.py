@@ -38,5 +38,4 @@ def _plain_encode_run(tower: TextTower, prompts: ClassPrompts, context: TextCont
             rows = rows[run].expand(prompts.n_classes, -1, -1).to(x.dtype)
             x = torch.cat([x[:, :1], rows, x[:, 1 + context.n_ctx :]], dim=1)
         x = block(x, is_causal=True)
-    x = tower.ln_final(x[torch.arange(len(x), device=device), eot_index])
-    return x @ tower.text_projection
+    return tower.read(x[torch.arange(len(x), device=device), eot_index])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prompttune.text.engine.block_pass import BlockInput, BlockPass, FixedRows
@@ -82,10 +81,7 @@ class PreparedChunk:
             x, own = BlockPass.apply(x, borrowed, self._block_input(index, context.n_runs))
             own_trunk_kv.append(own)
         assert x is not None  # a tower has blocks
-        norm = self.tower.ln_final
-        x = in_dtype(x, norm.weight.dtype)
-        eot = F.layer_norm(x, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
-        return eot @ self.tower.text_projection.detach(), own_trunk_kv
+        return self.tower.read(in_dtype(x, self.tower.dtype)), own_trunk_kv
 
     def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
         """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""

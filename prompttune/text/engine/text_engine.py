@@ -65,7 +65,7 @@ class TextEngine:
         context.check(prompts, self.tower)
         runs = context.along_runs()
         prepared = self._prepare(prompts, runs)
-        with without_autocast(self.tower.positional_embedding.device.type):
+        with without_autocast(self.tower.device.type):
             features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
@@ -79,7 +79,7 @@ class TextEngine:
         Raises:
             ValueError: texts that do not fit the context length.
         """
-        device, dtype = self.tower.positional_embedding.device, self.tower.text_projection.dtype
+        device, dtype = self.tower.device, self.tower.dtype
         token_ids = tokenizer.tokenize(list(texts))
         known = _FROZEN_FEATURES.setdefault(self.tower, {})
         key = (token_ids.numpy().tobytes(), device, dtype)
@@ -88,14 +88,14 @@ class TextEngine:
         return known[key]
 
     def _encode_tokens(self, token_ids: Tensor) -> Tensor:
-        """Features `[C E]` of the host's `token_ids [C 77]`: texts of like length together, cut behind the last EOT."""
-        eot_index = token_ids.argmax(dim=-1)
-        device, order = self.tower.positional_embedding.device, eot_index.argsort()
+        """Features `[C E]` of the host's `token_ids [C S]`: texts of like length together, cut behind what acts."""
+        n_needed = self.tower.n_needed(token_ids)
+        order = n_needed.argsort()
         features = [
-            self.tower(token_ids[places, : int(eot_index[places].max()) + 1].to(device))
+            self.tower(token_ids[places, : int(n_needed[places].max())].to(self.tower.device))
             for places in order.split(FROZEN_BATCH)
         ]
-        return torch.cat(features)[order.argsort().to(device)]
+        return torch.cat(features)[order.argsort().to(self.tower.device)]
 
     def path(self, prompts: ClassPrompts, context: TextContext) -> str:
         """Which exact path these prompts take, why, and how many rows it computes instead of `C x 77`."""
@@ -135,7 +135,7 @@ class TextEngine:
         sizes = {"width": config.width, "mlp_width": config.mlp_width, "n_heads": config.heads}
         chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
         kept = max(chunks) if self.checkpoint else sum(chunks)
-        return kept * runs.n_runs * self.tower.text_projection.element_size()
+        return kept * runs.n_runs * self.tower.dtype.itemsize
 
     def tokens_per_step(self, prompts: ClassPrompts, context: TextContext) -> int:
         """Rows that enter the tower for one run (kind "image": for one image); the plain path has `C x 77`."""
@@ -175,7 +175,7 @@ class TextEngine:
                 )
                 for index, steps in enumerate(plan.chunks)
             )
-            places = torch.tensor(plan.class_order, device=self.tower.positional_embedding.device).argsort()
+            places = torch.tensor(plan.class_order, device=self.tower.device).argsort()
             self._prepared[key] = _Prepared(prompts=prompts, plan=plan, chunks=chunks, places=places)
             if len(self._prepared) > MAX_PREPARED:
                 self._prepared.popitem(last=False)
@@ -183,7 +183,7 @@ class TextEngine:
         return self._prepared[key]
 
     def _linear_dtype(self) -> torch.dtype:
-        return autocast_dtype(self.tower.positional_embedding.device.type) or self.tower.text_projection.dtype
+        return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:

@@ -20,7 +20,7 @@ from prompttune.api.apply_prompts import apply_prompts
 from prompttune.api.classify import ClassifyOptions, classify
 from prompttune.data.features import open_source
 from prompttune.data.video_files import open_videos
-from prompttune.errors import ConfigError, FeatureError, PromptFileError
+from prompttune.errors import ConfigError, FeatureError, PromptFileError, SplitError
 from vidfeat.errors import DecodeError, VidfeatError
 
 
@@ -144,3 +144,20 @@ def test_what_cannot_be_read_is_said(extracted: Path, tmp_path: Path, target: st
         classify(broken, ClassifyOptions(like=store, n_frames=3))
     with pytest.raises(VidfeatError, match="does not say how its videos were read"):
         classify(broken, ClassifyOptions(like=target))
+
+
+def test_a_file_of_classes_that_is_not_there_is_no_class(tmp_path: Path, target: str) -> None:
+    with pytest.raises(SplitError, match="no such file of class names"):
+        classify(target, ClassifyOptions(classes="nofile.txt"))
+    with pytest.raises(SplitError, match="not a single class name"):
+        classify(target, ClassifyOptions(classes=""))
+    (tmp_path / "names.txt").write_text("run\njump\n")
+    by_file, by_json, by_names = (
+        classify(target, ClassifyOptions(classes=given))
+        for given in (str(tmp_path / "names.txt"), '["run", "jump"]', ("run", "jump"))
+    )
+    assert by_file == by_json == by_names
+    assert set(by_file[0].classes) == {"run", "jump"}
+
+    done = CliRunner().invoke(command_line.cli, ["classify", target, "--classes", "gone.csv"])
+    assert isinstance(done.exception, SplitError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import torch
 from training import short_runs, train_runs, trainer_of
 
 from prompttune.cost import memory as memory_plan
-from prompttune.cost.memory import step_bytes_per_run
+from prompttune.cost.step import kept_bytes_per_run, step_text_pass
 from prompttune.errors import ConfigError
 from prompttune.losses.terms import compute_losses
+from prompttune.model.prompt_model import PromptModel
+
+
+def kept_bytes(model: PromptModel, classes: Sequence[str]) -> int:
+    return kept_bytes_per_run(model, step_text_pass(model, classes), n_frames=1)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def test_estimate_is_near_what_autograd_keeps(target: str, tables: dict[str, Any
         losses = compute_losses(step, trainer.inputs.terms)
     assert losses.total.requires_grad
     measured = sum(n_bytes for pointer, n_bytes in kept.items() if pointer not in weights) / 2
-    estimate = step_bytes_per_run(group.model, group.splits[0].classes)
+    estimate = kept_bytes(group.model, group.splits[0].classes)
     # A plan, not a measurement: within a factor of two and a half, the attention's own tables included.
     assert measured / 2.5 < estimate < measured * 2.5, (estimate, measured)
 
@@ -50,7 +56,7 @@ def test_fewer_runs_go_together_where_memory_is_short(
 ) -> None:
     (run,) = short_runs({"method": "coop"}, store=target, seeds=[1])
     group, _ = trainer_of([run])
-    needed = step_bytes_per_run(group.model, group.splits[0].classes)
+    needed = kept_bytes(group.model, group.splits[0].classes)
     everything = train_runs(tmp_path / "all", method="coop", store=target, seeds=[1, 2, 3])
     monkeypatch.setattr(memory_plan, "free_bytes", lambda device: int(needed * 2 / memory_plan.SHARE_OF_FREE_MEMORY))
     fewer = train_runs(tmp_path / "few", method="coop", store=target, seeds=[1, 2, 3])
@@ -70,7 +76,7 @@ def test_recomputing_in_chunks_changes_no_result(tmp_path: Path, target: str) ->
     group, _ = trainer_of(short_runs({**tables, "method": "coop"}, store=target, seeds=[1]))
     plain, _ = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1]))
     classes = group.splits[0].classes
-    assert step_bytes_per_run(group.model, classes) < step_bytes_per_run(plain.model, classes)
+    assert kept_bytes(group.model, classes) < kept_bytes(plain.model, classes)
 
 
 def test_memory_of_this_machine_is_known() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from prompttune.base.run_axis import n_parameters_per_run, parameters_of_run
-from prompttune.parts.coupling import COUPLING_VARIANTS, Coupling, CouplingOptions, ModalityCoupling, coupling_options
+from prompttune.config.sections import CouplingConfig
+from prompttune.parts.coupling import Coupling, ModalityCoupling
 
 SEEDS, M, W, C = (3, 1, 4), 5, 16, 4
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -21,8 +22,8 @@ def soft_context(seed: int = 0) -> Tensor:
     return torch.randn(len(SEEDS), M, W, generator=torch.Generator().manual_seed(seed))
 
 
-def make(options: CouplingOptions, *, hard: list[Tensor] | None = None, seeds: tuple[int, ...] = SEEDS) -> Coupling:
-    return Coupling(hard if hard is not None else hard_prompts(), options=options, seeds=seeds, width=W)
+def make(config: CouplingConfig, *, hard: list[Tensor] | None = None, seeds: tuple[int, ...] = SEEDS) -> Coupling:
+    return Coupling(hard if hard is not None else hard_prompts(), config=config, seeds=seeds, width=W)
 
 
 def plain_mapping(coupling: Coupling, run: int, block: int) -> nn.Sequential:
@@ -31,9 +32,9 @@ def plain_mapping(coupling: Coupling, run: int, block: int) -> nn.Sequential:
     first = nn.Linear(own["first.weight"].shape[1], W)
     first.load_state_dict({"weight": own["first.weight"], "bias": own["first.bias"]})
     layers: list[nn.Module] = [first]
-    if coupling.options.mapping != "linear":
+    if coupling.variant != "linear":
         layers.append(nn.ReLU())
-    if coupling.options.mapping == "two-layer":
+    if coupling.variant == "two-layer":
         second = nn.Linear(W, W)
         second.load_state_dict({"weight": own["second.weight"], "bias": own["second.bias"]})
         layers.append(second)
@@ -47,7 +48,7 @@ CHANNEL = ["released", "linear", "two-layer", "residual"]
 @pytest.mark.parametrize("variant", CHANNEL)
 def test_channel_variants_are_their_equation(variant: str, n_hard: int) -> None:
     hard, soft = hard_prompts(n_hard), soft_context()
-    coupling = make(COUPLING_VARIANTS[variant], hard=hard).eval()
+    coupling = make(CouplingConfig(variant=variant), hard=hard).eval()
     mixed = coupling(soft)
     for run in range(len(SEEDS)):
         wanted = plain_mapping(coupling, run, 0)(torch.cat([*hard, soft[run]], dim=-1))
@@ -58,23 +59,15 @@ def test_channel_variants_are_their_equation(variant: str, n_hard: int) -> None:
 
 def test_released_is_the_authors_module_with_their_parameter_count() -> None:
     """Linear(2W, W), ReLU, Dropout: 524,800 parameters at W = 512, the mapping's share of the method's 709,120."""
-    coupling = Coupling([torch.zeros(16, 512)], options=COUPLING_VARIANTS["released"], seeds=(1, 2), width=512)
+    coupling = Coupling([torch.zeros(16, 512)], config=CouplingConfig(variant="released"), seeds=(1, 2), width=512)
     assert n_parameters_per_run(coupling) == sum(p.numel() for p in nn.Linear(1024, 512).parameters()) == 524_800
     assert not any(buffer.requires_grad for buffer in coupling.buffers())
-    assert coupling.options.dropout == 0.5
-
-
-def test_off_gives_back_the_very_tensor() -> None:
-    soft = soft_context()
-    coupling = make(COUPLING_VARIANTS["off"], hard=[])
-    assert coupling(soft) is soft
-    assert coupling.n_ctx(M) == M
-    assert n_parameters_per_run(coupling) == 0
+    assert coupling.dropout == 0.5
 
 
 def test_token_axis_keeps_soft_tokens_first_and_trains_nothing_of_its_own() -> None:
     hard, soft = [*hard_prompts(1, length=3), *hard_prompts(1, length=2)], soft_context()
-    coupling = make(COUPLING_VARIANTS["token"], hard=hard)
+    coupling = make(CouplingConfig(variant="token"), hard=hard)
     mixed = coupling(soft)
     assert mixed.shape[1] == coupling.n_ctx(M) == M + 5
     for run in range(len(SEEDS)):
@@ -85,34 +78,34 @@ def test_token_axis_keeps_soft_tokens_first_and_trains_nothing_of_its_own() -> N
 @pytest.mark.parametrize("mask", ["shared", "per-class"])
 @pytest.mark.parametrize("variant", CHANNEL)
 def test_runs_together_are_runs_alone_dropout_included(variant: str, mask: str) -> None:
-    options = coupling_options(variant, dropout_mask=mask)
+    config = CouplingConfig(variant=variant, dropout_mask=mask)
     soft = soft_context()
-    together = make(options)
+    together = make(config)
     for _ in range(3):
         mixed = together(soft, n_classes=C)
     for run, seed in enumerate(SEEDS):
-        alone = make(options, seeds=(seed,))
+        alone = make(config, seeds=(seed,))
         for _ in range(3):
             own = alone(soft[run : run + 1], n_classes=C)
         torch.testing.assert_close(own[0], mixed[run], **CLOSE)
 
 
 def test_gradients_of_one_run_do_not_touch_another() -> None:
-    coupling = make(COUPLING_VARIANTS["released"])
+    coupling = make(CouplingConfig(variant="released"))
     coupling(soft_context())[1].square().sum().backward()
     for run in range(len(SEEDS)):
-        norms = [p.grad.norm() for p in parameters_of_run(coupling, run).values()]
+        norms = [p.grad[run].norm() for p in coupling.parameters()]
         assert all(norm > 0 for norm in norms) if run == 1 else all(norm == 0 for norm in norms)
 
 
 def test_dropout_draws_one_mask_or_one_per_class_and_none_in_evaluation() -> None:
     soft = soft_context()
-    shared = make(coupling_options("linear", dropout_mask="shared"))
+    shared = make(CouplingConfig(variant="linear", dropout_mask="shared"))
     mixed = shared(soft, n_classes=C)
     assert mixed.shape == (len(SEEDS), M, W)
     assert 0.35 < (mixed == 0).float().mean() < 0.65  # p = 0.5 of 240 values: five standard deviations is 0.16
 
-    classwise = make(coupling_options("linear", dropout_mask="per-class"))
+    classwise = make(CouplingConfig(variant="linear", dropout_mask="per-class"))
     assert classwise.masks_per_class()
     mixed = classwise(soft, n_classes=C)
     assert mixed.shape == (len(SEEDS), C, M, W)
@@ -123,31 +116,31 @@ def test_dropout_draws_one_mask_or_one_per_class_and_none_in_evaluation() -> Non
     assert not classwise.masks_per_class()
     torch.testing.assert_close(mixed[kept], (2.0 * whole.unsqueeze(1).expand_as(mixed))[kept], **CLOSE)
 
-    none = make(coupling_options("linear", dropout_mask="none"))
+    none = make(CouplingConfig(variant="linear", dropout=0))
     assert torch.equal(none(soft), none.eval()(soft))
     with pytest.raises(ValueError, match="n_classes"):
-        make(coupling_options("released", dropout_mask="per-class"))(soft)
+        make(CouplingConfig(variant="released", dropout_mask="per-class"))(soft)
 
 
 def test_shared_mask_covers_all_classes_of_a_context_that_differs_between_them() -> None:
     per_class = soft_context().unsqueeze(1).expand(-1, C, -1, -1) + torch.randn(1, C, 1, 1)
-    shared = make(coupling_options("linear", dropout_mask="shared"))(per_class)
+    shared = make(CouplingConfig(variant="linear", dropout_mask="shared"))(per_class)
     assert shared.shape == (len(SEEDS), C, M, W)
     assert torch.equal((shared == 0)[:, 0], (shared == 0)[:, 1])
-    own = make(coupling_options("linear", dropout_mask="per-class"))(per_class, n_classes=C)
+    own = make(CouplingConfig(variant="linear", dropout_mask="per-class"))(per_class, n_classes=C)
     assert not torch.equal((own == 0)[:, 0], (own == 0)[:, 1])
 
 
 def test_residual_per_class_adds_the_soft_prompt_to_every_class() -> None:
     soft = soft_context()
-    coupling = make(coupling_options("residual", mapping="two-layer", dropout_mask="per-class", init="soft"))
+    coupling = make(CouplingConfig(variant="two-layer", residual=True, dropout_mask="per-class", init="soft"))
     torch.testing.assert_close(coupling(soft, n_classes=C), soft.unsqueeze(1).expand(-1, C, -1, -1), **CLOSE)
 
 
 def test_deep_coupling_mixes_each_prompted_block_with_its_own_hard_prompt() -> None:
     deep_hard = torch.randn(2, M, W)  # a source prompted in two blocks; its last serves the deeper ones
     soft = [soft_context(seed) for seed in range(4)]
-    coupling = make(coupling_options("released", depth=3), hard=[deep_hard]).eval()
+    coupling = make(CouplingConfig(variant="released", depth=3), hard=[deep_hard]).eval()
     assert [coupling.couples(block) for block in range(4)] == [True, True, True, False]
     for block in range(3):
         hard = deep_hard[min(block, 1)]
@@ -156,25 +149,25 @@ def test_deep_coupling_mixes_each_prompted_block_with_its_own_hard_prompt() -> N
             wanted = plain_mapping(coupling, run, block)(torch.cat([hard, soft[block][run]], dim=-1))
             torch.testing.assert_close(mixed[run], wanted, **CLOSE)
     assert coupling(soft[3], block=3) is soft[3]
-    single = make(coupling_options("released", depth=3, shared_mapping=True), hard=[deep_hard])
+    single = make(CouplingConfig(variant="released", depth=3, shared_mapping=True), hard=[deep_hard])
     assert n_parameters_per_run(single) * 3 == n_parameters_per_run(coupling)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mapping": "linear"}, {"mapping": "linear", "residual": True}, {"mapping": "two-layer", "residual": True}],
+    [{"variant": "linear"}, {"variant": "linear", "residual": True}, {"variant": "two-layer", "residual": True}],
 )
 def test_soft_start_is_the_method_without_coupling(changes: dict) -> None:
     soft = soft_context()
-    coupling = make(coupling_options("released", init="soft", **changes)).eval()
+    coupling = make(CouplingConfig(init="soft", **changes)).eval()
     torch.testing.assert_close(coupling(soft), soft, **CLOSE)
-    trained = make(coupling_options("released", init="soft", **changes))
+    trained = make(CouplingConfig(init="soft", **changes))
     trained(soft).sum().backward()
-    assert any(p.grad.norm() > 0 for p in parameters_of_run(trained, 0).values())
+    assert any(p.grad[0].norm() > 0 for p in trained.parameters())
 
 
 def test_start_is_torch_linear_and_depends_on_the_seed_alone() -> None:
-    coupling = Coupling([torch.zeros(M, 256)], options=COUPLING_VARIANTS["released"], seeds=(7, 8, 7), width=256)
+    coupling = Coupling([torch.zeros(M, 256)], config=CouplingConfig(variant="released"), seeds=(7, 8, 7), width=256)
     weight, bound = coupling.mappings[0].first.weight(), 1 / 512**0.5
     assert torch.equal(weight[0], weight[2])
     assert not torch.equal(weight[0], weight[1])
@@ -184,11 +177,11 @@ def test_start_is_torch_linear_and_depends_on_the_seed_alone() -> None:
 
 def test_resumed_masks_are_those_of_an_uninterrupted_run() -> None:
     soft = soft_context()
-    uninterrupted = make(COUPLING_VARIANTS["released"])
+    uninterrupted = make(CouplingConfig(variant="released"))
     uninterrupted(soft)
     saved = uninterrupted.state_dict()
     wanted = [uninterrupted(soft) for _ in range(2)]
-    resumed = make(COUPLING_VARIANTS["released"])
+    resumed = make(CouplingConfig(variant="released"))
     resumed.load_state_dict(saved)
     for output in wanted:
         assert torch.equal(resumed(soft), output)
@@ -196,19 +189,14 @@ def test_resumed_masks_are_those_of_an_uninterrupted_run() -> None:
 
 def test_problems_are_explained() -> None:
     with pytest.raises(ValueError, match="set n_ctx = 3"):
-        make(COUPLING_VARIANTS["released"], hard=hard_prompts(length=3))(soft_context())
+        make(CouplingConfig(variant="released"), hard=hard_prompts(length=3))(soft_context())
     with pytest.raises(ValueError, match=r"\[M 16\]"):
-        make(COUPLING_VARIANTS["released"], hard=[torch.zeros(M, W + 1)])
+        make(CouplingConfig(variant="released"), hard=[torch.zeros(M, W + 1)])
     with pytest.raises(ValueError, match="at least one hard prompt"):
-        make(COUPLING_VARIANTS["released"], hard=[])
-    with pytest.raises(ValueError, match="two-layer"):
-        coupling_options("double")
-    with pytest.raises(ValueError, match="dropout_mask"):
-        coupling_options("released", drop=0.1)
-    with pytest.raises(ValueError) as caught:
-        CouplingOptions(axis="width", dropout=1.0, depth=0, init="soft")  # type: ignore[arg-type]
-    for part in ("axis = 'width'", "dropout = 1.0", "depth = 0", 'init = "soft"'):
-        assert part in str(caught.value)
+        make(CouplingConfig(variant="released"), hard=[])
+    for given in ({"variant": "off"}, {"dropout": 1.0}, {"depth": 0}, {"init": "soft"}, {"drop": 0.1}):
+        with pytest.raises(ValueError, match=next(iter(given))):
+            CouplingConfig(**given)
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(W, 24), (24, W)])

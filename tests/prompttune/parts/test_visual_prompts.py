@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
+from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError
 from prompttune.parts import visual_prompts
 from prompttune.parts.visual_prompts import (
     Recompute,
     VisualContext,
-    VisualContextOptions,
     VisualPrompts,
     placement,
     prompted_forward,
@@ -287,15 +287,15 @@ def test_placement_names() -> None:
 
 
 def test_trainable_rows(tower) -> None:
-    options = VisualContextOptions(n_prompts=16, depth=3, first_block=2)
-    context = VisualContext(tower, options=options, seeds=[1, 2])
+    config = VisualConfig(n_prompts=16, depth=3, first_block=2)
+    context = VisualContext(tower, config=config, seeds=[1, 2])
     prompts = context()
     assert [tuple(rows.shape) for rows in prompts.rows] == [(2, 16, 48)] * 3
     assert (prompts.first_block, prompts.last_block, prompts.n_runs) == (2, 4, 2)
     assert sum(value.numel() for value in context.parameters()) == 2 * 3 * 16 * 48
     values = torch.stack(prompts.rows).detach()
     assert values.std() == pytest.approx(0.02, rel=0.1)
-    alone = VisualContext(tower, options=options, seeds=[2])()
+    alone = VisualContext(tower, config=config, seeds=[2])()
     assert all(torch.equal(a[1], b[0]) for a, b in zip(prompts.rows, alone.rows, strict=True))
     assert not torch.equal(prompts.rows[0], prompts.rows[1])
 
@@ -305,7 +305,7 @@ def test_blocks_the_tower_does_not_have(tower, first_block, depth) -> None:
     with pytest.raises(ValueError, match=rf"{depth} blocks from block {first_block}"):
         prompted_forward(tower, torch.zeros(1, 17, 48), prompts=VisualPrompts(random_rows(depth), first_block))
     with pytest.raises(ValueError, match="no such blocks to prompt"):
-        VisualContext(tower, options=VisualContextOptions(2, depth, first_block), seeds=[1])
+        VisualContext(tower, config=VisualConfig(n_prompts=2, depth=depth, first_block=first_block), seeds=[1])
 
 
 @pytest.mark.parametrize(

@@ -327,8 +327,8 @@ def test_import_and_check_on_the_command_line(tmp_path: Path, target: str) -> No
         run("splits", "import", file, *lists, *novel, "--store", target)
     code, output = run("splits", "import", file, *lists, *novel, "--store", target, "--allow-missing", 1)
     assert code == 0
-    assert "1 videos left out" in output
-    assert read_split_file(file).made_by["missing"] == ["spin/777.avi"]
+    assert "test new: 1 videos left out" in output
+    assert read_split_file(file).made_by["missing"] == {"test new": ["spin/777.avi"]}
     bad = parse_split_file(file).model_copy(update={"train": None})
     write_split_file(file, bad.model_copy(update={"tests": {"base": bad.tests["base"]}}))
     code, output = run("splits", "check", file)

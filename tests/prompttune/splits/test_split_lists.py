@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from prompttune.errors import SplitError
+from prompttune.splits.class_files import named_classes, read_class_file
 from prompttune.splits.id_matching import match_ids
-from prompttune.splits.lists import read_class_file, read_video_list, videos_by_class
+from prompttune.splits.importing import ListPair, import_lists, onto_store
+from prompttune.splits.lists import read_video_list, videos_by_class
+from prompttune.splits.making import read_labelled_csv
 
 VIDEOS = ("a.mp4", "b c.mp4", "d.mp4")
 CLASSES = "id,name\n0,run\n1,jump\n"
@@ -101,3 +105,168 @@ def test_paths_find_ids_with_and_without_folders_and_endings() -> None:
     assert matches.rows == {"train/run/a.mp4": 0, "jump/b.mp4": 1, "c.avi": 2, "val\\run\\c.mkv": 2, "y/d.avi": 4}
     assert matches.missing == ("e.mp4",)
     assert matches.ambiguous == {"d.mp4": ("x/d.mp4", "y/d.mp4")}
+
+
+STORE_IDS = ("run/001.mp4", "swim/001.mp4", "k400_train/dive/abc.mp4", "val/hop/001.mp4", "lone.mp4", "fly/only.mp4")
+
+
+@pytest.mark.parametrize(
+    ("path", "row"),
+    [
+        ("swim/001.avi", 1),  # the folder tells, whatever the ending
+        ("/data/videos/swim/001.mp4", 1),  # the id is a suffix of the path
+        ("videos\\run\\001.mp4", 0),
+        ("train_256/dive/abc.mkv", 2),  # folder and name are shared, and both are training folders
+        ("elsewhere/lone.avi", 4),  # an id without a folder, a name that the list has once
+        ("only.webm", 5),  # a name listed without its folder, unique in the store
+        ("only", 5),  # as SSv2 lists its videos
+        ("jump/001.mp4", None),  # another folder's video of the same name
+        ("train/hop/001.mp4", None),  # of the other side
+        ("fly/other/only.mp4", None),
+        ("dive/xabc.mp4", None),
+        ("lone.mp4/001.mp4", None),
+    ],
+)
+def test_the_longest_path_suffix_decides_and_no_other_folders_video_is_taken(path: str, row: int | None) -> None:
+    found = match_ids([path], STORE_IDS)
+    assert found.ambiguous == {}
+    assert found.rows == ({} if row is None else {path: row})
+    assert found.missing == (() if row is not None else (path,))
+
+
+def test_names_alone_are_taken_once_or_not_at_all() -> None:
+    assert match_ids(["001.mp4"], STORE_IDS).ambiguous == {
+        "001.mp4": ("run/001.mp4", "swim/001.mp4", "val/hop/001.mp4")
+    }
+    # Two folders' videos of one name cannot both be the store's one video without a folder.
+    assert match_ids(["a/lone.mp4", "b/lone.mp4"], STORE_IDS).missing == ("a/lone.mp4", "b/lone.mp4")
+    # Of two endings the equal one is meant.
+    assert match_ids(["x/a.avi"], ["v/x/a.mp4", "v/x/a.avi"]).rows == {"x/a.avi": 1}
+    assert match_ids(["x/a.webm"], ["v/x/a.mp4", "v/x/a.avi"]).ambiguous == {"x/a.webm": ("v/x/a.mp4", "v/x/a.avi")}
+    # A point in a name is no ending.
+    assert match_ids(["take1.2", "take1.3"], ["c/take1.2.mp4", "c/take1.4.mp4"]).missing == ("take1.3",)
+    # The longer suffix wins over the shorter one.
+    assert match_ids(["b/c/d.mp4"], ["a/c/d.mp4", "x/b/c/d.mp4", "c/d.mp4"]).rows == {"b/c/d.mp4": 1}
+
+
+def test_import_refuses_another_folders_video(tmp_path: Path) -> None:
+    classes = write(tmp_path / "c.csv", "id,name\n0,run\n1,jump\n")
+    listing = write(tmp_path / "l.txt", "run/001.mp4 0\njump/001.mp4 1\n")
+    split = import_lists([], [ListPair("test", listing, classes)])
+    with pytest.raises(SplitError, match=r"1 videos are not in the store: jump/001\.mp4"):
+        onto_store(split, ["run/001.mp4", "swim/001.mp4"], store="s.zarr", allow_missing=0)
+    onto = onto_store(split, ["run/001.mp4", "swim/001.mp4"], store="s.zarr", allow_missing=1)
+    assert onto.tests["test"].videos == {"run": ("run/001.mp4",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('"c/a, b.mp4" 0\nc/d.mp4 1\n', [("c/a, b.mp4", "0"), ("c/d.mp4", "1")]),
+        ("c/plain.mp4 running test\nc/a b.avi run\n", [("c/plain.mp4", "running test"), ("c/a b.avi", "run")]),
+        ("clip.avi 163 0\nb c.avi 31 1\n", [("clip.avi", "0"), ("b c.avi", "1")]),
+        ("clip.avi 163 0\nother.avi 1\n", [("clip.avi", "0"), ("other.avi", "1")]),
+        ("folder 163 0\nb c 31 1\n", [("folder", "0"), ("b c", "1")]),
+        ("take.mp4 take 2\n", [("take.mp4", "take 2")]),
+        ('"two words.mp4" "running test"\n', [("two words.mp4", "running test")]),
+        ("a.mp4.avi 1\n", [("a.mp4.avi", "1")]),
+        ("78687 4\n78688 5\n", [("78687", "4"), ("78688", "5")]),
+    ],
+)
+def test_lines_of_other_tools(tmp_path: Path, text: str, lines: list[tuple[str, str]]) -> None:
+    assert read_video_list(write(tmp_path / "l.txt", text)).lines == tuple(lines)
+
+
+def test_one_bad_line_is_one_bad_line(tmp_path: Path) -> None:
+    classes = read_class_file(write(tmp_path / "c.csv", CLASSES))
+    with pytest.raises(SplitError) as caught:
+        videos_by_class(read_video_list(write(tmp_path / "l.txt", "a.mp4 0\nb.mp4 1\nc.mp4 x\nd.mp4 0\n")), classes)
+    assert str(caught.value).endswith("(0 to 1): x")
+    with pytest.raises(SplitError) as caught:
+        read_video_list(write(tmp_path / "l.txt", "a 10 0\nb 11 1\nbroken 0\nd 12 0\n"))
+    assert "1 lines are not" in str(caught.value)
+    assert "- broken 0" in str(caught.value)
+    with pytest.raises(SplitError) as caught:
+        read_labelled_csv(write(tmp_path / "l.csv", "path,label\na,0\nb,1\nc,run\nd,0\n"), classes=classes)
+    assert "label run is no id of" in str(caught.value)
+    assert str(caught.value).count("is no id") == 1
+
+
+def test_something_something_v2_is_read_as_it_is_published(tmp_path: Path) -> None:
+    labels = {"Holding something next to something": "1", "Pushing something": "0"}
+    videos = [
+        {"id": "78687", "label": "holding potato next to bottle", "template": "Holding [something] next to [something]",
+         "placeholders": ["potato", "bottle"]},
+        {"id": "42326", "label": "pushing pen", "template": "Pushing [something]", "placeholders": ["pen"]},
+    ]  # fmt: skip
+    classes = read_class_file(write(tmp_path / "labels.json", json.dumps(labels)))
+    assert classes.classes == ("Pushing something", "Holding something next to something")
+    found = videos_by_class(read_video_list(write(tmp_path / "train.json", json.dumps(videos))), classes)
+    assert found == {"Pushing something": ("42326",), "Holding something next to something": ("78687",)}
+    assert match_ids(["42326"], ["20bn/42326.webm", "20bn/78687.webm"]).rows == {"42326": 0}
+    with pytest.raises(SplitError, match="no list of labelled videos"):
+        read_video_list(write(tmp_path / "test.json", '[{"id": "1"}]'))
+
+
+def test_kinetics_official_csv_is_a_list_and_a_source(tmp_path: Path) -> None:
+    text = (
+        "label,youtube_id,time_start,time_end,split\n"
+        "riding a bike,-3B32lodo2M,59,69,train\n"
+        '"tying knot, not on a tie",0wR5jVB-WPk,417,427,validate\n'
+    )
+    file = write(tmp_path / "k.csv", text)
+    names = ("-3B32lodo2M_000059_000069.mp4", "0wR5jVB-WPk_000417_000427.mp4")
+    labels = ("riding a bike", "tying knot, not on a tie")
+    assert read_video_list(file).lines == tuple(zip(names, labels, strict=True))
+    assert match_ids(names, [f"train/riding_a_bike/{names[0]}"]).rows == {names[0]: 0}
+    table = read_labelled_csv(file)
+    assert (table.ids, table.labels, table.splits) == (names, labels, ("train", "val"))
+    with pytest.raises(SplitError, match="do not fit"):
+        read_video_list(write(tmp_path / "bad.csv", text + "run,abc,x,2,train\n"))
+
+
+def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+        file.write_bytes("id,name\n0,café\n1,run\n".encode(encoding))
+        assert read_class_file(file).classes == ("café", "run")
+    file.write_bytes("id,name\n0,café\n".encode("latin-1"))
+    with pytest.raises(SplitError, match="not UTF-8 text") as caught:
+        read_class_file(file)
+    assert "iconv -f LATIN1" in str(caught.value)
+    assert read_class_file(write(file, '["brush hair", "run"]')).classes == ("brush hair", "run")
+    with pytest.raises(SplitError, match="begins like JSON"):
+        read_class_file(write(file, '["brush hair", '))
+
+
+def test_one_class_in_two_spellings_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    with pytest.raises(SplitError, match="'Run' and 'run'"):
+        read_class_file(write(file, "id,name\n0,Run\n1,run\n"))
+    with pytest.raises(SplitError, match="case or Unicode form alone"):
+        read_class_file(write(file, "caf\u00e9\ncafe\u0301\n"))
+    with pytest.raises(SplitError, match="'JUMP' and 'jump'"):
+        read_labelled_csv(write(file, "path,label\na,JUMP\nb,jump\n"))
+    classes = read_class_file(write(file, CLASSES))
+    with pytest.raises(SplitError, match="'run' and 'Run'"):
+        videos_by_class(read_video_list(write(tmp_path / "l.txt", "a.mp4 Run\n")), classes)
+    with pytest.raises(SplitError, match="broken over two lines"):
+        read_class_file(write(file, 'id,name\n0,"riding\na bike"\n1,run\n'))
+
+
+def test_class_names_of_a_command_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "names.txt", "brush hair\nrun\n")
+    assert named_classes("brush hair, run") == named_classes(str(file)) == ("brush hair", "run")
+    assert named_classes('["brush hair", "run, then jump"]') == ("brush hair", "run, then jump")
+    assert named_classes("clapping") == ("clapping",)
+    assert named_classes("v1.5 dance, run") == ("v1.5 dance", "run")
+    for wrong in ("nofile.txt", "folder/names", str(tmp_path), "Names.CSV"):
+        with pytest.raises(SplitError, match="no such file of class names"):
+            named_classes(wrong)
+    assert named_classes('["folder/names"]') == ("folder/names",)  # as the message advises
+    for wrong in ("", " , "):
+        with pytest.raises(SplitError, match="not a single class name"):
+            named_classes(wrong)
+    for wrong in ("[]", "[1, 2]", '["run"', '[["run"]]'):
+        with pytest.raises(SplitError, match="no JSON list of class names"):
+            named_classes(wrong)

@@ -9,9 +9,10 @@ import pytest
 
 from prompttune.errors import SplitError
 from prompttune.evaluation.split_checks import CheckInputs, check_split, foreign_names
+from prompttune.splits.class_files import read_class_file
 from prompttune.splits.file import SplitFile, TestPart, n_videos, structure_problems, video_ids
 from prompttune.splits.importing import ListPair, import_lists, named_draws, named_tests
-from prompttune.splits.lists import read_class_file, read_video_list, videos_by_class
+from prompttune.splits.lists import read_video_list, videos_by_class
 from prompttune.splits.making import MakeOptions, make_split_file
 from prompttune.splits.split import VideoTable
 

@@ -29,7 +29,7 @@ from prompttune.errors import (
     PromptFileError,
     RunFolderError,
 )
-from prompttune.evaluation.evaluate import load_predictions
+from prompttune.evaluation.evaluate import load_predictions, metrics
 from prompttune.evaluation.results import Result, load
 from prompttune.model.prompt_model import PromptModel
 from prompttune.prompts.file import read_prompt_file
@@ -254,7 +254,15 @@ def test_learned_prompts_give_the_same_accuracy_when_applied(tmp_path: Path, tar
     tables = {"coupling": {"hard_prompts": [hard_prompt]}, "context": {"prompt_depth": 2}}
     fitted = train_runs(tmp_path / "run", tables, method="ga2-text", store=target, seeds=[1, 2])
     paths = [tmp_path / "run" / run.name / "prompt.safetensors" for run in fitted.result.runs]
-    applied = apply_prompts(paths, given={"store": target}, base_to_new=True)
+    applied = apply_prompts(paths, given={"store": target}, base_to_new=True, out=tmp_path / "eval")
+    assert [run.name for run in applied.runs] == ["run-seed1", "run-seed2"]
+    kept = load_predictions(str(tmp_path / "eval" / "run-seed2" / "predictions.npz"))
+    assert metrics(kept) == applied.runs[1].metrics
+    assert Result.read(tmp_path / "eval") == applied
+    with pytest.raises(RunFolderError, match="training run"):  # whose predictions would be written over
+        apply_prompts(paths, given={"store": target}, out=tmp_path / "run")
+    twice = apply_prompts([paths[0], paths[0]], given={"store": target})
+    assert [run.name for run in twice.runs] == ["run-seed1", "run-seed1-2"]
     for trained, found in zip(fitted.result.runs, applied.runs, strict=True):
         assert found.metrics == pytest.approx(trained.metrics)
     assert fitted.result.hard_prompts[0]["method"] == "coop"

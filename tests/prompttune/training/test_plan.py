@@ -16,9 +16,10 @@ from visual_tables import tables_of
 from prompttune.cli.commands import cli
 from prompttune.config.train_config import merge
 from prompttune.cost import rate as machine_rate
+from prompttune.cost.step import step_operations, step_text_pass
 from prompttune.errors import FeatureError
 from prompttune.training import plan
-from prompttune.training.plan import plan_training, step_operations
+from prompttune.training.plan import plan_training
 from prompttune.training.trainer import Trainer
 
 WITH_ANCHORS: dict[str, Any] = {"anchors": {"loss": "feature", "n_anchors": 3}, "log": {"every": 1000}}
@@ -44,7 +45,7 @@ def test_operations_are_those_of_a_real_step(
     group, trainer = trainer_of(runs)
     trainer.step()  # the next step measures no gradient norms
     model = group.model
-    sent = plan._text_pass(model, group.splits[0], group.config)
+    sent = step_text_pass(model, group.splits[0].classes)
     counted = step_operations(runs, model, sent, n_frames=4)
     assert model.visual is not None
     tokens = trainer.inputs.videos.batch(torch.arange(8).expand(len(seeds), -1)).tokens
@@ -66,7 +67,7 @@ def test_operations_are_those_of_a_real_step(
 def test_gradient_norms_are_counted(visual_target: str) -> None:
     runs = short_runs({**tables_of("promptsrc", ""), "log": {"every": 1}}, store=visual_target, seeds=[1])
     group, trainer = trainer_of(runs)
-    sent = plan._text_pass(group.model, group.splits[0], group.config)
+    sent = step_text_pass(group.model, group.splits[0].classes)
     counted = step_operations(runs, group.model, sent, n_frames=4)
     with FlopCounterMode(display=False) as whole:
         trainer.step()
@@ -111,6 +112,7 @@ def test_short_steps_are_timed_whole_on_the_threads_of_training(
 
     before = torch.get_num_threads()
     monkeypatch.setattr(plan, "step_seconds", timed_whole)
+    monkeypatch.setattr(plan, "SHORT_STEP_SECONDS", 1000)  # however busy this machine is
     monkeypatch.setattr(plan, "choose_threads", lambda _: before + 1)
     assert plan_training(runs).step_seconds == 0.125
     assert threads == [before + 1]

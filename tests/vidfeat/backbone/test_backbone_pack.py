@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from openclip_models import TINY, random_clip
 
 from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256, whole_directory
@@ -170,16 +172,19 @@ def test_a_failed_write_leaves_nothing_behind(loaded: LoadedClip, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_removed_what_a_living_one_writes_is_not(loaded, tmp_path: Path) -> None:
-    dead, alive = tmp_path / ".pack.dead.partial", tmp_path / ".pack.alive.partial"
-    for folder in (dead, alive):
-        folder.mkdir()
-        (folder / "text.safetensors").write_bytes(b"half")
-    descriptor = os.open(alive, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    loaded.write_pack(tmp_path / "pack")
-    assert {path.name for path in tmp_path.iterdir()} == {"pack", alive.name}
-    os.close(descriptor)
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_waited_for(loaded, tmp_path: Path) -> None:
+    half = tmp_path / ".pack.dead.partial"
+    half.mkdir()
+    (half / "text.safetensors").write_bytes(b"half")
+    living = FileLock(tmp_path / ".pack.lock")
+    with living, ThreadPoolExecutor(1) as other:
+        waiting = other.submit(loaded.write_pack, tmp_path / "pack")
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        assert half.exists()
+        living.release()
+        waiting.result(timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
 def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> bool:
@@ -207,8 +212,9 @@ def test_a_kill_at_any_step_leaves_a_whole_pack_or_none(loaded: LoadedClip, writ
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
-def test_two_writers_at_once_give_one_pack(loaded: LoadedClip, tmp_path: Path, monkeypatch) -> None:
+def test_two_writers_at_once_give_one_pack_where_there_are_no_locks(loaded, tmp_path: Path, monkeypatch) -> None:
     rename = os.rename
+    monkeypatch.setattr(whole_directory, "_alone", lambda directory: nullcontext(False))
 
     def late(source: Path, target: Path) -> None:
         monkeypatch.setattr(whole_directory.os, "rename", rename)

@@ -261,3 +261,23 @@ def test_an_object_store_out_of_reach_is_one_message(monkeypatch):
     said = refusal(vidfeat("info", "s3://bucket/X.zarr"))
     assert "the object store cannot be used" in said
     assert "http://127.0.0.1:1/bucket" in said
+
+
+def test_what_is_left_out_of_a_folder_is_said_and_strict_refuses_it(tmp_path, clip):
+    root = write_videos(tmp_path / "videos", 2)
+    (root / "LICENSE").write_text("all rights")
+    (root / "run" / "notes.txt").write_text("none")
+    (root / "empty").mkdir()
+    out = tmp_path / "X.zarr"
+
+    strict = refusal(extract(root, out, *clip, "--strict"))
+    assert "run/notes.txt" in strict
+    assert not out.exists()
+    result = extract(root, out, *clip)
+
+    assert result.exit_code == 0, result.output
+    assert "note: left out 2 x file that is no video by its extension" in result.stderr
+    assert "note: left out 1 x folder without a video: empty" in result.stderr
+    assert "2 videos, 0 failed" in result.output
+    planned = vidfeat("plan", root, "--out", tmp_path / "Y.zarr", *clip, "--calibrate-seconds", 0)
+    assert "note: left out 2 x file" in planned.output

@@ -7,7 +7,8 @@ import pytest
 import torch
 from openclip_models import TINY, random_clip
 
-from vidfeat.clip.encode import Encoder, choose_device, choose_precision
+from vidfeat.backbone.device import choose_device
+from vidfeat.clip.encode import Encoder, choose_precision
 from vidfeat.clip.openclip import from_state_dict
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -12,10 +13,11 @@ import pytest
 from small_extraction import N_FRAMES, digests, small_options, write_mp4, write_tiny_clip, write_videos
 
 from vidfeat.errors import FingerprintMismatchError, ManifestError, PlanError, VidfeatError
-from vidfeat.extraction import job_store, unit_runner
+from vidfeat.extraction import job_store
 from vidfeat.extraction.extract import extract_or_resume
 from vidfeat.extraction.options import Machine, ModelChoice, OptionsError
 from vidfeat.store import StoreWriter, open_store, verify
+from vidfeat.video.decode.video_file import VideoFile
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, sample_indices
 
@@ -247,6 +249,34 @@ def test_retry_takes_up_the_failures_of_one_reason_once_they_are_repaired(tmp_pa
         extract(small_options(own_videos, out, model, retry="boredom"))
 
 
+def test_what_the_machine_failed_to_read_is_tried_by_the_next_run(tmp_path, videos, model, finished, monkeypatch):
+    out = tmp_path / "X.zarr"
+    options = small_options(videos, out, model, machine=Machine(workers=0, device="cpu"))
+    honest = VideoFile.picture
+
+    def no_more_files(file, frame):
+        if file.path.endswith("002.mp4"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return honest(file, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoFile, "picture", no_more_files)
+        for _ in range(2):  # the second run tries again, and fails again
+            summary = extract(options)
+            assert summary.failures == {"machine": 1}
+            assert not summary.nothing_to_do
+    (failed,) = [row for row in open_store(out).videos() if not row.ok]
+    assert failed.id.endswith("002.mp4")
+    assert "OSError: [Errno 24] Too many open files" in failed.detail
+    assert "no_more_files" in failed.detail, "the traceback"
+    summary = extract(options)
+    assert (summary.n_failed, summary.n_frames) == (0, N_FRAMES)
+    assert extract(options).nothing_to_do
+    expected = rows_by_id(finished)
+    for name, values in rows_by_id(out).items():  # a unit of one video is a batch of another size: float16's last bit
+        np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-4)
+
+
 def test_missing_files_are_refused_unless_failures_are_allowed(tmp_path, videos, model):
     listing = tmp_path / "videos.csv"
     ids = sorted(path.relative_to(videos).as_posix() for path in videos.rglob("*.mp4"))
@@ -259,9 +289,11 @@ def test_missing_files_are_refused_unless_failures_are_allowed(tmp_path, videos,
     assert summary.failures == {"unreadable": 1}
 
 
-def test_a_changed_file_is_a_failure_when_a_tap_is_added(tmp_path, own_videos, model):
+def test_a_changed_file_is_a_failure_when_a_tap_is_added_to_an_old_store(tmp_path, own_videos, model, monkeypatch):
     out = tmp_path / "X.zarr"
-    extract(small_options(own_videos, out, model, taps=("pooled",)))
+    with monkeypatch.context() as patch:  # stores have kept sizes and times of files since later
+        patch.setattr("vidfeat.extraction.recipe.stat_facts", lambda path: {})
+        extract(small_options(own_videos, out, model, taps=("pooled",)))
     write_mp4(own_videos / "run" / "001.mp4", n_frames=16, seed=99)
     summary = extract(small_options(own_videos, out, model, taps=("tokens@1",)))
     assert summary.n_failed == 1
@@ -362,9 +394,7 @@ def test_an_unknown_layer_is_refused_with_the_range(tmp_path, videos, model):
     assert not (tmp_path / "X.zarr").exists()
 
 
-def test_names_of_taps_go_both_ways():
-    assert unit_runner.layer_of(unit_runner.token_tap(11)) == 11
-    assert unit_runner.layer_of("pooled") is None
+def test_a_store_and_its_extraction_claim_the_same_names():
     assert {"pack", "plan"} <= job_store.OWN_NAMES
 
 

@@ -90,7 +90,7 @@ def test_failed_videos_leave_no_rows():
     np.testing.assert_array_equal(committed(recorder), np.concatenate([expected_rows(i) for i in good]))
     outcomes = [outcome for unit in recorder.units for outcome in unit.outcomes]
     failed = {o.task.position: o.reason for o in outcomes if isinstance(o, VideoFailed)}
-    assert failed == {3: "invalid_data", 6: "truncated", 9: "invalid_data", 19: "truncated"}
+    assert failed == {3: "invalid_data", 6: "truncated", 9: "machine", 19: "truncated"}
 
 
 def test_values_that_are_not_finite_fail_their_video_alone():

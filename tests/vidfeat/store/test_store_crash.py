@@ -30,7 +30,8 @@ WORLD = SmallStore(n_videos=7, n_views=1, dtype="int8")
 MORE = SmallStore(n_videos=9, n_views=2, dtype="int8")
 PROGRAM = small_store.__file__
 STEPS = ("created", "writing", "synced", "renamed", "durable")
-# Metadata and index are some hundred small files written alike; of those the matrix takes every 29th.
+# The metadata and the index are some hundred small files, each written by the same steps. Killing a process at every
+# step of every one would take minutes and show the same thing again, so the matrix keeps one step in this many.
 METADATA_STRIDE = 41
 
 

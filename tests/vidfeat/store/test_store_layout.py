@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
 from small_store import FAILED_VIDEO, SmallStore, tree
 
-from vidfeat.store import open_store
+from vidfeat.store import StoreSpec, StoreWriter, TapSpec, VideoRow, open_store
 from vidfeat.store.shards import ArrayLayout, encode_small_array
 
 KINDS = [
@@ -55,7 +57,7 @@ def test_a_shard_is_the_bytes_zarr_writes(n_rows, compressor, tmp_path):
     array = zarr.open_array(tmp_path, mode="r+")
     assert array.attrs["a"] == 1
     array[:n_rows] = rows
-    ours = bytes(layout.encode(rows))
+    ours = bytes(layout.encode(rows)[0])
     if n_rows:
         assert (tmp_path / "c.0.0.0").read_bytes() == ours
     (tmp_path / "c.0.0.0").write_bytes(ours)
@@ -81,7 +83,7 @@ def test_an_index_array_is_the_bytes_zarr_writes(values, tmp_path):
 
 def test_shards_hold_whole_videos_and_have_the_size_asked_for():
     from vidfeat.store import StoreSpec, TapSpec
-    from vidfeat.store.unit_plan import first_pass
+    from vidfeat.store.passes import first_pass
 
     tokens = TapSpec("tokens/06", (197, 768))
     videos = SmallStore(n_videos=1000).videos
@@ -98,7 +100,7 @@ def test_shards_hold_whole_videos_and_have_the_size_asked_for():
 
 def test_units_of_videos_of_different_lengths_are_packed_by_their_bounds():
     from vidfeat.store import StoreSpec, TapSpec
-    from vidfeat.store.unit_plan import first_pass
+    from vidfeat.store.passes import first_pass
 
     videos = SmallStore(n_videos=6).videos
     spec = StoreSpec((TapSpec("pooled", (8,)),), n_frames=None, max_frames=10, shard_bytes=16 * 12)
@@ -128,3 +130,31 @@ def test_the_root_says_what_the_store_is(tmp_path):
         == open_store(tmp_path / "X.zarr").fingerprint.sha256
     )
     assert about["n_videos"] == world.n_videos
+
+
+@pytest.mark.parametrize("n_frames", [4, None])
+@pytest.mark.parametrize("given", ["float16", "float32", "float64"])
+def test_a_commit_is_what_the_plain_way_makes_of_the_same_rows(n_frames, given, tmp_path):
+    """Cast, then chunk by chunk bytes and checksum, then the index; checksums of videos and files on their own."""
+    lengths = [4, 4, 4] if n_frames else [2, 5, 1]
+    rows = [np.random.default_rng(n).standard_normal((n_rows, 3, 5)).astype(given) for n, n_rows in enumerate(lengths)]
+    spec = StoreSpec((TapSpec("tokens/00", (3, 5)),), n_frames, max_frames=5)
+    videos = [VideoRow(f"{n}.mp4", "", n_frames=n_rows) for n, n_rows in enumerate(lengths)]
+    writer = StoreWriter.create(tmp_path / "X.zarr", spec, videos, frame_bounds=None if n_frames else lengths)
+    (unit,) = writer.plan_units()
+    record = writer.commit(unit, {"tokens/00": rows}, videos)
+
+    halves = [part.astype("<f2") for part in rows]
+    chunks = halves if n_frames else [frame for part in halves for frame in part]
+    n_slots = writer.plan.taps["tokens/00"].shard_rows // (n_frames or 1)
+    body, index = b"", np.full((n_slots, 2), 2**64 - 1, "<u8")
+    for slot, chunk in enumerate(chunks):
+        index[slot] = len(body), chunk.nbytes + 4
+        body += chunk.tobytes() + google_crc32c.value(chunk.tobytes()).to_bytes(4, "little")
+    expected = body + index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    assert (tmp_path / "X.zarr/tokens/00/c.0.0.0").read_bytes() == expected
+    assert [video.crc32c["tokens/00"] for video in record.videos] == [
+        (google_crc32c.value(part.tobytes()),) for part in halves
+    ]
+    (file,) = record.files.values()
+    assert (file.n_bytes, file.sha256) == (len(expected), hashlib.sha256(expected).hexdigest())

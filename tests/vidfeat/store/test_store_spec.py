@@ -8,13 +8,17 @@ from small_store import SmallStore, Video
 
 from vidfeat.errors import FingerprintMismatchError, StoreCorruptError, StoreError
 from vidfeat.store import (
+    POOLED,
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     VideoRow,
     require_same_fingerprint,
     storage_problem,
+    tap_flags,
+    token_layers,
 )
 from vidfeat.store.records import canonical_json, seal, unseal
 
@@ -99,6 +103,14 @@ def test_values_that_lose_their_meaning_are_named(values, dtype, word):
     assert problem is None if word is None else word in problem
 
 
+def test_every_half_is_told_finite_or_not_by_its_bits():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    assert [storage_problem(halves[i : i + 1], "float16") is None for i in range(2**16)] == np.isfinite(halves).tolist()
+    finite = halves[np.isfinite(halves)]
+    assert storage_problem(finite, "float16") is storage_problem(finite[::-2], "float32") is None
+    assert storage_problem(np.append(finite, np.float16("nan")), "float16") == "1 of 63489 values are NaN or infinite"
+
+
 def test_a_manifest_with_twins_or_unknown_labels_is_refused_in_one_message(tmp_path):
     videos = [Video("a", "walk"), Video("a", "walk"), Video("b", "fly"), Video("", "walk")]
     with pytest.raises(StoreError) as caught:
@@ -124,3 +136,13 @@ def test_sealed_json_notices_any_change_of_its_bytes():
     assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1})
     with pytest.raises(ValueError):
         canonical_json(float("nan"))
+
+
+def test_a_tap_has_one_name_however_it_is_spelled() -> None:
+    assert (Tap().name, Tap().flag, Tap.of("pooled"), POOLED) == ("pooled", "pooled", Tap(), "pooled")
+    assert (Tap(6).name, Tap(6).flag, Tap(11).name) == ("tokens/06", "tokens@6", "tokens/11")
+    assert Tap.of("tokens/06") == Tap.of("tokens@6") == Tap.of("tokens@06") == Tap(6)
+    assert Tap.of("tokens") is None
+    assert Tap.of("tokens/06/x") is None
+    assert token_layers(["pooled", "tokens/06", "theirs", "tokens@2", "tokens@6"]) == (6, 2)
+    assert tap_flags(["pooled", "tokens/06", "theirs"]) == "pooled,tokens@6,theirs"

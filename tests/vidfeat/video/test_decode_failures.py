@@ -14,8 +14,8 @@ import video_files as vf
 
 from vidfeat.errors import DecodeError
 from vidfeat.video.decode import decode, decode_all, probe
-from vidfeat.video.decode import pick as pick_module
 from vidfeat.video.decode.container import completeness
+from vidfeat.video.decode.video_file import VideoFile
 from vidfeat.video.sampling import SamplingPolicy
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
@@ -220,15 +220,18 @@ def _faststart(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", WRITERS)
 def test_garbled_files_raise_nothing_but_decode_errors(tmp_path: Path, name: str) -> None:
     whole = vf.write_video(tmp_path / name, n_frames=30, **WRITERS[name])  # type: ignore[arg-type]
-    generator = np.random.default_rng(7)
+    generator, reasons = np.random.default_rng(7), set()
     for seed in range(25):
         low = float(generator.uniform(0, 0.9))
         garbled = vf.flip_bits(whole, tmp_path / f"garbled_{name}", n_bits=6, seed=seed, span=(low, low + 0.1))
         try:
             frames = decode(garbled, policy=EIGHT)
-        except DecodeError:
-            continue
-        assert len(frames.indices) == 8
+        except DecodeError as error:
+            reasons.add(error.reason)
+        else:
+            assert len(frames.indices) == 8
+    assert reasons
+    assert "machine" not in reasons
 
 
 # --- limits ---
@@ -241,14 +244,14 @@ def test_a_deadline_that_has_passed_is_a_timeout(tmp_path: Path) -> None:
     assert len(decode(path, policy=EIGHT, timeout_seconds=600.0).indices) == 8
 
 
-def test_memory_that_runs_out_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_no_verdict_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = vf.write_video(tmp_path / "a.mp4", n_frames=3)
 
-    def no_memory(frame: object, path: str) -> np.ndarray:
+    def no_memory(file: VideoFile, frame: object) -> np.ndarray:
         raise MemoryError("no room for the picture")
 
-    monkeypatch.setattr(pick_module, "upright", no_memory)
-    assert reason_of(path) == "out_of_memory"
+    monkeypatch.setattr(VideoFile, "picture", no_memory)
+    assert reason_of(path) == "machine"
 
 
 def test_an_unknown_decoder_is_refused(tmp_path: Path) -> None:

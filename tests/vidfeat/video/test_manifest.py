@@ -61,21 +61,74 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     ]
 
 
-def test_everything_wrong_with_a_folder_is_said_at_once(tmp_path: Path) -> None:
-    touch(tmp_path, "walk/a.mp4", "walk/notes.txt", "walk/thumb.jpg", "stray.mkv", "clap/only.txt")
+def test_what_is_no_video_is_left_out_and_said(tmp_path: Path) -> None:
+    touch(tmp_path, "walk/a.mp4", "walk/notes.txt", "walk/thumb.jpg", "clap/only.txt", "LICENSE", "empty/.hidden")
+    good = touch(tmp_path / "good", "walk/a.mp4", ".cache/x.txt")
+    touch(tmp_path, "good.txt/x.mp4")
+
+    manifest = load_manifest(tmp_path, root=tmp_path)
+
+    assert [item.id for item in manifest.items] == ["good/walk/a.mp4", "good.txt/x.mp4", "walk/a.mp4"]
+    assert manifest.classes == ("good", "good.txt", "walk")
+    files, folders = manifest.notes
+    assert files.startswith("left out 4 x file that is no video by its extension (.txt 2, no extension 1, .jpg 1): ")
+    assert all(name in files for name in ("LICENSE", "walk/notes.txt", "walk/thumb.jpg", "clap/only.txt"))
+    assert folders == "left out 2 x folder without a video: clap, empty"
+    assert load_manifest(good).notes == ()
+
+
+def test_strict_refuses_what_would_be_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "walk/a.mp4", "walk/notes.txt", "LICENSE")
     (tmp_path / "empty").mkdir()
 
-    message = message_of(tmp_path)
+    message = message_of(tmp_path, strict=True)
 
-    for part in ("walk/notes.txt", "walk/thumb.jpg", "clap/only.txt", "stray.mkv", "    empty", "    clap\n"):
-        assert part in message
-    assert "3 x file in a class folder" in message
-    assert "2 x class folder without a video" in message
+    assert "left out 2 x file that is no video" in message
+    assert "    walk/notes.txt" in message
+    assert "    LICENSE" in message
+    assert "    empty" in message
+
+
+def test_a_video_without_a_class_folder_is_an_error_whatever_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "walk/a.mp4", "walk/notes.txt", "stray.mkv")
+    message = message_of(tmp_path)
+    assert "1 x video outside any class folder (move it into one):\n    stray.mkv" in message
+    assert "note: left out 1 x file" in message
 
 
 def test_a_folder_without_classes(tmp_path: Path) -> None:
     assert "no class folder" in message_of(tmp_path)
+    assert "no class folder" in message_of(touch(tmp_path / "texts", "walk/a.txt", "LICENSE"))
     assert "does not exist" in message_of(tmp_path / "nowhere")
+
+
+def test_splits_are_recognised_in_any_case_and_spelling(tmp_path: Path) -> None:
+    touch(tmp_path, "Train/walk/a.mp4", "Validation/walk/b.mp4", "TEST/clap/c.mp4", "TEST/notes.txt", "LICENSE")
+    (tmp_path / "annotations").mkdir()
+
+    manifest = load_manifest(tmp_path)
+
+    assert manifest.classes == ("clap", "walk")
+    splits = {item.id: item.split for item in manifest.items}
+    assert splits == {"Train/walk/a.mp4": "train", "Validation/walk/b.mp4": "val", "TEST/clap/c.mp4": "test"}
+    assert manifest.notes[0].endswith("(.txt 1, no extension 1): TEST/notes.txt, LICENSE")
+    assert "left out 1 x folder without a video: annotations" in manifest.notes
+
+
+def test_split_folders_beside_class_folders_are_an_error(tmp_path: Path) -> None:
+    message = message_of(touch(tmp_path, "train/walk/a.mp4", "test/walk/b.mp4", "clap/c.mp4"))
+    assert "called like a split" in message
+    assert "    test\n    train" in message
+    assert load_manifest(touch(tmp_path / "sports", "test/a.mp4", "clap/c.mp4")).classes == ("clap", "test")
+
+
+def test_a_split_that_is_none_is_refused_with_the_one_meant(tmp_path: Path) -> None:
+    source = write(tmp_path / "list.csv", "path,label,split\na.mp4,walk,trian\nb.mp4,walk,Testing\nc.mp4,walk,\n")
+    message = message_of(source, must_exist=False)
+    assert "1 x split that is none of train, val, test" in message
+    assert "line 2: 'trian': did you mean 'train'?" in message
+    source = write(tmp_path / "list.csv", "path,label,split\nb.mp4,walk,Testing\nc.mp4,walk,\n")
+    assert [item.split for item in load_manifest(source, must_exist=False).items] == ["test", ""]
 
 
 def test_folder_names_are_checked_against_the_class_list(tmp_path: Path) -> None:
@@ -228,9 +281,9 @@ def test_lines_of_a_list(tmp_path: Path, line: str, expected: tuple[str, str, st
     ("line", "part"),
     [
         ("a.mp4", "not `path label [split]`"),
-        ("a.mp4 brush hair", "quote a label that holds blanks"),
+        ("a.mp4 brush hair", "'brush hair' is not known"),
         ("frames/a 120 3", "frame folders, not videos"),
-        ("a.mp4 0 train extra", "not `path label [split]`"),
+        ("a.mp4 0 train extra", "'0 train extra' is not known"),
         ("a.mp4 2", "2: the ids are 0 to 1"),
     ],
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vidfeat.errors import explain
-from vidfeat.store import StoreReader
-from vidfeat.tools.anchors.task import POOLED, AnchorError
+from vidfeat.store import POOLED, StoreReader
+from vidfeat.tools.anchors.task import AnchorError
 
 TEMPLATES = ("a video of {}.",)
 _BLOCK_BYTES = 64 * 2**20

@@ -13,10 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vidfeat.errors import VidfeatError, explain
-from vidfeat.store import StoreReader, open_store
+from vidfeat.store import POOLED, StoreReader, open_store
 from vidfeat.video.manifest import VIDEO_EXTENSIONS
 
-POOLED = "pooled"
 _ENTRY = re.compile(rf"(?P<path>\S.*?(?:{'|'.join(map(re.escape, sorted(VIDEO_EXTENSIONS)))}))(?:\s.*)?", re.IGNORECASE)
 # "<11 characters of the YouTube id>_<first second>_<last second>": Kinetics' names of clips.
 _KINETICS_CLIP = re.compile(r"(?P<source>[\w-]{11})_\d{6}_\d{6}")

@@ -80,12 +80,13 @@ def crosscheck_source(
     *,
     root: str | os.PathLike[str] | None = None,
     classes: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     limit: int | None = None,
     n_videos: int = 20,
     seed: int = 0,
 ) -> list[Comparison]:
     """`crosscheck` of `n_videos` videos drawn at random from a source's (from its first `limit` ones)."""
-    items = load_manifest(source, root=root, classes=classes).items[:limit]
+    items = load_manifest(source, root=root, classes=classes, strict=strict).items[:limit]
     drawn = random.Random(seed).sample(range(len(items)), min(n_videos, len(items)))
     return crosscheck([items[index].path for index in sorted(drawn)], n=n_videos)
 

@@ -1,13 +1,21 @@
-"""Every way a video can fail, as a DecodeError with its reason: one place that knows the decoders' exceptions."""
+"""Every way a video can fail, as a DecodeError with its reason: one place that knows the decoders' exceptions.
+
+A verdict on a file is given only for what is known to come from its bytes, or from its path. Whatever else happens, our
+own faults included, has the reason `machine`: it says nothing about the file, and is tried again.
+"""
 
 from __future__ import annotations
 
 import errno
+import traceback
 
 from vidfeat.errors import DecodeError, explain
 from vidfeat.video.decode.container import Completeness
 
-_SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.EIO, errno.EMFILE, errno.ENFILE)
+# The path names no readable file, whatever the state of the machine.
+_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+# What FFmpeg returns for bytes it cannot make sense of. EPERM is among them: the file itself could be opened.
+_BYTE_ERRORS = (errno.EINVAL, errno.ERANGE, errno.ENOSYS, errno.EPERM)
 # Reason -> what is said of the video, and what to do.
 _SAID = {
     "unreadable": ("This video cannot be read.", "Check the path and the permissions."),
@@ -17,7 +25,7 @@ _SAID = {
     "no_frames": ("This video has no frames.", "Take it out of the source, or fetch it again."),
     "codec_unsupported": ("This video's codec or format is not supported.", "Re-encode it, for example to H.264."),
     "invalid_data": ("This is no video, or a damaged one.", "Fetch it again, or re-encode it."),
-    "out_of_memory": ("This video does not fit into memory.", "Sample fewer frames, or use fewer workers."),
+    "machine": ("The machine failed while this video was read.", "The same command tries it again."),
 }
 
 
@@ -35,16 +43,19 @@ def cut_short(error: DecodeError, *, path: str, ending: Completeness) -> DecodeE
     return error
 
 
-def translate(error: BaseException, *, path: str, ending: Completeness) -> DecodeError:
-    """The DecodeError that stands for an exception of a decoder or of the system."""
-    import av
-
+def translate(error: BaseException, *, path: str, ending: Completeness | None = None) -> DecodeError:
+    """The DecodeError that stands for an exception of a decoder, of the system, or of our own."""
+    ending = ending or Completeness("")
     if isinstance(error, DecodeError):
         return cut_short(error, path=path, ending=ending)
     detail = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return failure("out_of_memory", path, detail)
-    if isinstance(error, (av.DecoderNotFoundError, av.PatchWelcomeError)):
+    if ending.is_certain:
+        return failure("truncated", path, f"{ending.cut} ({detail})")
+    if not is_about_bytes(error):
+        if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+            return failure("unreadable", path, detail)
+        return failure("machine", path, machine_detail(error))
+    if "NotFound" in type(error).__name__ or type(error).__name__ == "PatchWelcomeError":
         return failure("codec_unsupported", path, detail)
     if ending.cut:
         return failure("truncated", path, f"{ending.cut} ({detail})")
@@ -52,9 +63,24 @@ def translate(error: BaseException, *, path: str, ending: Completeness) -> Decod
         return failure("no_frames", path, f"the file is whole and holds no frame ({detail})")
     if isinstance(error, EOFError):
         return failure("truncated", path, f"the file ends where its headers should be ({detail})")
-    if isinstance(error, OSError) and (not isinstance(error, av.FFmpegError) or error.errno in _SYSTEM_ERRORS):
-        return failure("unreadable", path, detail)
     return failure("invalid_data", path, detail)
+
+
+def is_about_bytes(error: BaseException) -> bool:
+    """Whether an exception of PyAV is known to come from the bytes of the file, and not from the machine's state."""
+    import av
+
+    if isinstance(error, UnicodeDecodeError):  # a text among the metadata
+        return True
+    kinds = ("InvalidData", "EOF", "PatchWelcome", "DecoderNotFound", "DemuxerNotFound", "ProtocolNotFound")
+    return isinstance(error, av.FFmpegError) and (
+        type(error).__name__.removesuffix("Error") in kinds or error.errno in _BYTE_ERRORS
+    )
+
+
+def machine_detail(error: BaseException) -> str:
+    """What a row keeps of a fault of the machine: the error and where it was raised."""
+    return f"{type(error).__name__}: {error}\n" + "".join(traceback.format_exception(error)[-12:]).strip()
 
 
 def _found(error: DecodeError) -> str:

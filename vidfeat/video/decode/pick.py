@@ -15,7 +15,7 @@ import numpy as np
 from vidfeat.video.decode.failures import failure
 from vidfeat.video.decode.frames import Deadline
 from vidfeat.video.decode.probe import Probe
-from vidfeat.video.decode.video_file import open_video, upright
+from vidfeat.video.decode.video_file import VideoFile, open_video
 
 # Codecs whose packets are frames and whose key frames can be decoded from; on all of them both ways were seen to give
 # the same pictures.
@@ -39,24 +39,23 @@ class Picked:
         first_pts_seconds: presentation time of the file's first frame.
     """
 
-    path: str
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     pts_seconds: dict[int, float] = field(default_factory=dict)
     n_frames: int = 0
     n_decoded: int = 0
     first_pts_seconds: float = 0.0
 
-    def add(self, index: int, frame: Any, seconds: float) -> None:
+    def add(self, index: int, frame: Any, seconds: float, *, file: VideoFile) -> None:
         """Keeps a frame.
 
         Raises:
             DecodeError: codec_unsupported, for a frame of another size than the first.
         """
-        picture = upright(frame, self.path)
+        picture = file.picture(frame)
         shape = next(iter(self.pictures.values())).shape if self.pictures else picture.shape
         if picture.shape != shape:
             change = f"{shape[1]}x{shape[0]} to {picture.shape[1]}x{picture.shape[0]}"
-            raise failure("codec_unsupported", self.path, f"its frames change size from {change} at frame {index}")
+            raise failure("codec_unsupported", file.path, f"its frames change size from {change} at frame {index}")
         self.pictures[index], self.pts_seconds[index] = picture, seconds
 
 
@@ -84,9 +83,10 @@ def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Pick
     """
     index_at = {int(facts.pts_ticks[index]): index for index in sorted(wanted)}
     remaining = sorted(index_at)
-    picked = Picked(facts.path, n_frames=facts.n_packets, first_pts_seconds=facts.first_pts_seconds)
-    with open_video(facts.path) as (container, stream):
-        context, packets, position = stream.codec_context, None, 0
+    picked = Picked(n_frames=facts.n_packets, first_pts_seconds=facts.first_pts_seconds)
+    with open_video(facts.path) as file:
+        container, stream, context = file.container, file.stream, file.stream.codec_context
+        packets, position = None, 0
         while remaining:
             key = int(facts.key_ticks[np.searchsorted(facts.key_ticks, remaining[0], side="right") - 1])
             ahead = int(np.searchsorted(facts.pts_ticks, key)) - position
@@ -102,7 +102,7 @@ def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Pick
                 position = int(np.searchsorted(facts.pts_ticks, frame.pts if frame.pts is not None else -1)) + 1
                 if frame.pts in index_at:
                     index = index_at.pop(frame.pts)
-                    picked.add(index, frame, float(facts.pts_seconds[index]))
+                    picked.add(index, frame, float(facts.pts_seconds[index]), file=file)
             if remaining[0] in index_at:
                 return None
             remaining = sorted(index_at)
@@ -134,12 +134,12 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
     Raises:
         DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
     """
-    picked = Picked(path)
+    picked = Picked()
     step = 1.0 / facts.fps if facts is not None and facts.fps else 0.04
     nominal = facts is not None and not facts.has_pts
     last = -step
-    with open_video(path) as (container, stream):
-        for frame in container.decode(stream):
+    with open_video(path) as file:
+        for frame in file.container.decode(file.stream):
             deadline.check()
             _refuse_damage(frame, path)
             known = frame.pts is not None and not nominal
@@ -147,7 +147,7 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
             if picked.n_decoded == 0:
                 picked.first_pts_seconds = last
             if picked.n_decoded in wanted:
-                picked.add(picked.n_decoded, frame, last)
+                picked.add(picked.n_decoded, frame, last, file=file)
             picked.n_decoded += 1
     picked.n_frames = picked.n_decoded
     return picked

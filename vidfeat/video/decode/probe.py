@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vidfeat.video.decode.container import Completeness, completeness
-from vidfeat.video.decode.failures import failure, translate
+from vidfeat.video.decode.failures import failure, is_about_bytes, translate
 from vidfeat.video.decode.video_file import open_video, orientation
 
 
@@ -97,23 +96,17 @@ def probe(path: str | os.PathLike[str]) -> Probe:
     Reads the file once (about the time of copying it) and decodes its first frame.
 
     Raises:
-        DecodeError: unreadable, empty, no_video_stream, no_frames, codec_unsupported, truncated, invalid_data.
+        DecodeError: unreadable, empty, no_video_stream, no_frames, codec_unsupported, truncated, invalid_data, machine.
     """
     path = os.path.abspath(path)
-    ending = _ending(path)
-    try:
-        return _probe(path, ending)
-    except Exception as error:
-        raise translate(error, path=path, ending=ending) from error
-
-
-def _ending(path: str) -> Completeness:
+    ending = None
     try:
         if os.path.getsize(path) == 0 and not os.path.isdir(path):
             raise failure("empty", path, "the file has no bytes")
-        return completeness(path)
-    except OSError as error:
-        raise failure("unreadable", path, str(error)) from error
+        ending = completeness(path)
+        return _probe(path, ending)
+    except Exception as error:
+        raise translate(error, path=path, ending=ending) from error
 
 
 @dataclass
@@ -130,7 +123,8 @@ class _Packets:
 
 
 def _probe(path: str, ending: Completeness) -> Probe:
-    with open_video(path) as (container, stream):
+    with open_video(path) as file:
+        container, stream = file.container, file.stream
         packets, frame = _scan(container, stream)
         if not packets.shown:
             raise failure("no_frames", path, "its video stream holds no packet")
@@ -172,8 +166,12 @@ def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
     packets, frame, key = _Packets(), None, None
     for packet in container.demux(stream):
         if frame is None:
-            with suppress(av.FFmpegError):  # decoding proper will say what is wrong, and where
+            try:
                 frame = next(iter(packet.decode()), None)
+            except av.FFmpegError as error:
+                if not is_about_bytes(error):
+                    raise
+                # Decoding proper will say what is wrong, and where.
         if packet.size == 0:
             continue
         pts = packet.pts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,19 +18,42 @@ from vidfeat.video.decode.failures import failure
 _PLAYLISTS = ("hls", "dash", "concat", "sdp", "imf")
 
 
+@dataclass(frozen=True, eq=False)
+class VideoFile:
+    """An open file: PyAV's container, its video stream, and the one conversion context of all its frames."""
+
+    path: str
+    container: Any
+    stream: Any
+    converter: Any
+
+    def picture(self, frame: Any) -> np.ndarray:
+        """The picture [H W 3] uint8 of a decoded frame, turned for display; nothing of the frame is kept alive.
+
+        Raises:
+            DecodeError: codec_unsupported, as `orientation`.
+        """
+        # frame.to_ndarray(format=...) would make a context for every frame, with a thread for every core.
+        stored = self.converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        turned = orientation(frame, self.path).apply(stored)
+        return np.array(turned, order="C")  # a copy: the array of a frame holds on to it
+
+
 @contextmanager
-def open_video(path: str) -> Iterator[tuple[Any, Any]]:
-    """The opened (container, video stream) of a file, decoded by one thread.
+def open_video(path: str) -> Iterator[VideoFile]:
+    """The opened video file, decoded and converted by this thread alone.
 
     The stream is FFmpeg's choice where there are several, which is also decord's and torchcodec's.
 
     Raises:
         DecodeError: unreadable, no_video_stream, codec_unsupported.
+        OSError, av.FFmpegError: what the system or FFmpeg says; see `failures.translate`.
     """
     import av
+    from av.video.reformatter import VideoReformatter
 
-    if not os.path.isfile(path):
-        raise failure("unreadable", path, "it is a folder" if os.path.isdir(path) else "there is no such file")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise failure("unreadable", path, "it is a folder" if os.path.isdir(path) else "it is no regular file")
     if not os.access(path, os.R_OK):
         raise failure("unreadable", path, "no permission to read it")
     with av.open(path, options={"protocol_whitelist": "file"}) as container:
@@ -44,7 +68,7 @@ def open_video(path: str) -> Iterator[tuple[Any, Any]]:
         if stream.codec_context is None:
             raise failure("codec_unsupported", path, "no decoder for its video stream")
         stream.codec_context.thread_count = 1
-        yield container, stream
+        yield VideoFile(path, container, stream, VideoReformatter())
 
 
 @dataclass(frozen=True)
@@ -75,7 +99,12 @@ def orientation(frame: Any, path: str) -> Orientation:
     Source: ISO/IEC 14496-12, section 8.3.2.2; libavutil/display.h: (x, y) goes to (a x + c y, b x + d y), y pointing
         down.
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata import sidedata
+
+    # frame.side_data is such a container too, but one that PyAV up to 19.0.0 also ties to the frame: a circle, which
+    # keeps the picture in memory until Python's collector comes by.
+    containers: Any = sidedata  # its type stub leaves the argument out
+    side_data = containers.SideDataContainer(frame).get("DISPLAYMATRIX")
     if side_data is None:
         return Orientation(0, mirrored=False)
     a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].astype(np.float64) / 65536
@@ -87,12 +116,3 @@ def orientation(frame: Any, path: str) -> Orientation:
     if key not in turns or not np.allclose(key, (a, b, c, d), atol=1e-3):
         raise failure("codec_unsupported", path, f"a display matrix that is not made of quarter turns: {[a, b, c, d]}")
     return Orientation(turns[key], bool(mirrored))
-
-
-def upright(frame: Any, path: str) -> np.ndarray:
-    """The picture [H W 3] uint8 of a decoded frame, turned for display.
-
-    Raises:
-        DecodeError: codec_unsupported, as `orientation`.
-    """
-    return np.ascontiguousarray(orientation(frame, path).apply(frame.to_ndarray(format="rgb24")))

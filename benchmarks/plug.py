@@ -1,0 +1,335 @@
+"""Plug-and-play, over several worlds: every host alone, with anchors, with coupling, with both.
+
+    hosts' trials -> each host's settings -> the plug's trials, one setting for all hosts -> all arms on every target
+
+Everything is chosen on the worlds' *other* data sets: a host's settings when it runs alone, then one setting of each
+plug by its mean gain over hosts and worlds. The targets' test videos are looked at once, by the chosen settings. While
+tuning, target and other data set change places.
+
+The unit of chance is the world. Every arm has the same seeds in every world, so the mean over seeds of a world's paired
+differences is one number per world, and the t test over worlds is the exact test of the intercept of the balanced mixed
+model `difference ~ 1 + (1 | world)`; seeds within a world are no further evidence about other worlds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from benchmarks.evidence import METRICS, SearchedMethod, grid_of, require_whole, rounded, with_settings
+from benchmarks.runner import RunOptions, run_suite
+from benchmarks.suite import HardPrompt, Suite, Table, cells, read_table
+from prompttune.base.console import plain_console
+from prompttune.config.train_config import merge
+from prompttune.evaluation.results import Result
+from prompttune.report.statistics import Difference, holm, paired_difference
+
+RESULT = Path(__file__).parent / "results" / "plug.json"
+SETTINGS = "settings.json"
+ALONE, BOTH = "alone", "both"
+LOCALLY = RunOptions()
+
+
+class Plug(Table):
+    """What is added to a host, and the few settings that its one setting for all hosts is chosen from."""
+
+    config: dict[str, Any]
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class Host(SearchedMethod):
+    """A method that the plugs are added to; `without` names plugs that it has no place for, and `reason` why."""
+
+    without: tuple[Literal["anchors", "coupling"], ...] = ()
+    reason: str = ""
+
+
+class PlugStudy(Table):
+    """The whole comparison; `stores` are relative to a world's folder `worldN`."""
+
+    title: str
+    command: str
+    shows: str
+    cost: str
+    worlds: Annotated[tuple[int, ...], Field(min_length=3)]
+    tuning_worlds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=3)]
+    trial_seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)]
+    shots: Annotated[int, Field(ge=1)] = 16
+    target: str = "target"
+    other: str = "other"
+    stores: dict[str, str]
+    shared: dict[str, Any] = Field(default_factory=dict)
+    hard_prompts: tuple[HardPrompt, ...] = ()
+    plugs: dict[Literal["anchors", "coupling"], Plug]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_fair(self) -> PlugStudy:
+        short = [host.label for host in self.hosts if len(grid_of(host.search)) < self.trials]
+        if short:
+            raise ValueError(f"every host needs at least trials = {self.trials} settings: {short}")
+        if unknown := sorted(set(self.tuning_worlds) - set(self.worlds)):
+            raise ValueError(f"tuning_worlds are among the worlds; got {unknown}")
+        return self
+
+    def arms(self, host: Host) -> tuple[str, ...]:
+        """What the host is run with: alone, each plug it has a place for, and both."""
+        fitting = [name for name in self.plugs if name not in host.without]
+        return (ALONE, *fitting, *((BOTH,) if len(fitting) == len(self.plugs) else ()))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What tuning chose.
+
+    Attributes:
+        hosts: by label, each host's settings when it runs alone: dotted key -> value.
+        plugs: by plug, its settings for all hosts.
+    """
+
+    hosts: Mapping[str, Mapping[str, Any]]
+    plugs: Mapping[str, Mapping[str, Any]]
+
+
+Scores = dict[str, dict[int, NDArray[np.float64]]]  # label -> world -> harmonic mean of each seed
+
+
+def load_study(path: str | Path) -> PlugStudy:
+    """The study of a TOML file.
+
+    Raises:
+        ConfigError: no such file, no TOML, or keys that it does not have; all problems in one message.
+    """
+    return read_table(path, PlugStudy, what="plug study")
+
+
+def run_study(
+    study: PlugStudy, *, out: Path, data: Path, console: Console | None = None, options: RunOptions = LOCALLY
+) -> Settings:
+    """Tunes hosts, then plugs, then runs every arm on every world's target; the same call resumes.
+
+    Args:
+        out: gets `hosts/worldN`, `plugs/worldN` and `final/worldN`, each a suite's results folder, and settings.json.
+        data: holds `worldN/STORE.zarr`, as `python -m benchmarks worlds` leaves them.
+
+    Raises:
+        ConfigError: a training that failed, with the place of its error.
+    """
+    console = console or plain_console()
+    scores = _run(study, "hosts", host_trials(study), out=out, data=data, console=console, options=options)
+    chosen = {}
+    for host in study.hosts:
+        settings = settings_of(study, host)
+        found = [_mean(scores[f"{host.label}, trial {place}"]) for place in range(len(settings))]
+        chosen[host.label] = settings[int(np.argmax(found))]
+    scores = _run(
+        study, "plugs", plug_trials(study, Settings(chosen, {})), out=out, data=data, console=console, options=options
+    )
+    settings_found = Settings(
+        chosen, {str(name): _best_plug(study, name, plug, scores) for name, plug in study.plugs.items()}
+    )
+    (out / SETTINGS).write_text(json.dumps(vars(settings_found), indent=1, ensure_ascii=False) + "\n")
+    _run(study, "final", final_rows(study, settings_found), out=out, data=data, console=console, options=options)
+    return settings_found
+
+
+def settings_of(study: PlugStudy, host: Host) -> list[dict[str, Any]]:
+    """The host's trials: `study.trials` settings of its grid, drawn without replacement by a fixed seed."""
+    grid = grid_of(host.search)
+    return [grid[place] for place in sorted(np.random.default_rng(0).permutation(len(grid))[: study.trials])]
+
+
+def host_trials(study: PlugStudy) -> list[dict[str, Any]]:
+    """Rows of the first stage: every host alone with each of its settings."""
+    return [
+        {"label": f"{host.label}, trial {place}", "config": with_settings(host.config, settings)}
+        for host in study.hosts
+        for place, settings in enumerate(settings_of(study, host))
+    ]
+
+
+def plug_trials(study: PlugStudy, chosen: Settings) -> list[dict[str, Any]]:
+    """Rows of the second stage: every host as tuned, alone and with each setting of each plug it has a place for."""
+    rows = []
+    for host in study.hosts:
+        base = with_settings(host.config, chosen.hosts[host.label])
+        rows.append({"label": f"{host.label}, {ALONE}", "config": base})
+        rows += [
+            {"label": f"{host.label}, {name} {place}", "config": with_settings(merge(base, plug.config), settings)}
+            for name, plug in study.plugs.items()
+            if name not in host.without
+            for place, settings in enumerate(grid_of(plug.search))
+        ]
+    return rows
+
+
+def final_rows(study: PlugStudy, chosen: Settings) -> list[dict[str, Any]]:
+    """Rows of the comparison: hosts x arms."""
+    rows = []
+    for host in study.hosts:
+        for arm in study.arms(host):
+            config = with_settings(host.config, chosen.hosts[host.label])
+            for name, plug in study.plugs.items():
+                if arm in (name, BOTH):
+                    config = with_settings(merge(config, plug.config), chosen.plugs[name])
+            rows.append({"label": f"{host.label}, {arm}", "config": config})
+    return rows
+
+
+def suite_of(study: PlugStudy, stage: str, world: int, rows: Sequence[Mapping[str, Any]]) -> Suite:
+    """One stage in one world; in all but the last, target and other data set change places."""
+    store, source = (study.target, study.other) if stage == "final" else (study.other, study.target)
+    shared = {"protocol": {"shots": study.shots}, **study.shared}
+    return Suite.model_validate(
+        {
+            "title": f"{study.title}: {stage}, world {world}",
+            "command": study.command,
+            "shows": study.shows,
+            "cost": study.cost,
+            "seeds": list(study.seeds if stage == "final" else study.trial_seeds),
+            "baseline": rows[0]["label"],
+            "stores": {name: f"world{world}/{path}" for name, path in study.stores.items()},
+            "hard_prompts": [
+                {**prompt.model_dump(), "store": source, "config": merge(shared, prompt.config)}
+                for prompt in study.hard_prompts
+            ],
+            "methods": [{"label": row["label"], "config": merge(study.shared, row["config"])} for row in rows],
+            "grid": {"stores": [store], "shots": [study.shots]},
+        }
+    )
+
+
+def _run(
+    study: PlugStudy, stage: str, rows: Sequence[Mapping[str, Any]], *, out: Path, data: Path, console: Console,
+    options: RunOptions,
+) -> Scores:  # fmt: skip
+    for world in study.worlds if stage == "final" else study.tuning_worlds:
+        folder = out / stage / f"world{world}"
+        suite = suite_of(study, stage, world, rows)
+        require_whole(run_suite(suite, out=folder, data=data, console=console, options=options), folder)
+    return {
+        label: {world: np.array(by_metric["harmonic_mean"]) for world, by_metric in found.items()}
+        for label, found in read_scores(study, stage, rows, out=out, data=data).items()
+    }
+
+
+def read_scores(
+    study: PlugStudy, stage: str, rows: Sequence[Mapping[str, Any]], *, out: Path, data: Path
+) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """label -> world -> metric -> a number per seed, in the seeds' order."""
+    found: dict[str, dict[int, dict[str, list[float]]]] = {}
+    for world in study.worlds if stage == "final" else study.tuning_worlds:
+        suite = suite_of(study, stage, world, rows)
+        for cell in cells(suite, out=out / stage / f"world{world}", data=data):
+            if cell.kind == "method":
+                runs = sorted(Result.read(cell.folder).runs, key=lambda run: run.seed)
+                by_metric = {metric: [run.metrics[metric] for run in runs] for metric in METRICS[:2]}
+                by_metric["harmonic_mean"] = [
+                    2 * b * n / (b + n) if b + n else 0.0 for b, n in zip(*by_metric.values(), strict=True)
+                ]
+                found.setdefault(cell.label, {})[world] = by_metric
+    return found
+
+
+def _mean(by_world: Mapping[int, NDArray[np.float64]]) -> float:
+    return float(np.mean([values.mean() for values in by_world.values()]))
+
+
+def _best_plug(study: PlugStudy, name: str, plug: Plug, scores: Scores) -> dict[str, Any]:
+    """The setting with the largest mean gain over the hosts that have a place for the plug."""
+    settings = grid_of(plug.search)
+    hosts = [host.label for host in study.hosts if name not in host.without]
+    gains = [
+        np.mean([_mean(scores[f"{host}, {name} {place}"]) - _mean(scores[f"{host}, {ALONE}"]) for host in hosts])
+        for place in range(len(settings))
+    ]
+    return settings[int(np.argmax(gains))]
+
+
+def effects(
+    study: PlugStudy, found: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
+) -> Iterator[tuple[str, str, str, Difference]]:
+    """(host, arm, metric, effect) of every arm beside the host alone; the host "all" is the mean over its hosts.
+
+    Each effect is the mean over worlds, with the t interval of the worlds' means.
+    """
+    for arm in (*study.plugs, BOTH):
+        hosts = [host.label for host in study.hosts if arm in study.arms(host)]
+        for metric in METRICS:
+            by_host = {
+                host: np.array(
+                    [
+                        np.mean(np.subtract(found[f"{host}, {arm}"][w][metric], found[f"{host}, {ALONE}"][w][metric]))
+                        for w in study.worlds
+                    ]
+                )
+                for host in hosts
+            }
+            for host, by_world in by_host.items():
+                yield host, arm, metric, paired_difference(by_world.tolist())
+            yield "all", arm, metric, paired_difference(np.mean(list(by_host.values()), axis=0).tolist())
+
+
+def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path = RESULT) -> dict[str, Any]:
+    """`benchmarks/results/plug.json`: scores, effects with intervals and Holm's p over hosts, and what tuning chose."""
+    found = read_scores(study, "final", final_rows(study, settings), out=out, data=data)
+    lines = [
+        {"host": host, "arm": arm, "metric": metric, **vars(effect)}
+        for host, arm, metric, effect in effects(study, found)
+    ]
+    for arm in (*study.plugs, BOTH):
+        for metric in METRICS:
+            tested = [x for x in lines if (x["arm"], x["metric"]) == (arm, metric) and x["host"] != "all"]
+            for line, p in zip(tested, holm([line["p"] for line in tested]), strict=True):
+                line["p_holm"] = p
+    document = rounded(
+        {
+            "title": study.title,
+            "command": study.command,
+            "worlds": study.worlds,
+            "seeds": study.seeds,
+            "settings": vars(settings),
+            "no_place": {host.label: [*host.without, host.reason] for host in study.hosts if host.without},
+            "scores": {label: {str(w): by for w, by in worlds.items()} for label, worlds in found.items()},
+            "effects": lines,
+        }
+    )
+    document["readme"] = _table(study, document)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return document
+
+
+def _table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    by_place = {(line["host"], line["arm"], line["metric"]): line for line in document["effects"]}
+
+    def cell(host: str, arm: str) -> str:
+        line = by_place.get((host, arm, "harmonic_mean"))
+        if line is None:
+            return "no place"
+        words = f"{100 * line['mean']:+.1f}"
+        return words if line["low"] is None else f"{words} [{100 * line['low']:+.1f}, {100 * line['high']:+.1f}]"
+
+    def alone(host: str) -> str:
+        scores = document["scores"][f"{host}, {ALONE}"].values()
+        return f"{100 * np.mean([np.mean(by['harmonic_mean']) for by in scores]):.1f}"
+
+    arms = (*study.plugs, BOTH)
+    rows = [[host.label, alone(host.label), *(cell(host.label, arm) for arm in arms)] for host in study.hosts]
+    return {
+        "columns": ["host", "HM alone", *(f"+ {arm}" for arm in arms)],
+        "rows": [*rows, ["mean over hosts", "", *(cell("all", arm) for arm in arms)]],
+        "note": f"Harmonic mean of base and new, points gained over the host alone: means over {len(study.worlds)} "
+        f"worlds of differences paired by seed ({len(study.seeds)} seeds), with 95 % t intervals over worlds. p values "
+        "after Holm over hosts are in benchmarks/results/plug.json. A plug has one setting for all hosts.",
+        "command": study.command,
+    }

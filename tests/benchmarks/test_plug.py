@@ -1,0 +1,158 @@
+"""The plug study: chosen on the other data sets, one setting for all hosts, the world as the unit of chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_store import Recipe, write_tiny_store
+
+from benchmarks.evidence import grid_of
+from benchmarks.evidence_figures import draw_forest, forest_figure
+from benchmarks.plug import (
+    BOTH,
+    Settings,
+    effects,
+    final_rows,
+    host_trials,
+    load_study,
+    plug_trials,
+    run_study,
+    settings_of,
+    suite_of,
+    write_record,
+)
+from prompttune.errors import ConfigError
+from prompttune.evaluation.results import Result
+
+SHIPPED = Path(__file__).parents[2] / "benchmarks" / "plug.toml"
+OTHER_CLASSES = ("cook", "paint", "dance", "sleep", "drive", "read")
+SMALL = """
+title = "small"
+command = "c"
+shows = "s"
+cost = "c"
+worlds = [0, 1, 2]
+tuning_worlds = [1]
+seeds = [1, 2, 3]
+trial_seeds = [11]
+trials = 2
+shots = 4
+stores = { target = "target.zarr", other = "other.zarr", irrelevant = "irrelevant.zarr" }
+shared = { optim = { epochs = 1 } }
+hard_prompts = [{ name = "source", store = "other", config = { method = "coop", context = { n_ctx = 4 } } }]
+
+[plugs.anchors]
+search = { "anchors.weight" = [0.1, 1.0] }
+config = { anchors = { store = "{stores.irrelevant}", loss = "distill", n_anchors = 4 } }
+
+[plugs.coupling]
+search = { "coupling.dropout" = [0.1] }
+config = { coupling = { variant = "linear", residual = true, init = "soft", hard_prompts = ["{prompts.source}"] } }
+
+[[hosts]]
+label = "CoOp"
+config = { method = "coop", context = { n_ctx = 4 } }
+search = { "optim.lr" = [0.001, 0.3] }
+
+[[hosts]]
+label = "CLIP-Adapter"
+config = { method = "clip-adapter" }
+search = { "optim.lr" = [0.001, 0.3] }
+without = ["coupling"]
+reason = "no prompt tokens"
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_the_shipped_study_is_the_issue() -> None:
+    study = load_study(SHIPPED)
+    assert len(study.worlds) >= 5
+    assert len(study.seeds) >= 3
+    assert {"CoOp", "KgCoOp", "TCP", "A5", "CLIP-Adapter", "IVLP", "MaPLe", "PromptSRC"} < {
+        h.label for h in study.hosts
+    }
+    assert {len(settings_of(study, host)) for host in study.hosts} == {study.trials}
+    chosen = Settings(
+        {host.label: settings_of(study, host)[0] for host in study.hosts},
+        {name: grid_of(plug.search)[0] for name, plug in study.plugs.items()},
+    )
+    for stage, rows in (
+        ("hosts", host_trials(study)),
+        ("plugs", plug_trials(study, chosen)),
+        ("final", final_rows(study, chosen)),
+    ):
+        suite = suite_of(study, stage, 0, rows)
+        trained = (study.target if stage == "final" else study.other,)
+        assert suite.grid[0].stores == trained
+        assert {prompt.store for prompt in suite.hard_prompts} == {"target", "other"} - set(trained)
+
+
+def test_a_host_with_fewer_settings_than_the_budget_is_refused(small: Path) -> None:
+    small.write_text(SMALL.replace("[0.001, 0.3]", "[0.001]"))
+    with pytest.raises(ConfigError, match="trials = 2"):
+        load_study(small)
+
+
+def test_the_effect_is_the_mixed_models(small: Path) -> None:
+    """Balanced worlds and seeds: the intercept of `difference ~ 1 + (1 | world)` and its exact t interval."""
+    study = load_study(small)
+    rng = np.random.default_rng(0)
+    found = {
+        label: {
+            world: {metric: rng.normal(0.5, 0.1, 3).tolist() for metric in ("base", "new", "harmonic_mean")}
+            for world in study.worlds
+        }
+        for label in ("CoOp, alone", "CoOp, anchors", "CoOp, coupling", "CoOp, both", "CLIP-Adapter, alone",
+                      "CLIP-Adapter, anchors")
+    }  # fmt: skip
+    by_place = {(host, arm, metric): effect for host, arm, metric, effect in effects(study, found)}
+    assert ("CLIP-Adapter", "coupling", "new") not in by_place
+    values = np.array(
+        [np.subtract(found["CoOp, anchors"][w]["new"], found["CoOp, alone"][w]["new"]) for w in study.worlds]
+    )
+    effect = by_place["CoOp", "anchors", "new"]
+    between = values.mean(axis=1).var(ddof=1) / len(values)  # the squared standard error of the balanced model
+    assert effect.mean == pytest.approx(values.mean())
+    assert effect.high - effect.mean == pytest.approx(4.302653 * np.sqrt(between), rel=1e-5)  # t, 2 degrees of freedom
+    both_hosts = by_place["all", "anchors", "new"].mean
+    assert both_hosts == pytest.approx((effect.mean + by_place["CLIP-Adapter", "anchors", "new"].mean) / 2)
+
+
+@pytest.mark.long
+def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
+    for world in range(3):
+        folder = tmp_path / f"world{world}"
+        write_tiny_store(folder / "target.zarr", Recipe(seed=10 * world))
+        write_tiny_store(folder / "other.zarr", Recipe(classes=OTHER_CLASSES, seed=10 * world + 1))
+        write_tiny_store(folder / "irrelevant.zarr", Recipe(classes=("sky", "water"), seed=10 * world + 2, n_train=10))
+    study, out = load_study(small), tmp_path / "out"
+    settings = run_study(study, out=out, data=tmp_path)
+    assert {tuple(chosen) for chosen in settings.hosts.values()} == {("optim.lr",)}
+    assert settings.plugs["anchors"]["anchors.weight"] in (0.1, 1.0)
+    both = Result.read(out / "final" / "world2" / "cells" / "coop-both-target-base-to-new-4")
+    assert both.store.path == str(tmp_path / "world2" / "target.zarr")
+    assert both.config["optim"]["lr"] == settings.hosts["CoOp"]["optim.lr"]
+    assert both.config["anchors"]["weight"] == settings.plugs["anchors"]["anchors.weight"]
+    assert not (out / "hosts" / "world0").exists()  # tuned on world 1 alone
+
+    record = write_record(study, settings, out=out, data=tmp_path, path=tmp_path / "plug.json")
+    assert json.loads((tmp_path / "plug.json").read_text())["effects"] == record["effects"]
+    lines = {(line["host"], line["arm"], line["metric"]): line for line in record["effects"]}
+    assert ("CLIP-Adapter", BOTH, "new") not in lines
+    by_seed = [run.metrics["new"] for run in both.runs]
+    assert record["scores"]["CoOp, both"]["2"]["new"] == pytest.approx(by_seed, rel=1e-5)
+    assert lines["CoOp", "anchors", "base"]["p_holm"] >= lines["CoOp", "anchors", "base"]["p"]
+    assert [row[0] for row in record["readme"]["rows"]] == ["CoOp", "CLIP-Adapter", "mean over hosts"]
+    assert "<svg" in draw_forest(record, folder=tmp_path / "figures").read_text()
+    dots = [line.get_xdata()[0] for line in forest_figure(record).axes[2].lines if line.get_marker() == "o"]
+    expected = [lines[host, "anchors", "harmonic_mean"]["mean"] for host in ("CoOp", "CLIP-Adapter", "all")]
+    assert dots == pytest.approx([100 * mean for mean in expected])

@@ -1,0 +1,105 @@
+"""What is said before training: a wrong device, a folder that cannot be written, an error before the first step."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training import train_runs
+
+import prompttune.cli.commands as command_line
+import prompttune.training.fit as fitting
+from prompttune.base.machine import training_device
+from prompttune.config.train_config import resolve
+from prompttune.errors import ConfigError
+
+SHORT = {"protocol": {"shots": 4}, "optim": {"epochs": 1, "batch_size": 8}}
+
+
+def told(*arguments: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one message of a command that ends with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["prompttune", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        command_line.main()
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    return message
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "eval", "classify"])
+@pytest.mark.parametrize(("device", "words"), [("gpu", "gpu"), ("cuda:7", "is not available"), ("cdua", "cdua")])
+def test_a_device_that_is_not_here_is_one_message_and_claims_nothing(
+    command: str,
+    device: str,
+    words: str,
+    tmp_path: Path,
+    target: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = [target] if command == "classify" else ["--store", target]
+    given = ["--method", "coop", *named] if command in ("train", "plan") else named
+    message = told(command, *given, "--device", device, capsys=capsys, monkeypatch=monkeypatch)
+    assert words in message
+    assert "auto" in message  # what to write instead
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_is_a_gpu_where_there_is_one_and_is_not_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve({"method": "coop", "store": "x"}).device == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert training_device("auto") == torch.device("cpu")
+    assert training_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert training_device("auto") == torch.device("cuda")
+    assert training_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="cuda:0, cuda:1"):
+        training_device("cuda:2")
+
+
+def test_the_result_says_where_it_was_trained(tmp_path: Path, target: str) -> None:
+    done = train_runs(tmp_path / "run", SHORT, method="zero-shot", store=target)
+    assert done.result.config["device"] in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_an_error_before_the_first_step_leaves_no_claim(
+    kind: type[BaseException], tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise kind("before the first step")
+
+    monkeypatch.setattr(fitting.Trainer, "step", broken)
+    with pytest.raises(kind):
+        train_runs(tmp_path / "run", SHORT, method="coop", store=target, seeds=[1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_overwrite_keeps_what_is_there_until_the_new_run_can_start(tmp_path: Path, target: str) -> None:
+    out = tmp_path / "run"
+    done = train_runs(out, SHORT, method="zero-shot", store=target)
+    kept = (out / "result.json").read_bytes()
+    with pytest.raises(ConfigError, match="is not available"):
+        train_runs(out, SHORT | {"device": "cuda:99"}, method="coop", store=target, seeds=[1], overwrite=True)
+    assert (out / "result.json").read_bytes() == kept
+    assert done.folder == out
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(
+    tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "run"
+    message = told(
+        "train", "--method", "zero-shot", "--store", target, "--out", out, capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert re.search(r"cannot be written\n  where: +.*file/run", message)
+    message = told("eval", "--store", target, "--out", out, capsys=capsys, monkeypatch=monkeypatch)
+    assert "file" in message

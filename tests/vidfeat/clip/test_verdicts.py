@@ -1,0 +1,60 @@
+"""`vidfeat models`: every model of the installed open_clip, judged by the code that loads it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from vidfeat.backbone import VisionConfig
+from vidfeat.cli import main
+from vidfeat.clip import door
+from vidfeat.clip.verdicts import judge
+from vidfeat.clip.vision_config import vision_config
+from vidfeat.errors import UnsupportedModelError
+
+# What kind of tower a model name begins with, of those whose blocks are not rerun.
+RUN_BY_OPEN_CLIP = {"RN": 10, "convnext": 11, "MobileCLIP": 6, "ViTamin": 15, "swin": 1, "vit_relpos": 1}
+
+
+@pytest.mark.long
+def test_every_image_tower_is_built_and_judged() -> None:
+    """All 144 of 3.3.0, at full size, without memory; a later open_clip may know more, and each is one or the other."""
+    visions = {name: vision_config(door.model_config(name) or {}) for name in door.model_names()}
+    foreign = [name for name, vision in visions.items() if not isinstance(vision, VisionConfig)]
+    assert len(visions) - len(foreign) >= 95
+    if door.versions()["open_clip"] == "3.3.0":
+        assert len(visions) == 144
+        found = Counter(next(kind for kind in RUN_BY_OPEN_CLIP if name.startswith(kind)) for name in foreign)
+        assert found == RUN_BY_OPEN_CLIP
+
+
+def test_one_model_is_judged_as_it_loads() -> None:
+    verdict = judge("RN50")
+    assert verdict.pooled.yes
+    assert not verdict.visual_prompts.yes
+    assert "ResNet" in verdict.visual_prompts.reason
+    assert "openai" not in verdict.weights  # trained with QuickGELU: RN50-quickgelu's
+    assert "openai" in judge("RN50-quickgelu").weights
+    plain = judge("ViT-B-16")
+    assert plain.tokens.how == "tokens@0 to tokens@12, [197 768] per frame"
+    assert (plain.text_prompts.how, plain.zero_shot.yes) == ("shared-prefix", True)
+
+
+def test_the_command_prints_and_writes_the_same() -> None:
+    printed = CliRunner().invoke(main, ["models", "convnext_tiny"])
+    assert printed.exit_code == 0, printed.output
+    (written,) = json.loads(CliRunner().invoke(main, ["models", "convnext_tiny", "--json"]).output)
+    assert written["name"] == "convnext_tiny"
+    assert written["tokens"] == {"yes": False, "how": "", "reason": judge("convnext_tiny").tokens.reason}
+    assert "no: its image tower (convnext_tiny) has" in printed.output
+
+
+def test_an_unknown_name_suggests_the_nearest_whatever_its_case() -> None:
+    with pytest.raises(UnsupportedModelError, match="nearest names: PE-Core-B-16"):
+        judge("pe-core-b16")
+    found = CliRunner().invoke(main, ["models", "vit-b-16-siglip-2"])
+    assert found.exit_code == 2
+    assert "ViT-B-16-SigLIP2" in found.output

@@ -1,0 +1,1 @@
+"""Sources of labelled videos -> rows `path, label, split, group`; `vidfeat.video.manifest` checks them."""
