@@ -4,6 +4,7 @@ not one kernel more than is written down here, for every method that trains.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,12 +54,15 @@ def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> T
     """On `meta`, two steps behind it."""
     kind = "visual_" if "visual" in METHODS[method].defaults else ""
     target, hard_prompt = (request.getfixturevalue(f"{kind}{name}") for name in ("target", "hard_prompt"))
-    tables: dict[str, Any] = {"method": method, "store": target, "device": "meta", "optim": {"batch_size": 4}}
+    tables: dict[str, Any] = {"method": method, "store": target, "optim": {"batch_size": 4}}
     if METHODS[method].defaults.get("context", {}).get("kind") != "none":
         tables["context"] = {"init": "random"}  # words would be looked up on meta, where nothing is
     if METHODS[method].requires:
         tables["coupling"] = {"hard_prompts": [hard_prompt]}
-    _, trainer = trainer_of(short_runs(merge(merge(tables, TABLES.get(method, {})), given), seeds=[1]))
+    runs = short_runs(merge(merge({"seeds": [1], **tables}, TABLES.get(method, {})), given))
+    # A configuration refuses `meta`, on which nothing can be learned.
+    on_meta = [replace(run, config=run.config.model_copy(update={"device": "meta"})) for run in runs]
+    _, trainer = trainer_of(on_meta)
     trainer.model.train()
     for step in range(2):
         trainer.device_step(trainer._draw(step), step, with_norms=False)
