@@ -36,7 +36,7 @@ class ClipTokenizer:
         tokenizer = SimpleTokenizer()
         self.encode: Callable[[str], list[int]] = tokenizer.encode
         self.sot_id, self.eot_id = tokenizer.sot_token_id, tokenizer.eot_token_id
-        self.context_length = CONTEXT_LENGTH
+        self.context_length, self.pad_id = CONTEXT_LENGTH, 0
 
 
 def random_towers() -> Towers:

@@ -34,6 +34,7 @@ from prompttune.model.prompt_model import PromptModel
 from prompttune.parts.heads import frame_reduction
 from prompttune.parts.visual_prompts import placement
 from prompttune.prompts.file import PromptFile, read_prompt_file
+from prompttune.prompts.registry import prompt_files
 from prompttune.splits.of_file import FileSplits
 from prompttune.splits.recordings import missing_videos
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, zero_shot
@@ -50,7 +51,8 @@ def apply_prompts(
     """The result of prompt files (of the bare zero-shot classifier where there are none) on a store's test videos.
 
     Args:
-        paths: prompt files, one run each.
+        paths: prompt files, one run each; folders and patterns of them (`prompts.registry.prompt_files`), whose runs of
+            several seeds are one cell.
         given: tables as a TOML file has them; `store`, `device`, `templates` and `protocol.split_file` act, a prompt
             file's own configuration decides the rest.
         base_to_new: tests base and new classes each among their own, as the training protocol does; else one test set
@@ -67,22 +69,21 @@ def apply_prompts(
     if out is not None and (Path(out) / CLAIM).exists():
         raise RunFolderError(explain("the folder holds a training run", where=out, fix="another --out"))
     source = open_source(str(given["store"]))
-    prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path in paths]
-    runs, cells = [], []
+    named = prompt_files(paths)
+    prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path, _ in named]
+    runs: list[RunResult] = []
     predictions: dict[str, Mapping[str, Predictions]] = {}
     model = None
-    pairs: list[tuple[str | Path | None, PromptFile | None]] = list(zip(paths, prompts, strict=True))
-    for path, prompt in pairs or [(None, None)]:
+    rows: list[tuple[Path | None, str]] = [*named] or [(None, "")]
+    held: list[PromptFile | None] = [*prompts] or [None]
+    for (path, row), prompt in zip(rows, held, strict=True):
         config = config_of_prompt(prompt, given)
         require_served(config, [source], trains=False)
         model, tests = _prepare(config, source, prompt, base_to_new)
         classifiers = Classifiers(model)
         found = {name: predict(classifiers, videos)[0] for name, videos in tests.items()}
         name = _run_name(path, taken=predictions)
-        run = _run_result(prompt, path, tests, found, model).model_copy(update={"name": name})
-        runs.append(run)
-        metrics = {name: Summary(mean=value, std=None, n=1) for name, value in run.metrics.items()}
-        cells.append(CellResult(overrides=run.overrides, metrics=metrics))
+        runs.append(_run_result(prompt, path, row, tests, found, model).model_copy(update={"name": name}))
         predictions[name] = found
     assert model is not None
     classes = {name: list(videos.test.classes) for name, videos in tests.items()}
@@ -100,7 +101,7 @@ def apply_prompts(
         prompts={k: text for names in classes.values() for k, text in model.prompt_texts(names).items()},
         hard_prompts=[],
         runs=runs,
-        cells=cells,
+        cells=_cells(runs),
         versions=package_versions(),
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -123,11 +124,24 @@ def _run_name(path: str | Path | None, *, taken: Container[str]) -> str:
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
+def _cells(runs: Sequence[RunResult]) -> list[CellResult]:
+    """One per row of the table: a file, or the seeds of one setting."""
+    members: dict[str, list[RunResult]] = {}
+    for run in runs:
+        members.setdefault(repr(run.overrides), []).append(run)
+    cells = []
+    for of_cell in members.values():
+        found = evaluate.summarise([run.metrics for run in of_cell])
+        metrics = {name: Summary(mean=one.mean, std=one.std, n=one.n) for name, one in found.items()}
+        cells.append(CellResult(overrides=of_cell[0].overrides, metrics=metrics))
+    return cells
+
+
 def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> TrainConfig:
     """The configuration that evaluates a prompt (None: zero-shot), with the store and device of `given`."""
     if prompt is None:
         return resolve(merge({"method": "zero-shot"}, given))
-    kept: dict[str, Any] = {key: given[key] for key in ("store", "device", "precision") if key in given}
+    kept: dict[str, Any] = {"device": "auto"} | {k: given[k] for k in ("store", "device", "precision") if k in given}
     # The split it was trained on is of the store it was trained on.
     protocol = {"split_file": NONE, "test_split_files": [], "test_stores": []} | given.get("protocol", {})
     if protocol["split_file"] != NONE:
@@ -203,7 +217,8 @@ def _hard_prompts(prompt: PromptFile | None) -> list[Any]:
 
 def _run_result(
     prompt: PromptFile | None,
-    path: str | Path | None,
+    path: Path | None,
+    row: str,
     tests: Mapping[str, TestVideos],
     found: Mapping[str, Predictions],
     model: PromptModel,
@@ -211,7 +226,7 @@ def _run_result(
     return RunResult(
         name="",
         seed=prompt.seed if prompt is not None else 0,
-        overrides={} if path is None else {"prompts": Path(path).as_posix()},
+        overrides={} if path is None else {"prompts": row},
         split_sha256=prompt.split_sha256 if prompt is not None else "",
         n_train=0,
         n_val=0,

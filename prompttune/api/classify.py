@@ -14,7 +14,7 @@ from prompttune.api.apply_prompts import config_of_prompt, prompted_model
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import FeatureSource, open_source
 from prompttune.data.store_needs import require_served
-from prompttune.data.video_files import is_store, open_videos
+from prompttune.data.video_files import EncodedVideos, is_store, open_videos
 from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
 from prompttune.prompts.file import PromptFile, read_prompt_file
@@ -30,13 +30,17 @@ class Classified:
         id: its id in the store, or its path below the folder given.
         classes: the k most likely, most likely first.
         scores: their probabilities among all classes asked for, in [0, 1].
+        error: why the video could not be decoded; it then has no classes.
     """
 
     id: str
     classes: tuple[str, ...]
     scores: tuple[float, ...]
+    error: str = ""
 
     def __str__(self) -> str:
+        if self.error:
+            return f"{self.id}: {self.error}"
         return f"{self.id}: {', '.join(f'{c} {100 * s:.1f} %' for c, s in zip(self.classes, self.scores, strict=True))}"
 
 
@@ -66,6 +70,8 @@ class ClassifyOptions:
 def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -> list[Classified]:
     """The most likely classes of every video of a store, of a video file, or of the videos below a folder.
 
+    Videos that cannot be decoded come last, with their `error`; where none can, that is an error.
+
     Raises:
         ConfigError: video files without a store to read them like, or no classes.
         PromptFileError: prompts of another backbone than the videos'.
@@ -94,7 +100,10 @@ def classify(source: str | Path, options: ClassifyOptions = ClassifyOptions()) -
     tests = (TestSet("videos", rows, classes),)
     model, videos = prompted_model(config, opened, prompt, table=table, tests=tests)
     (found,) = predict(Classifiers(model), videos["videos"])
-    return _most_likely(found, top=options.top)
+    reader: object = opened.reader
+    failures = reader.failures if isinstance(reader, EncodedVideos) else {}
+    broken = [Classified(key, (), (), error) for key, error in failures.items()]
+    return [*_most_likely(found, top=options.top), *broken]
 
 
 def _open(source: str | Path, config: TrainConfig, options: ClassifyOptions) -> FeatureSource:

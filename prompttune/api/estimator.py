@@ -156,13 +156,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Top-1 accuracy in [0, 1], ties counted as wrong; of a Split its first test set's."""
         return self._predictions(X, classes, labels=y, labelled=True).top(1)
 
-    def evaluate(self, split: Split) -> pandas.DataFrame:
-        """One row per test set of a split: videos, classes, top1, top5, calibration_error; and the harmonic mean."""
-        import pandas
+    def evaluate(self, split: Split) -> pandas.DataFrame | dict[str, dict[str, float]]:
+        """One row per test set of a split: videos, classes, top1, top5, calibration_error; and the harmonic mean.
 
+        A pandas frame where pandas is installed, else the same rows as a dictionary of dictionaries.
+        """
         sets = {test.name: replace(split, tests=(test,)) for test in split.tests}
         found = {name: self._predictions(one, labelled=True) for name, one in sets.items()}
-        rows = {
+        rows: dict[str, dict[str, float]] = {
             name: {
                 "n_videos": len(one.ids),
                 "n_classes": len(one.classes),
@@ -173,6 +174,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             for name, one in found.items()
         }
         rows |= {name: {"top1": value} for name, value in metrics(found).items() if name not in rows}
+        if find_spec("pandas") is None:
+            return rows
+        import pandas
+
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def save(self, path: str | Path) -> Path:

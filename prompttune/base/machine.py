@@ -88,6 +88,15 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
+def peak_bytes() -> int:
+    """The largest memory this process has had so far; 0 where the system does not tell (Windows)."""
+    with suppress(ImportError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
+
+
 def keep_freed_memory() -> bool:
     """Has the C library keep memory that is freed, for the rest of the process; False where that cannot be said (only
     glibc can be told)."""

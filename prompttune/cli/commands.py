@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prompttune import __version__
+from prompttune.cli.forms import forms, print_rows
 from prompttune.cli.prompts import prompts as prompts_group
 from prompttune.cli.splits import splits as splits_group
 
@@ -40,7 +43,14 @@ _TRAINING_OPTIONS = (
     click.option(
         "--val", "val_shots", type=int, help="Shots held out for validation; prompts of the best epoch are kept."
     ),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key; commas open a run axis."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any key of `prompttune methods NAME`; commas open a run axis. A text with commas is quoted twice: "
+        """--set 'templates.zero_shot="clip, of {}."'.""",
+    ),
     click.option("--out", help="The run folder [default: runs/METHOD-STORE]."),
     click.option("--device", help="auto, cpu, cuda, cuda:1, mps [default: auto]."),
 )
@@ -56,7 +66,8 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command()
 @training_options
 @click.option("--overwrite", is_flag=True, help="Start anew in a folder that holds another or a finished run.")
-def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **named: Any) -> None:
+@forms
+def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, form: str | None, **named: Any) -> None:
     """Train a method and evaluate it.
 
     CONFIG is a TOML file; options and --set come on top of it. Killed anywhere, the same command goes on where it was.
@@ -69,7 +80,6 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 
     from prompttune.api.step_bar import StepBar
     from prompttune.base.console import plain_console
-    from prompttune.cli.tables import result_table
     from prompttune.training.fit import FitOptions, fit
     from prompttune.training.run_folder import CHECKPOINTS, run_folder_name
 
@@ -82,8 +92,9 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
         goes_on = f"the same command goes on from its checkpoint in {out}" if kept else "nothing was trained yet"
         click.echo(f"interrupted; {goes_on}", err=True)
         sys.exit(130)
+    if _print_result(fitted.result, form):
+        return
     console = plain_console()
-    console.print(result_table([fitted.result]))
     _print_notes(fitted.result)
     for store in (fitted.result.store, *fitted.result.other_stores.values()):
         if store.failed_videos:
@@ -96,7 +107,8 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, **na
 
 @cli.command()
 @training_options
-def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
+@forms
+def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **named: Any) -> None:
     """Say what `train` with the same arguments will take: store bytes, GFLOP and seconds per step, memory.
 
     Measures this machine for a few seconds (with visual.compile longer: kernels are made) and keeps nothing. A
@@ -109,15 +121,22 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
 
     from prompttune.training.plan import plan_training
 
-    for line in plan_training(runs).lines():
+    planned = plan_training(runs)
+    if form is not None:
+        return print_rows([asdict(planned) | {"seconds": planned.seconds}], form)
+    for line in planned.lines():
         click.echo(line)
 
 
 @cli.command("eval")
 @click.option("--store", required=True, help="The feature store to test on.")
 @click.option(
-    "--prompts", multiple=True, type=click.Path(path_type=Path), help="Prompt file; none for zero-shot. Repeatable."
+    "--prompts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Prompt files, a run folder, or a pattern in quotes: seeds of one setting are one row. None: zero-shot.",
 )
+@click.argument("more_prompts", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--split", "split_file", help="A split file of `prompttune splits`; its test sets are taken.")
 @click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
 @click.option(
@@ -129,28 +148,42 @@ def plan(config: Path | None, overrides: tuple[str, ...], **named: Any) -> None:
     type=click.Path(path_type=Path),
     help="A run folder for result.json and predictions: the report counts it in.",
 )
+@forms
 def evaluate(
-    prompts: tuple[Path, ...], base_to_new: bool, overrides: tuple[str, ...], out: Path | None, **named: Any
+    prompts: tuple[Path, ...],
+    more_prompts: tuple[Path, ...],
+    base_to_new: bool,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    form: str | None,
+    **named: Any,
 ) -> None:
     """Test learned prompts, or zero-shot CLIP, on a store.
 
     \b
     prompttune eval --store target.zarr
-    prompttune eval --store target.zarr --prompts runs/coop-target/seed1/prompt.safetensors
+    prompttune eval --store target.zarr --prompts runs/coop-target
     """
-    from prompttune.api.apply_prompts import apply_prompts
-    from prompttune.base.console import plain_console
-    from prompttune.cli.tables import result_table
-    from prompttune.config.runs import parse_overrides
+    if more_prompts and not prompts:
+        raise click.UsageError(f"{more_prompts[0]} is no option; prompt files come after --prompts")
+    prompts += more_prompts
+    from prompttune.config.effects import require_effect_in_evaluation
+    from prompttune.config.runs import parse_overrides, set_keys
     from prompttune.errors import ConfigError
 
     given, axes = parse_overrides([*_as_overrides(named), *overrides])
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
+    require_effect_in_evaluation(set_keys(overrides), zero_shot=not prompts)
+
+    from prompttune.api.apply_prompts import apply_prompts
+    from prompttune.base.console import plain_console
+
     result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
-    console = plain_console()
-    console.print(result_table([result]))
-    _print_notes(result)
+    printed = _print_result(result, form)
+    console = plain_console(stderr=printed)
+    if not printed:
+        _print_notes(result)
     if out is not None:
         console.print(f"results: {out}/result.json", soft_wrap=True)
 
@@ -167,7 +200,8 @@ def evaluate(
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
-def classify(source: str, classes: str | None, out: Path | None, **options: Any) -> None:
+@forms
+def classify(source: str, classes: str | None, out: Path | None, form: str | None, **options: Any) -> None:
     """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
 
     A store needs no video library and no open_clip. Video files are decoded and encoded like the videos of --like.
@@ -179,25 +213,36 @@ def classify(source: str, classes: str | None, out: Path | None, **options: Any)
     from prompttune.api.classify import ClassifyOptions
     from prompttune.api.classify import classify as classify_videos
     from prompttune.base.console import plain_console
-    from prompttune.cli.tables import classified_table, write_classified
+    from prompttune.cli.tables import classified_rows, classified_table, write_classified
 
     found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
         write_classified(out, found)
-    plain_console().print(classified_table(found))
+    if form is not None:
+        print_rows(classified_rows(found), form)
+    else:
+        plain_console().print(classified_table(found))
+    broken = [video for video in found if video.error]
+    for video in broken:
+        click.echo(f"{video.id}: not classified: {video.error}", err=True)
+    if broken:
+        sys.exit(1)
 
 
 @cli.command()
 @click.argument("name", required=False)
-def methods(name: str | None) -> None:
+@forms
+def methods(name: str | None, form: str | None) -> None:
     """List the methods; with NAME, one method's source and its whole configuration.
 
     What is printed for NAME after the source is a TOML file that `prompttune train` takes.
     """
     from prompttune.base.console import plain_console
-    from prompttune.cli.tables import describe_method, methods_table
+    from prompttune.cli.tables import describe_method, method_rows, methods_table
 
-    if name is None:
+    if form is not None:
+        print_rows([row for row in method_rows() if name in (None, row["name"])], form)
+    elif name is None:
         plain_console().print(methods_table())
     else:
         click.echo(describe_method(name))
@@ -235,11 +280,28 @@ def _runs(
     config: Path | None, overrides: tuple[str, ...], named: dict[str, Any]
 ) -> tuple[list[Run], dict[str, list[Any]]]:
     """The runs of a command line, and its run axes."""
-    from prompttune.config.runs import expand_runs, parse_overrides
+    from prompttune.config.effects import require_effect
+    from prompttune.config.runs import expand_runs, parse_overrides, set_keys
     from prompttune.config.train_config import merge, read_toml
 
     plain, axes = parse_overrides([*_as_overrides(named), *overrides])
-    return expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes), axes
+    runs = expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes)
+    require_effect([*set_keys(overrides), *axes], runs)
+    return runs, axes
+
+
+def _print_result(result: Result, form: str | None) -> bool:
+    """The result's table, or its rows alone for a program; whether it was the latter."""
+    from prompttune.base.console import plain_console
+    from prompttune.cli.result_table import result_rows, result_tables
+
+    if form is not None:
+        print_rows(result_rows(result), form)
+        return True
+    console = plain_console()
+    for part in result_tables(result):
+        console.print(part, soft_wrap=isinstance(part, str))
+    return False
 
 
 def _print_notes(result: Result) -> None:
@@ -267,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file name may hold bytes that are no text here: they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
     try:
         cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:

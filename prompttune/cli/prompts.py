@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
+from prompttune.cli.forms import forms, print_rows
 
 
 @click.group()
@@ -14,19 +17,31 @@ def prompts() -> None:
 
 @prompts.command("list")
 @click.argument("folder", type=click.Path(path_type=Path))
-def list_(folder: Path) -> None:
+@forms
+def list_(folder: Path, form: str | None) -> None:
     """List every prompt file below FOLDER."""
     from rich.table import Table
 
     from prompttune.base.console import plain_console
     from prompttune.prompts.registry import list_prompts
 
-    table = Table("file", "method", "seed", "n_ctx", "width", "classes", "pack")
-    for entry in list_prompts(folder):
-        held = entry.prompt
-        sizes = (held.seed, held.n_ctx, held.width, len(held.classes))
-        table.add_row(str(entry.path.relative_to(folder)), held.method, *map(str, sizes), held.pack_hash[:12])
+    found = list_prompts(folder)
+    names = ("method", "seed", "n_ctx", "width", "pack_hash")
+    rows = [
+        {"file": entry.path.relative_to(folder).as_posix()}
+        | {name: getattr(entry.prompt, name) for name in names}
+        | {"classes": len(entry.prompt.classes)}
+        for entry in found
+    ]
+    if form is not None:
+        return print_rows(rows, form)
+    table = Table("file", "method", "seed", "n_ctx", "width", "classes")
+    table.columns[0].overflow = "fold"
+    for row in rows:
+        table.add_row(*(str(row[str(column.header)]) for column in table.columns))
     plain_console().print(table)
+    for pack in dict.fromkeys(row["pack_hash"] for row in rows):
+        click.echo(f"pack:    {pack} ({sum(row['pack_hash'] == pack for row in rows)} files)")
 
 
 @prompts.command()
@@ -94,11 +109,10 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
     from prompttune.model.prompt_model import PromptModel
     from prompttune.prompts.file import read_prompt_file
     from prompttune.prompts.registry import overlap_with
-    from prompttune.splits.split import base_and_new
 
     source = open_source(store)
     held = read_prompt_file(file, pack_hash=source.pack.hash)
-    target = tuple(read_class_names(classes)) if classes is not None else base_and_new(source.table)[1].classes
+    target = tuple(read_class_names(classes)) if classes is not None else second_half(source.table.classes)
     model = PromptModel(resolve({"method": "zero-shot", "store": store}), source.pack, seeds=[0], classes=target)
     report = overlap_with(model, source=held.classes, target=target)
     click.echo(report.summary())
@@ -107,6 +121,11 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
     told = {pair.target for pair in report.overlaps}
     for pair in [pair for pair in report.nearest if pair.target not in told][:nearest]:
         click.echo(f"  {'nearest':<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
+
+
+def second_half(classes: Sequence[str]) -> tuple[str, ...]:
+    """The new classes of base-to-new, whether or not the store has splits."""
+    return tuple(classes[(len(classes) + 1) // 2 :])
 
 
 def read_class_names(path: Path) -> list[str]:

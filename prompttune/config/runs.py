@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
 from prompttune.config.methods import METHODS
-from prompttune.config.train_config import TrainConfig, merge, nearest, resolve, section_of, sections, valid_keys
+from prompttune.config.train_config import TrainConfig, key_hint, merge, resolve, section_of, sections, valid_keys
 from prompttune.errors import ConfigError, explain
 
 # Tables whose keys are names of loss terms or of their options.
@@ -97,7 +97,8 @@ def parse_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, lis
 
     The last part of a key stands for the whole where no other key ends in it: `lr` for `optim.lr`. A value is TOML
     where it parses as TOML, a string where it does not. For a key that holds a list
-    (`coupling.hard_prompts=a.safetensors,b.safetensors`) a comma separates the list's items.
+    (`coupling.hard_prompts=a.safetensors,b.safetensors`) a comma separates the list's items; in a template it separates
+    two where every part holds a `{}`.
 
     Raises:
         ConfigError: naming every override that is not `key=value`, every unknown key with its nearest valid one, and
@@ -115,6 +116,8 @@ def parse_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, lis
             problems.append(f"\n    {problem}")
         else:
             values = _values(value)
+            if key.split(".")[-1] in ("template", "zero_shot") and not all("{}" in str(part) for part in values):
+                values = [value.strip()]  # a comma of the sentence itself, not one between templates
             if holds_list(key):
                 values = [values[0] if len(values) == 1 and isinstance(values[0], list) else values]
             if len(values) == 1:
@@ -124,6 +127,11 @@ def parse_overrides(texts: Iterable[str]) -> tuple[dict[str, Any], dict[str, lis
     if problems:
         raise ConfigError(explain("overrides that cannot be used", got="".join(problems)))
     return tables, axes
+
+
+def set_keys(texts: Iterable[str]) -> list[str]:
+    """The whole dotted keys of overrides that `parse_overrides` takes."""
+    return [_whole_key(text.partition("=")[0].strip()) for text in texts]
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -154,7 +162,9 @@ def _whole_key(key: str) -> str:
 
 
 def _keys_ending_in(short: str) -> list[str]:
-    return [key for key in valid_keys() if key.endswith(f".{short}")]
+    # Zero-shot's template goes by another name; `template` alone must not land in the anchors' without a word.
+    also = ["templates.zero_shot"] if short == "template" else []
+    return [key for key in valid_keys() if key.endswith(f".{short}")] + also
 
 
 def _is_unknown(key: str) -> bool:
@@ -167,8 +177,7 @@ def _key_problem(key: str) -> str | None:
         return None
     if ending := _keys_ending_in(key):
         return f"{key}: may be {', '.join(ending[:-1])} or {ending[-1]}; write the one you mean"
-    keys = valid_keys()
-    return f"{key}: unknown key; {nearest(key, [*keys, *sections(keys)]) or 'valid keys: ' + ', '.join(keys)}"
+    return f"{key}: unknown key; {key_hint(key)}"
 
 
 def holds_list(key: str) -> bool:

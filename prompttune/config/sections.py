@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -35,6 +36,25 @@ def _device(name: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_device)]  # whether this machine has it, is known where torch is
+
+
+def _with_files(templates: Any) -> Any:
+    """`@FILE` replaced by the templates in it, so that a resolved configuration holds the words themselves."""
+    if isinstance(templates, str):
+        templates = [templates]
+    if not isinstance(templates, list | tuple):
+        return templates
+    found: list[Any] = []
+    for one in templates:
+        if not (isinstance(one, str) and one.startswith("@")):
+            found.append(one)
+            continue
+        try:
+            lines = [line.strip() for line in Path(one[1:]).read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"no file of templates can be read at {one[1:]} ({error})") from None
+        found += [line for line in lines if line and not line.startswith("#")]
+    return found
 
 
 class Section(BaseModel):
@@ -244,10 +264,13 @@ class OptimConfig(Section):
 
 
 class TemplatesConfig(Section):
-    """Hand-written prompts, and how class names are cleaned before they enter any prompt."""
+    """Hand-written prompts, and how class names are cleaned before they enter any prompt.
+
+    An item `@FILE` of `ensemble` stands for the templates in that file, one a line; blank lines and `#` lines aside.
+    """
 
     zero_shot: Template = "a video of a person {}."
-    ensemble: tuple[Template, ...] = ()
+    ensemble: Annotated[tuple[Template, ...], BeforeValidator(_with_files)] = ()
     split_camel_case: bool = False
     replace_underscores: bool = True
 

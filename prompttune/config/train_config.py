@@ -234,6 +234,41 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean {matches[0]!r}?" if matches else None
 
 
+# Words of other code bases, last part of a key -> ours.
+_ALSO_CALLED = {
+    **dict.fromkeys(("learning_rate", "base_lr", "lrate"), "lr"),
+    **dict.fromkeys(("max_epoch", "num_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("num_shots", "n_shots", "k"), "shots"),
+    **dict.fromkeys(("bs", "batchsize"), "batch_size"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("ctx_init", "init_text"), "init"),
+    **dict.fromkeys(("num_frames", "n_frames"), "used"),
+    "prec": "precision",
+    "optimizer": "name",
+}
+
+
+def key_hint(word: str) -> str:
+    """What an unknown key may have meant: the nearest valid one by its last part first, else the keys of its table."""
+    keys = valid_keys()
+    table, _, last = word.rpartition(".")
+    last = _ALSO_CALLED.get(last.lower(), last.lower().replace("-", "_"))
+
+    def likeness(key: str) -> tuple[float, float]:
+        own_table, _, own = key.rpartition(".")
+        return _alike(last, own), _alike(table, own_table) if table else 0.0
+
+    best = max([*keys, *sections(keys)], key=lambda key: sum(likeness(key)))
+    if likeness(best)[0] >= 0.6:
+        return f"did you mean {best!r}?"
+    within = [key for key in keys if key.startswith(f"{table}.")]
+    return f"valid keys: {', '.join(within or keys)}"
+
+
+def _alike(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, word, other).ratio()
+
+
 def valid_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
     """Every dotted key of the configuration, for hints and for the reference page."""
     keys: list[str] = []
@@ -260,9 +295,7 @@ def section_of(annotation: Any) -> type[Section] | None:
 def _problem(item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        keys = valid_keys()
-        hint = nearest(key, [*keys, *sections(keys)]) or f"valid keys: {', '.join(keys)}"
-        return f"\n    {key}: unknown key; {hint}"
+        return f"\n    {key}: unknown key; {key_hint(key)}"
     message = item["msg"].removeprefix("Value error, ")
     given = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
     return f"\n    {key + ': ' if key else ''}{message}{given}"

@@ -7,7 +7,7 @@ file and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedVideos:
-    """What the features of decoded videos are read from; has of a StoreReader what features are read by."""
+    """What the features of decoded videos are read from; has of a StoreReader what features are read by.
+
+    `failures` says of each video that could not be decoded, by its id, why.
+    """
 
     taps: Mapping[str, Rows]
     n_views: int = 1
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_frames_per_video(self) -> np.ndarray:
@@ -66,7 +70,7 @@ def open_videos(
 
     Raises:
         FeatureError: `n_frames` given beside a store.
-        vidfeat.errors.VidfeatError: no such store, pack or video, or a video that cannot be decoded.
+        vidfeat.errors.VidfeatError: no such store, pack or video, or not one video that can be decoded.
     """
     from vidfeat.extraction.one_video import DEFAULT_FRAMES, encode_videos, find_videos, like_pack, like_store
 
@@ -79,12 +83,15 @@ def open_videos(
     else:
         likeness = like_pack(like, n_frames=n_frames or DEFAULT_FRAMES)
     paths = find_videos(source)
-    reader = EncodedVideos(encode_videos(paths, likeness, layers=layers, device=device))
+    encoded = encode_videos(paths, likeness, layers=layers, device=device)
     root = Path(source)
-    ids = tuple(path.relative_to(root).as_posix() if path != root else path.name for path in paths)
+    names = {path: path.relative_to(root).as_posix() if path != root else path.name for path in paths}
+    failures = {names[path]: str(error) for path, error in encoded.failures.items()}
+    reader = EncodedVideos(encoded.taps, failures=failures)
+    ids = tuple(names[path] for path in encoded.paths)
     nothing = ("",) * len(ids)
     table = VideoTable(ids, nothing, nothing, nothing, ("",), np.ones(len(ids), dtype=bool))
-    return FeatureSource(str(source), cast("StoreReader", reader), likeness.pack, table)
+    return FeatureSource(str(source), cast("StoreReader", reader), likeness.pack, table, failed=tuple(failures))
 
 
 def few_frames(path: Path, n_frames: int) -> np.ndarray:

@@ -110,7 +110,7 @@ class Predictions:
         """Hash over the test set: its name, its classes in their order, and each video's id with its label."""
         labelled = [[key, self.classes[label]] for key, label in zip(self.ids, self.labels.tolist(), strict=True)]
         content = json.dumps([self.name, self.classes, labelled], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     def calibration_error(self) -> float:
         """Expected calibration error in [0, 1], 0 for a model that is right as often as it claims.

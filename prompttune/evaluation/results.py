@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
@@ -11,9 +12,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from prompttune.base.tensor_files import write_bytes
 from prompttune.base.version import __version__
+from prompttune.config.runs import nested
+from prompttune.config.train_config import merge
 from prompttune.errors import RunFolderError, explain
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULT = "result.json"
+# What changes no number of a run, and the store, which its fingerprint stands for.
+NO_SETTING = {"seeds", "out", "log", "device", "runs_at_once", "store"}
 _COLUMNS = ("top5", "mean_per_class", "macro_f1")
 
 
@@ -161,7 +167,11 @@ class Result(_Record):
     def write(self, folder: str | Path) -> Path:
         """Writes `result.json` into a folder, whole or not at all, and gives its path."""
         path = Path(folder) / RESULT
-        write_bytes(path, (self.model_dump_json(indent=2) + "\n").encode())
+        try:
+            content = self.model_dump_json(indent=2)
+        except PydanticSerializationError:  # the id of a video may hold bytes that are no UTF-8; JSON can escape them
+            content = json.dumps(self.model_dump(mode="json"), indent=2)
+        write_bytes(path, (content + "\n").encode())
         return path
 
     @classmethod
@@ -187,7 +197,10 @@ class Result(_Record):
 
 
 def load(folders: Iterable[str | Path] | str | Path) -> pandas.DataFrame:
-    """One row per run of all results at or below the given folders: method, store, seed, overrides, metrics, costs."""
+    """One row per run of all results at or below the given folders: method, store, seed, overrides, metrics, costs.
+
+    Runs of one `setting` differ in their seed alone; `groupby("method")` would merge what differs in more.
+    """
     import pandas
 
     given = [folders] if isinstance(folders, str | Path) else list(folders)
@@ -205,7 +218,7 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
     }
     return [
         shared
-        | {"run": run.name, "seed": run.seed}
+        | {"run": run.name, "seed": run.seed, "setting": _setting(result, run)}
         | run.overrides
         | run.metrics
         | {f"{name}_{key}": getattr(test, key) for name, test in run.tests.items() for key in _COLUMNS}
@@ -216,6 +229,15 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
         }
         for run in result.runs
     ]
+
+
+def _setting(result: Result, run: RunResult) -> str:
+    """A short hash of all that was set for a run but its seed: equal for runs that may be averaged."""
+    config = {key: value for key, value in result.config.items() if key not in NO_SETTING}
+    for key, value in run.overrides.items():
+        config = merge(config, nested(key, value))
+    content = json.dumps([config, result.store.fingerprint], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def confusion(folder: str | Path, test: str) -> pandas.DataFrame:

@@ -5,9 +5,12 @@ A registry is any folder; prompt files carry their own provenance, so nothing el
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,8 @@ from vidfeat.backbone import BackbonePack
 
 if TYPE_CHECKING:
     from prompttune.model.prompt_model import PromptModel
+
+_PATTERN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,33 @@ def list_prompts(folder: str | os.PathLike[str]) -> list[RegistryEntry]:
             found.append(RegistryEntry(path, read_prompt_file(path)))
         except PromptFileError:
             continue
+    return found
+
+
+def prompt_files(given: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str]]:
+    """The prompt files that somebody names, each with the name of its row in a table.
+
+    A file is a row of its own. Of a folder (`runs/coop`) or a pattern (`runs/*/seed*/prompt.safetensors`) the files
+    whose paths differ in their seed alone, and whose settings do, are one row: `runs/coop/seed*/prompt.safetensors`.
+
+    Raises:
+        PromptFileError: a folder or pattern without prompt files.
+    """
+    found: list[tuple[Path, str]] = []
+    for one in given:
+        path, text = Path(one), os.fspath(one)
+        if path.is_file() or not (path.is_dir() or _PATTERN.search(text)):
+            found.append((path, path.as_posix()))  # one that is not there is told by who reads it
+            continue
+        files = [entry.path for entry in list_prompts(path)] if path.is_dir() else sorted(map(Path, glob(text)))
+        if not files:
+            raise PromptFileError(explain("there is no prompt file here", where=text, expected="prompt.safetensors"))
+        rows = {file: re.sub(r"seed\d+", "seed*", file.as_posix()) for file in files}
+        settings: dict[str, set[str]] = {}
+        for file, row in rows.items():
+            own = {k: v for k, v in read_prompt_file(file).config.items() if k not in ("seeds", "out", "device")}
+            settings.setdefault(row, set()).add(json.dumps(own, sort_keys=True))
+        found += [(file, row if len(settings[row]) == 1 else file.as_posix()) for file, row in rows.items()]
     return found
 
 

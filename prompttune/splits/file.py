@@ -70,7 +70,8 @@ class SplitFile(_Part):
     def sha256(self) -> str:
         """Over classes, draws and tests; where the file came from is not in it."""
         content = self.model_dump(mode="json", include={"train", "tests"})
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def is_base_to_new(self) -> bool:
@@ -151,7 +152,12 @@ def write_split_file(path: str | os.PathLike[str], split: SplitFile, *, overwrit
             fix = "another name, or --overwrite: runs on the split that is there then no longer fit it"
             raise SplitError(explain("the split file is there already", where=path, got=there, fix=fix))
     document = split.model_dump(mode="json") | {"sha256": split.sha256}
-    write_bytes(Path(path), (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:  # the id of a video may hold bytes that are no UTF-8; JSON can escape them
+        content = json.dumps(document, indent=1).encode()
+    write_bytes(Path(path), content + b"\n")
 
 
 def read_split_file(path: str | os.PathLike[str]) -> SplitFile:

@@ -132,7 +132,8 @@ class Split:
             "val": rows(self.val),
             "tests": [[test.name, test.classes, rows(test.videos)] for test in self.tests],
         }
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def test(self, name: str) -> TestSet:
         """The test set of that name."""

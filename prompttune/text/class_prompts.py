@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -18,10 +18,17 @@ DEFAULT_TEMPLATE = "{}."
 
 
 class PromptTokenizer(Protocol):
-    """What this module needs of `vidfeat.backbone.Tokenizer`."""
+    """What this module needs of `vidfeat.backbone.Tokenizer`.
 
-    sot_id: int
-    eot_id: int
+    Attributes:
+        sot_id, eot_id: what stands before and behind every text; None where nothing does (T5's and Gemma's vocabularies
+            have no start of text; CLIPA reads a text without an end).
+        pad_id: what fills it up to the context length.
+    """
+
+    sot_id: int | None
+    eot_id: int | None
+    pad_id: int
     context_length: int
 
     def encode(self, text: str) -> list[int]:
@@ -30,12 +37,14 @@ class PromptTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class PlainLayout:
-    """The prompts as `C x 77` rows, the way every CoOp descendant lays them out; the reference path runs on it.
+    """The prompts as rows of the whole context length S, the way every CoOp descendant lays them out.
+
+    The reference path runs on it, and the exact one where padding acts.
 
     Attributes:
-        token_ids: int64 `[C 77]`, 0 where a context vector stands and behind EOT.
-        ctx_index: int64 `[C 77]`, which context vector stands there, -1 where a token stands.
-        eot_index: int64 `[C]`, the position that is read.
+        token_ids: int64 `[C S]`, 0 where a context vector stands, padding behind the last token.
+        ctx_index: int64 `[C S]`, which context vector stands there, -1 where a token stands.
+        eot_index: int64 `[C]`, the position of the last token, EOT where there is one.
     """
 
     token_ids: Tensor
@@ -55,6 +64,9 @@ class ClassPrompts:
     middle     `SOS ctx[:n_ctx // 2] name ctx[n_ctx // 2:] . EOT`
     =========  ==========================================
 
+    In a vocabulary without SOS or EOT the same stands without them: the context then starts at position 0
+    (docs/decisions/0004).
+
     The name comes with the template's words before it, the full stop with those behind it: `"{}"` gives A5's
     `SOS prefix name postfix EOT` in the middle position. A name and what follows it are tokenised together, and the
     name is the first tokens of that, as many as it has alone; `(sport).` ends in one token, which then is the name's.
@@ -73,8 +85,9 @@ class ClassPrompts:
     template: str
     name_ids: tuple[tuple[int, ...], ...]
     ending_ids: tuple[tuple[int, ...], ...]
-    sot_id: int
-    eot_id: int
+    sot_id: int | None
+    eot_id: int | None
+    pad_id: int
     context_length: int
 
     @classmethod
@@ -113,6 +126,7 @@ class ClassPrompts:
             ending_ids=tuple(ids[n:] for ids, n in zip(full_ids, n_name_ids, strict=True)),
             sot_id=tokenizer.sot_id,
             eot_id=tokenizer.eot_id,
+            pad_id=tokenizer.pad_id,
             context_length=tokenizer.context_length,
         )
         problems = [
@@ -138,37 +152,39 @@ class ClassPrompts:
         """How many context vectors stand in front of the name."""
         return {"end": self.n_ctx, "front": 0, "middle": self.n_ctx // 2}[self.position]
 
+    @property
+    def n_start(self) -> int:
+        """Positions before the first slot: 1 for SOS, or 0."""
+        return int(self.sot_id is not None)
+
     def slots(self, class_index: int) -> tuple[int, ...]:
-        """What stands at positions 1, 2, ... up to EOT: a token id, or `~j` (negative) for context vector j."""
+        """What stands behind SOS, up to EOT: a token id, or `~j` (negative) for context vector j."""
         ctx = tuple(~j for j in range(self.n_ctx))
         before, behind = ctx[: self.n_ctx_before], ctx[self.n_ctx_before :]
-        return (*before, *self.name_ids[class_index], *behind, *self.ending_ids[class_index], self.eot_id)
+        eot = () if self.eot_id is None else (self.eot_id,)
+        return (*before, *self.name_ids[class_index], *behind, *self.ending_ids[class_index], *eot)
 
     def n_tokens(self, class_index: int) -> int:
         """Tokens of that class's prompt, start and end of text included."""
-        return 1 + self.n_ctx + len(self.name_ids[class_index]) + len(self.ending_ids[class_index]) + 1
+        return self.n_start + len(self.slots(class_index))
 
     def subset(self, class_indices: Sequence[int]) -> ClassPrompts:
         """The prompts of these classes alone, in the order given."""
-        return ClassPrompts(
+        return replace(
+            self,
             class_names=tuple(self.class_names[c] for c in class_indices),
-            n_ctx=self.n_ctx,
-            position=self.position,
-            template=self.template,
             name_ids=tuple(self.name_ids[c] for c in class_indices),
             ending_ids=tuple(self.ending_ids[c] for c in class_indices),
-            sot_id=self.sot_id,
-            eot_id=self.eot_id,
-            context_length=self.context_length,
         )
 
     def plain_layout(self) -> PlainLayout:
-        """The same prompts as padded `[C 77]` rows."""
-        token_ids = torch.zeros(self.n_classes, self.context_length, dtype=torch.int64)
+        """The same prompts as padded `[C S]` rows."""
+        token_ids = torch.full((self.n_classes, self.context_length), self.pad_id, dtype=torch.int64)
         ctx_index = torch.full_like(token_ids, -1)
         eot_index = torch.zeros(self.n_classes, dtype=torch.int64)
         for c in range(self.n_classes):
-            slots = torch.tensor([self.sot_id, *self.slots(c)])
+            start = () if self.sot_id is None else (self.sot_id,)
+            slots = torch.tensor([*start, *self.slots(c)])
             token_ids[c, : len(slots)] = slots.clamp(min=0)
             ctx_index[c, : len(slots)] = torch.where(slots < 0, ~slots, -1)
             eot_index[c] = len(slots) - 1
@@ -196,16 +212,6 @@ def split_template(template: str) -> tuple[str, str]:
             explain("a template says where the class name goes", expected='exactly one "{}"', got=repr(template))
         )
     return parts[0], parts[1]
-
-
-def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
-    """One text per class, for frozen prompts: the template with the name in it, underscores as blanks.
-
-    Raises:
-        ClassPromptError: a template without exactly one `{}`.
-    """
-    words_before, words_behind = split_template(template)
-    return [words_before + name.replace("_", " ").strip() + words_behind for name in class_names]
 
 
 def _require_place(position: str, n_ctx: int) -> None:

@@ -1,7 +1,7 @@
 """One training step as the device sees it: no read from it, no transfer to it, as many kernels for 32 runs as for one.
 
     videos, mix, anchors of a micro-batch (on the device) -> losses -> gradients [R P] -> update          every step
-    row [T + 2, R]: weighted terms, gradient norm, accuracy                                -> the host   when it asks
+    row [T + 3, R]: weighted terms, their sum, gradient norm, accuracy                     -> the host   when it asks
 
 What is not finite is found on the device: from the step that has it on, `ok` is false, the parameters stay as they were
 and the row stays that step's, until the host looks (`read`).
@@ -54,12 +54,13 @@ class StepRow:
 
     Attributes:
         terms: weighted value of each term, name -> [R].
-        gradient_norm, accuracy: [R].
+        total, gradient_norm, accuracy: [R].
         term_gradient_norms: of the last step that took them, name -> [R].
         n_done: steps since the read before that were finite, one behind the other.
     """
 
     terms: Mapping[str, Tensor]
+    total: Tensor
     gradient_norm: Tensor
     accuracy: Tensor
     term_gradient_norms: Mapping[str, Tensor]
@@ -92,7 +93,7 @@ class DeviceStep:
         self.optimiser = make_optimiser(self.parameters, [run.config.optim for run in runs], rates)
         device = self.parameters.values.device
         self.scale = LossScale() if self.config.precision == "fp16" and device.type == "cuda" else None
-        self._row = torch.zeros(len(terms) + 2, len(runs), device=device)
+        self._row = torch.zeros(len(terms) + 3, len(runs), device=device)
         self._norms = torch.zeros(len(terms), len(runs), device=device)
         self._ok = torch.ones((), dtype=torch.bool, device=device)
         self._n_done = torch.zeros((), dtype=torch.int64, device=device)
@@ -108,9 +109,10 @@ class DeviceStep:
             if with_norms:
                 found = gradient_norms(losses.terms, self.parameters.leaves)
                 norms = _add(norms, torch.stack(list(found.values())), micro.share)
-            own = self.parameters.flat(self._gradients(losses, micro.share))
+            total = losses.total
+            own = self.parameters.flat(self._gradients(losses, total, micro.share))
             gradients = own if gradients is None else gradients.add_(own)
-            seen = [*(value.detach() for value in losses.terms.values()), step_accuracy(steps)]
+            seen = [*(value.detach() for value in losses.terms.values()), total.detach(), step_accuracy(steps)]
             row = _add(row, torch.stack(seen).float(), micro.share)
         assert gradients is not None  # a step has videos
         assert row is not None
@@ -120,7 +122,7 @@ class DeviceStep:
 
     @torch.no_grad()
     def _finish(self, gradients: Tensor, row: Tensor, coefficients: Tensor) -> None:
-        """The update, if everything is finite; `row [T + 1, R]` lacks the gradients' norms."""
+        """The update, if everything is finite; `row [T + 2, R]` lacks the gradients' norms."""
         finite = None
         if self.scale is not None:
             gradients, finite = self.scale.unscaled(gradients)
@@ -139,9 +141,10 @@ class DeviceStep:
         self._n_done.zero_()
         n_terms = len(self.names)
         row, norms = numbers[:-1].split([self._row.numel(), self._norms.numel()])
-        row, norms = row.view(n_terms + 2, -1), norms.view(n_terms, -1)
+        row, norms = row.view(n_terms + 3, -1), norms.view(n_terms, -1)
         return StepRow(
             terms=dict(zip(self.names, row, strict=False)),
+            total=row[-3],
             gradient_norm=row[-2],
             accuracy=row[-1],
             term_gradient_norms=dict(zip(self.names, norms, strict=True)),
@@ -159,16 +162,16 @@ class DeviceStep:
                 micro.batch, self.vocabulary, anchors=micro.anchors, mix=micro.mix, classes=micro.classes
             )
 
-    def _gradients(self, losses: StepLosses, share: float) -> Sequence[Tensor | None]:
+    def _gradients(self, losses: StepLosses, total: Tensor, share: float) -> Sequence[Tensor | None]:
         scale = self.scale.scale if self.scale is not None else 1.0
         if self.config.optim.gradient == "prograd":
             knowledge = losses.terms[KNOWLEDGE_TERM]
-            main = (losses.total - knowledge) * (share * scale)
+            main = (total - knowledge) * (share * scale)
             return prograd_gradients(main=main, knowledge=knowledge * scale, parameters=self.parameters.leaves)
-        total = losses.total.sum()
+        summed = total.sum()
         if share * scale != 1.0:
-            total = total * (share * scale)
-        return torch.autograd.grad(total, self.parameters.leaves, allow_unused=True)
+            summed = summed * (share * scale)
+        return torch.autograd.grad(summed, self.parameters.leaves, allow_unused=True)
 
 
 def _add(sums: Tensor | None, values: Tensor, share: float) -> Tensor:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from prompttune.base.machine import choose_threads, cpu_threads, training_device
+from prompttune.base.machine import choose_threads, cpu_threads, peak_bytes, training_device
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
 from prompttune.cost.memory import free_bytes, largest_product_flop
@@ -49,9 +49,11 @@ class TrainingPlan:
         taps: (store, tap, bytes) of everything that is read.
         runs, groups: how many runs, in how many groups one after the other; `together` in the largest.
         step: operations of one step of the largest group.
+        text_path: which exact path learned prompts take through the text tower, and its rows; empty without any.
         n_steps: of each group.
         evaluation_flops: of all test videos, and the training videos, of the largest group.
         memory_bytes: of the largest group: features, weights, and what a step keeps.
+        process_bytes: the same with what Python and the libraries take before anything is read.
         matrix_rate: operations per second of a bare matrix product here.
         step_seconds, evaluation_seconds: of the largest group; None where no prompts are learned.
     """
@@ -62,9 +64,11 @@ class TrainingPlan:
     groups: int
     together: int
     step: StepOperations
+    text_path: str
     n_steps: int
     evaluation_flops: float
     memory_bytes: int
+    process_bytes: int
     free_bytes: int
     matrix_rate: float
     step_seconds: float
@@ -85,9 +89,13 @@ class TrainingPlan:
             f"{self.step.visual / 1e9:.4g}, text {self.step.text / 1e9:.4g}, gradient norms "
             f"{self.step.norms / 1e9:.4g}); {self.step_seconds:.3g} s"
         )
+        if self.text_path:
+            yield f"  text     {self.text_path}"
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"
-        memory = _bytes(self.memory_bytes + LIBRARY_BYTES)
-        yield f"  memory   {memory}, of {_bytes(self.free_bytes)} free, for {self.together} run(s) together"
+        yield (
+            f"  memory   {_bytes(self.memory_bytes)} for {self.together} run(s) together, about "
+            f"{_bytes(self.process_bytes)} with the libraries, of {_bytes(self.free_bytes)} free"
+        )
         yield (
             f"  total    {self.runs} run(s) in {self.groups} group(s) of {self.n_steps} steps: about "
             f"{self.seconds:.3g} s, of which evaluation {self.groups * self.evaluation_seconds:.3g} s"
@@ -112,6 +120,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
     """
     config = runs[0].config
     training_device(config.device)  # refused before anything is read
+    libraries = peak_bytes() + LIBRARY_BYTES
     sources = open_sources(config)
     groups = plan_groups(runs, sources)
     members = max(groups, key=len)
@@ -128,6 +137,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
             trainer = make_trainer(prepare(members, sources))
             seconds = replace(seconds, step=step_seconds(trainer, at_least=config.log.every + 1))
     batch = config.optim.batch_size
+    memory = memory_bytes(model, split, sources, n_frames=n_frames)
     return TrainingPlan(
         title=_title(config),
         taps=tuple(_taps(config, sources)),
@@ -135,9 +145,11 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         groups=len(groups),
         together=len(members),
         step=step,
+        text_path="" if sent is None else sent.engine.path(sent.prompts, sent.context),
         n_steps=math.ceil(len(split.train) / batch) * config.optim.epochs if trains_by_gradient(config) else 0,
         evaluation_flops=evaluation,
-        memory_bytes=memory_bytes(model, split, sources, n_frames=n_frames),
+        memory_bytes=memory,
+        process_bytes=libraries + memory,
         free_bytes=free_bytes(model.device),
         matrix_rate=matrix_rate(width, device=model.device),
         step_seconds=seconds.step,

@@ -225,6 +225,8 @@ class Trainer:
 
     def _fail(self, row: StepRow) -> None:
         what, values = "the gradient", row.gradient_norm
+        if not torch.isfinite(row.total).all():
+            what, values = "the sum of the terms", row.total
         for name, found in row.terms.items():
             if not torch.isfinite(found).all():
                 what, values = f"the term {name!r}", found

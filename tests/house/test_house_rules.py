@@ -131,3 +131,15 @@ def test_a_mistyped_word_is_told_before_torch_is_imported(words: str) -> None:
 def test_the_modules_of_a_training_load_neither_pandas_nor_scikit_learn() -> None:
     loaded = modules_loaded_by("import prompttune.training.fit, prompttune.cli.tables, prompttune.api.apply_prompts")
     assert not loaded.intersection({*HEAVY, "pandas", "sklearn", "scipy", "matplotlib", "tensorboard"})
+
+
+def test_open_clip_has_one_door() -> None:
+    """Its next release drops private names: what we use of it is read in one module."""
+    root = Path(__file__).resolve().parents[2]
+    using = [
+        path.relative_to(root).as_posix()
+        for package in ("vidfeat", "prompttune")
+        for path in sorted((root / package).rglob("*.py"))
+        if "import open_clip" in (text := path.read_text("utf-8")) or "from open_clip" in text
+    ]
+    assert using == ["vidfeat/clip/door.py"]

@@ -31,7 +31,7 @@ class WordTokenizer:
 
     def __init__(self, *, context_length: int = 77) -> None:
         self.context_length = context_length
-        self.sot_id, self.eot_id = VOCAB - 2, VOCAB - 1
+        self.sot_id, self.eot_id, self.pad_id = VOCAB - 2, VOCAB - 1, 0
 
     def encode(self, text: str) -> list[int]:
         return [1 + zlib.crc32(word.encode()) % (VOCAB - 3) for word in re.findall(r"\w+|[^\w\s]", text)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ class FrozenText(Protocol):
     def device(self) -> torch.device:
         """Where the weights are."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
+
     def n_needed(self, token_ids: Tensor) -> Tensor:
         """How many leading tokens of each text [C S] its feature depends on, int64 [C]."""
 
@@ -43,8 +46,13 @@ class PromptableText(FrozenText, Protocol):
     which exact path.
     """
 
-    config: TextConfig
-    positional_embedding: Tensor  # [n_positions W]
+    @property
+    def config(self) -> TextConfig:
+        """Sizes, and how a text is read."""
+
+    @property
+    def positional_embedding(self) -> Tensor:
+        """[n_positions W]."""
 
     @property
     def blocks(self) -> Blocks:
@@ -52,6 +60,9 @@ class PromptableText(FrozenText, Protocol):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """[... W] embeddings of token ids [...], without positions; the id `vocab_size` is the class embedding."""
+
+    def visible(self, token_ids: Tensor) -> Tensor | None:
+        """Who attends to whom, bool [C 1 S S]; None where `config.causal` says it all."""
 
     def read(self, rows: Tensor) -> Tensor:
         """[... E] features of rows [... W] that left the last block."""
@@ -107,9 +118,9 @@ class TextTower(nn.Module):
         self.ln_final = LayerNorm(config.width, eps=config.norm_eps)
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The residual blocks in order (each a ResidualBlock)."""
-        return self.transformer.resblocks
+    def blocks(self) -> Blocks:
+        """The residual blocks in order."""
+        return cast("Blocks", self.transformer.resblocks)
 
     @property
     def n_layers(self) -> int:

@@ -6,7 +6,6 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,19 @@ def clean_text(text: str) -> str:
 
     Source: mlfoundations/open_clip, src/open_clip/tokenizer.py, get_clean_fn("lower").
     """
+    return " ".join(repair_text(text).split()).lower()
+
+
+def repair_text(text: str) -> str:
+    """Mojibake repaired and HTML entities resolved twice.
+
+    Plain printable ASCII without an ampersand has nothing to repair, so it does not wait for ftfy to be imported.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
     import ftfy
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 class Tokenizer:
@@ -63,11 +71,11 @@ class Tokenizer:
         vocabulary.extend(SPECIAL_TOKENS)
         self._id_of = {symbol: index for index, symbol in enumerate(vocabulary)}
         self._vocabulary = vocabulary
-        self._rank_of = {pair: rank for rank, pair in enumerate(self.merges)}
         # A special token spelled out in a text is that token, as in CLIP.
         self._known_pieces: dict[str, tuple[int, ...]] = {token: (self._id_of[token],) for token in SPECIAL_TOKENS}
-        self.sot_id = self._id_of[SPECIAL_TOKENS[0]]
-        self.eot_id = self._id_of[SPECIAL_TOKENS[1]]
+        self.sot_id: int | None = self._id_of[SPECIAL_TOKENS[0]]
+        self.eot_id: int | None = self._id_of[SPECIAL_TOKENS[1]]
+        self.pad_id = 0
 
     @property
     def vocab_size(self) -> int:
@@ -80,13 +88,19 @@ class Tokenizer:
 
         return regex.compile("|".join(SPECIAL_TOKENS) + _PIECES, regex.IGNORECASE)
 
+    @cached_property
+    def _bytes_to_pairs(self) -> Any:
+        from tokenizers import models
+
+        return models.BPE(vocab=self._id_of, merges=list(self.merges), end_of_word_suffix=_END_OF_WORD)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end of text; of any length."""
         ids: list[int] = []
         for piece in self._pattern.findall(clean_text(text)):
             symbols = "".join(self._byte_symbols[byte] for byte in piece.encode("utf-8"))
             if symbols not in self._known_pieces:
-                self._known_pieces[symbols] = tuple(self._id_of[part] for part in self._merge(symbols))
+                self._known_pieces[symbols] = tuple(token.id for token in self._bytes_to_pairs.tokenize(symbols))
             ids.extend(self._known_pieces[symbols])
         return ids
 
@@ -119,26 +133,6 @@ class Tokenizer:
         for index, row in enumerate(rows):
             token_ids[index, : len(row)] = torch.tensor(row)
         return token_ids
-
-    def _merge(self, symbols: str) -> list[str]:
-        """The symbols of one piece after all merges, best rank first."""
-        word = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
-        unmerged = len(self.merges)
-        while len(word) > 1:
-            best = min(pairwise(word), key=lambda pair: self._rank_of.get(pair, unmerged))
-            if best not in self._rank_of:
-                break
-            merged: list[str] = []
-            position = 0
-            while position < len(word):
-                if tuple(word[position : position + 2]) == best:
-                    merged.append(best[0] + best[1])
-                    position += 2
-                else:
-                    merged.append(word[position])
-                    position += 1
-            word = merged
-        return word
 
     def to_json(self) -> dict[str, Any]:
         """The tokenizer file: format, version, context length, special tokens, `"left right"` merges by rank."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ def _how_to_install(module: str) -> str:
 @click.version_option(package_name="prompttune", prog_name="vidfeat")
 def main() -> None:
     """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file name may hold bytes that are no text here: they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -213,12 +217,14 @@ def info(store: str) -> None:
 @main.command()
 @click.argument("store")
 @click.option("--reason", help="Only this reason.")
-def failures(store: str, reason: str | None) -> None:
-    """List the videos of a store that could not be used, and why."""
-    from vidfeat.cli.tables import print_failures
+@click.option("--json", "form", flag_value="json", help="Everything that is known, as JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Everything that is known, as CSV.")
+def failures(store: str, reason: str | None, form: str | None) -> None:
+    """List the videos of a store that could not be used, and why: in full, one line each where it is piped."""
+    from vidfeat.cli.failures import print_failures
     from vidfeat.store import open_store
 
-    print_failures(open_store(store), reason=reason)
+    print_failures(open_store(store), reason=reason, form=form or "table")  # type: ignore[arg-type]
 
 
 @main.command()

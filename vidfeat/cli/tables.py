@@ -103,18 +103,6 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def print_failures(store: StoreReader, *, reason: str | None = None) -> None:
-    """`vidfeat failures`."""
-    failed = [row for row in store.videos() if not row.ok and reason in (None, row.reason)]
-    if not failed:
-        print_parts(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
-        return
-    table = table_of(f"{len(failed)} failed videos in {store.path}", "video", "label", "reason", "detail")
-    for row in sorted(failed, key=lambda row: (row.reason, row.id)):
-        table.add_row(row.id, row.label, row.reason, _one_line(row.detail))
-    print_parts(table, "to try them again: the same extract command with --retry REASON (or all)")
-
-
 def _one_line(detail: str) -> str:
     text = " | ".join(line.strip() for line in detail.splitlines() if line.strip())
     return text if len(text) <= DETAIL_WIDTH else text[: DETAIL_WIDTH - 1] + "…"

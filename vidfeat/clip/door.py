@@ -7,6 +7,7 @@ What is used is exported at the top of the package, in 3.x and in the coming 4.x
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -70,9 +71,15 @@ def loaded_model(model: str, tag: str | None) -> nn.Module:
     """
     import open_clip
 
-    clip: nn.Module = open_clip.create_model(
-        model, pretrained=tag, precision="fp32", device="cpu", require_pretrained=True
-    )
+    # What cannot be loaded is raised as well; through the root logger it would be said twice.
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        clip: nn.Module = open_clip.create_model(
+            model, pretrained=tag, precision="fp32", device="cpu", require_pretrained=True
+        )
+    finally:
+        logging.disable(before)
     return clip.eval().requires_grad_(False)
 
 

@@ -86,35 +86,44 @@ class Encoder:
             tower = copy.deepcopy(tower).to(device=self.device, dtype=dtype)
         self._tower = tower
         self._dtype = dtype
+        # Tensors, so that the device divides: a division by a Python number may become a product with its inverse.
+        by_channel = torch.tensor([[255.0] * 3, pack.config.image_mean, pack.config.image_std], dtype=torch.float32)
+        self._levels, self._mean, self._std = by_channel.to(self.device)[..., None, None]
 
     def encode(self, pixels: np.ndarray | Tensor) -> Taps:
         """Taps of a batch of frames, as numpy arrays on the host.
 
         Args:
-            pixels: float32 [n 3 H W], normalised with the pack's mean and std, H W = `config.vision.image_hw`.
+            pixels: [n 3 H W], H W = `config.vision.image_hw`: uint8 as `Preprocess.pictures` makes them, normalised
+                on the device; or float32, normalised with the pack's mean and std.
 
         Raises:
-            ValueError: pixels of another shape or of an integer dtype.
+            ValueError: pixels of another shape or of another integer dtype.
         """
         batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         self._check(batch)
         with torch.inference_mode():
-            taps = self._tower.taps(batch.to(device=self.device, dtype=self._dtype, non_blocking=True), self.layers)
+            batch = batch.to(device=self.device, non_blocking=True)
+            if batch.dtype == torch.uint8:
+                batch = self._normalised(batch)
+            taps = self._tower.taps(batch.to(self._dtype), self.layers)
             return Taps(
                 pooled=taps.pooled.float().cpu().numpy(),
                 tokens={layer: _to_host(tokens) for layer, tokens in taps.tokens.items()},
             )
 
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        """The float32 operations of torchvision's ToTensor and Normalize, in their order: theirs to the bit."""
+        return (pictures.float() / self._levels).sub_(self._mean).div_(self._std)
+
     def _check(self, pixels: Tensor) -> None:
         height, width = self.config.vision.image_hw
-        if tuple(pixels.shape[1:]) != (3, height, width) or not pixels.is_floating_point():
-            hint = (
-                "; these look like uint8 frames [n H W 3]: run them through preprocess first"
-                if (pixels.shape[-1:] == (3,) or not pixels.is_floating_point())
-                else ""
-            )
+        allowed = pixels.is_floating_point() or pixels.dtype == torch.uint8
+        if tuple(pixels.shape[1:]) != (3, height, width) or not allowed:
+            looks_raw = pixels.shape[-1:] == (3,) or not allowed
+            hint = "; these look like frames [n H W 3]: run them through preprocess first" if looks_raw else ""
             raise ValueError(
-                f"{self.config.name} takes normalised float pixels [n 3 {height} {width}], "
+                f"{self.config.name} takes uint8 or normalised float pixels [n 3 {height} {width}], "
                 f"got {pixels.dtype} {list(pixels.shape)}{hint}"
             )
 

@@ -105,7 +105,7 @@ def _of_towers(sizes: TowerSizes) -> dict[str, Can]:
         assert isinstance(vision, ForeignVision)
         pooled = Can(True, "run by open_clip when videos are encoded")
         tokens = visual = Can(False, reason=vision.reason)
-    path = getattr(sizes.text, "path", "shared-prefix")
+    path = sizes.text.path
     text = Can(True, path) if path in PATHS else Can(False, reason=FROZEN)
     return {
         "pooled": pooled,

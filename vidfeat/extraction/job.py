@@ -250,13 +250,16 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
             writer = job_store.open_existing(options)
             report = job_store.take_back_what_is_bad(writer, options)
             found = identity.compare(out, writer, manifest)
-            said = identity.notes(writer, found, refresh=options.refresh, prune=options.prune)
             if not options.refresh:
                 identity.require_unchanged(writer, found, spec)
             identity.apply(writer, found, manifest, prune=options.prune)
             job_store.extend(writer, options, spec, manifest)
             if options.refresh:
                 writer.retry(found.changed, refresh=True)
+            else:  # a failed video whose file was mended may be among those that --retry names
+                retried = {index for unit in writer.pending_units() for index in unit.video_indices}
+                found = replace(found, changed={i: how for i, how in found.changed.items() if i not in retried})
+            said = identity.notes(writer, found, refresh=options.refresh, prune=options.prune)
     return Job(
         out=out,
         writer=writer,

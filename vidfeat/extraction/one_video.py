@@ -14,7 +14,7 @@ import numpy as np
 
 from vidfeat.backbone import BackbonePack
 from vidfeat.clip.encode import Encoder
-from vidfeat.errors import ManifestError, explain
+from vidfeat.errors import DecodeError, ManifestError, explain
 from vidfeat.extraction.recipe import Recipe
 from vidfeat.extraction.worker import VideoTask
 from vidfeat.store import Rows, Tap, open_store
@@ -24,6 +24,21 @@ from vidfeat.video.preprocess import Preprocess
 from vidfeat.video.sampling import SamplingPolicy
 
 DEFAULT_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class EncodedFiles:
+    """Videos in memory.
+
+    Attributes:
+        paths: those that could be decoded.
+        taps: their rows by tap name, in that order.
+        failures: why each of the others could not.
+    """
+
+    paths: tuple[Path, ...]
+    taps: dict[str, Rows]
+    failures: dict[Path, DecodeError]
 
 
 @dataclass(frozen=True)
@@ -105,23 +120,31 @@ def find_videos(source: str | os.PathLike[str]) -> list[Path]:
 
 def encode_videos(
     paths: Sequence[Path], likeness: Likeness, *, layers: Sequence[int] = (), device: str = "auto"
-) -> dict[str, Rows]:
+) -> EncodedFiles:
     """Every video's pooled features and the tokens of each layer, by tap name; float32, rounded as a store rounds.
 
     Raises:
-        DecodeError: a video that cannot be decoded; none is left out.
+        DecodeError: not one of the videos can be decoded; the first one's. Otherwise `failures` has them.
     """
     encoder = Encoder(likeness.pack, layers=layers, device=device)
     found: dict[str, list[np.ndarray]] = {tap.name: [] for tap in (Tap(), *map(Tap, encoder.layers))}
-    counts = []
+    counts: list[int] = []
+    failures: dict[Path, DecodeError] = {}
     for place, path in enumerate(paths):
-        loaded = likeness.recipe.load(VideoTask(place, place, path.as_posix(), str(path), (0, 1)))
+        try:
+            loaded = likeness.recipe.load(VideoTask(place, place, path.as_posix(), str(path), (0, 1)))
+        except DecodeError as error:
+            failures[path] = error
+            continue
         counts.append(loaded.facts.n_frames)
         for pixels in loaded.pieces:
             for name, values in encoder.encode(pixels).by_name().items():
                 found[name].append(values)
+    if not counts:
+        raise next(iter(failures.values()))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return {name: Rows(_rounded(parts, likeness.dtypes.get(name)), offsets) for name, parts in found.items()}
+    taps = {name: Rows(_rounded(parts, likeness.dtypes.get(name)), offsets) for name, parts in found.items()}
+    return EncodedFiles(tuple(path for path in paths if path not in failures), taps, failures)
 
 
 def few_frames(path: Path, n_frames: int) -> np.ndarray:

@@ -69,16 +69,18 @@ class Stages:
     """What the pipeline does with pixels and with units.
 
     Attributes:
-        encode: pixels [n 3 H W] float32 -> {tap name: float array [n ...]}; called in the caller's thread.
+        encode: pixels [n 3 H W] -> {tap name: float array [n ...]}; called in the caller's thread.
         commit: makes a unit durable; called in the committer's thread, one unit at a time, in order.
         batch_frames: n of every batch but a unit's last.
         row_shape: (3, H, W).
+        row_dtype: of the pixels, as the stream delivers them.
     """
 
     encode: Callable[[np.ndarray], Mapping[str, np.ndarray]]
     commit: Callable[[UnitResult], None]
     batch_frames: int
     row_shape: tuple[int, ...]
+    row_dtype: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class _Pipeline:
         self.errors: list[BaseException] = []
         self.staging: Channel[np.ndarray] = Channel(N_STAGING, self.stop)
         for _ in range(N_STAGING):
-            self.staging.put(np.empty((stages.batch_frames, *stages.row_shape), dtype=np.float32))
+            self.staging.put(np.empty((stages.batch_frames, *stages.row_shape), dtype=stages.row_dtype))
         self.batches: Channel[_Batch | _UnitEnd | None] = Channel(N_STAGING, self.stop)
         self.encoded: Channel[_Encoded | _UnitEnd | None] = Channel(N_ENCODED, self.stop)
         self.units: Channel[UnitResult | None] = Channel(N_ASSEMBLED, self.stop)

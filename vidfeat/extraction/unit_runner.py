@@ -13,7 +13,7 @@ from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.options import Machine
 from vidfeat.extraction.pipeline import N_STAGING, PixelStream, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.extraction.pool import DecodePool
-from vidfeat.extraction.recipe import SLOT_ROWS, Recipe, stat_facts
+from vidfeat.extraction.recipe import ROW_DTYPE, SLOT_ROWS, Recipe, stat_facts
 from vidfeat.extraction.ring import RingLayout
 from vidfeat.extraction.worker import InlineDecoder, VideoDone, VideoFacts, VideoFailed, VideoTask
 from vidfeat.store import StoreWriter, Unit, VideoRow, token_layers
@@ -42,12 +42,12 @@ def pixel_stream(recipe: Recipe, machine: Machine, *, batch_frames: int, n_video
 
 def _layout(recipe: Recipe, n_workers: int, batch_frames: int) -> RingLayout:
     n_slots = max(MIN_SLOTS, math.ceil(BATCHES_AHEAD * batch_frames / (n_workers * SLOT_ROWS)))
-    return RingLayout(n_slots=n_slots, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype="float32")
+    return RingLayout(n_slots=n_slots, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype=ROW_DTYPE)
 
 
 def pixel_bytes(recipe: Recipe, machine: Machine, batch_frames: int) -> int:
     """Memory of the pixels under way: the workers' rings and the staging batches."""
-    staging = N_STAGING * batch_frames * math.prod(recipe.row_shape) * np.dtype("float32").itemsize
+    staging = N_STAGING * batch_frames * math.prod(recipe.row_shape) * np.dtype(ROW_DTYPE).itemsize
     rings = _layout(recipe, machine.n_workers, batch_frames).n_bytes * machine.n_workers if machine.n_workers else 0
     return staging + rings
 
@@ -91,6 +91,7 @@ class UnitRunner:
             commit=self._commit,
             batch_frames=self._batch_frames,
             row_shape=self._recipe.row_shape,
+            row_dtype=ROW_DTYPE,
         )
         run_pipeline(self._works(units), pixels, stages, meter)
 

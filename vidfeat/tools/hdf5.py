@@ -109,7 +109,9 @@ def _write_facts(h5: h5py.File, reader: StoreReader, store: str | os.PathLike[st
     videos = h5.create_group("videos")
     index = Index({name: reader.index_column(name) for name in reader.index_names})
     for name in TEXT_COLUMNS:
-        videos.create_dataset(name, data=np.array(index.text(name), object), dtype=h5py.string_dtype())
+        # As bytes: a file name may hold some that are no UTF-8.
+        texts = [text.encode("utf-8", "surrogateescape") for text in index.text(name)]
+        videos.create_dataset(name, data=np.array(texts, object), dtype=h5py.string_dtype())
     for name in (*_NUMBER_COLUMNS, *_VIEW_COLUMNS, *(name for name in SOURCE_COLUMNS if name in index.columns)):
         videos.create_dataset(name, data=index[name])
     videos.create_dataset("row_start", data=_row_starts(reader))
@@ -234,7 +236,7 @@ class _Import:
         if set(lengths.values()) != {n_videos} or len(columns["pts_offsets"]) != n_videos + 1:
             raise self._error(f"columns of different lengths: {lengths}")
         for name, values in texts.items():
-            parts = [value.encode("utf-8", "surrogateescape") for value in values]
+            parts = [value.encode("utf-8", "surrogatepass") for value in values]
             columns[f"{name}_offsets"] = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(int)
             columns[f"{name}_utf8"] = np.frombuffer(b"".join(parts), np.uint8)
         return Index(columns).rows()

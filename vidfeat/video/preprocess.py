@@ -179,9 +179,20 @@ class Preprocess:
     def apply(
         self, frames: np.ndarray, *, views: ViewSpec | None = None, video_id: str = "", view_range: range | None = None
     ) -> np.ndarray:
-        """Pixels [V F 3 H W] float32, normalised, of the views in `view_range` (default: all of `views`).
+        """Pixels [V F 3 H W] float32, normalised, of the views in `view_range`: `pictures`, then the mean and std."""
+        pictures = self.pictures(frames, views=views, video_id=video_id, view_range=view_range)
+        table = _normalisation_table(self.mean, self.std)
+        pixels = np.empty(pictures.shape, dtype=np.float32)
+        for channel in range(3):
+            np.take(table[channel], pictures[:, :, channel], out=pixels[:, :, channel], mode="clip")
+        return pixels
 
-        View 0 equals open_clip's `image_transform(is_train=False)`; the others are drawn by `draw_crop`.
+    def pictures(
+        self, frames: np.ndarray, *, views: ViewSpec | None = None, video_id: str = "", view_range: range | None = None
+    ) -> np.ndarray:
+        """Pictures [V F 3 H W] uint8, not yet normalised, of the views in `view_range` (default: all of `views`).
+
+        Normalised, view 0 equals open_clip's `image_transform(is_train=False)`; the others are drawn by `draw_crop`.
 
         Args:
             frames: [F H W 3] uint8, RGB.
@@ -202,16 +213,14 @@ class Preprocess:
             raise ValueError(
                 explain("There are no such views.", expected=f"within [0, {views.n_views})", got=view_range)
             )
-        table = _normalisation_table(self.mean, self.std)
-        pixels = np.empty((len(view_range), len(frames), 3, *self.image_hw), dtype=np.float32)
+        pictures = np.empty((len(view_range), len(frames), 3, *self.image_hw), dtype=np.uint8)
         for row, view in enumerate(view_range):
             height, width = frames.shape[1:3]
             crop = draw_crop(views, video_id=video_id, view=view, height=height, width=width) if view else None
             for index, frame in enumerate(frames):
                 picture = self._centre(frame) if crop is None else self._cropped(frame, crop)
-                for channel in range(3):
-                    np.take(table[channel], picture[..., channel], out=pixels[row, index, channel], mode="clip")
-        return pixels
+                pictures[row, index] = picture.transpose(2, 0, 1)
+        return pictures
 
     def _centre(self, frame: np.ndarray) -> np.ndarray:
         """The whole frame as the model's picture; the rounding is open_clip's."""

@@ -156,7 +156,7 @@ def sample_indices(policy: SamplingPolicy, *, n_source_frames: int, fps: float =
 
 def video_seed(seed: int, video_id: str) -> int:
     """A seed in [0, 2**63) that depends on the run's seed and the video's id alone: not on order, worker or machine."""
-    digest = hashlib.sha256(f"{seed}\0{video_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\0{video_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vidfeat.backbone import TextTower
+from vidfeat.backbone import PromptableText
 
 
 @torch.no_grad()
-def constant_rows(tower: TextTower, names: Sequence[tuple[int, ...]], *, sot_id: int) -> list[Tensor]:
+def constant_rows(tower: PromptableText, names: Sequence[tuple[int, ...]], *, sot_id: int) -> list[Tensor]:
     """Per block, what enters it at the rows `names`, `[n_names W]`: each names its row by the token ids from SOS to it.
 
     Computed once, in the tower's dtype, by the plain causal blocks on the longest names.

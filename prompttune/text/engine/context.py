@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prompttune.errors import explain
 from prompttune.text.class_prompts import ClassPrompts
-from vidfeat.backbone import TextTower
+from vidfeat.backbone import PromptableText
 
 ContextKind = Literal["shared", "class", "image"]
 CONTEXT_KINDS: tuple[ContextKind, ...] = get_args(ContextKind)
@@ -82,16 +82,12 @@ class TextContext:
         """Blocks whose input gets new rows in the context's place."""
         return frozenset(range(1, len(self.deep) + 1)) | frozenset(self.class_tokens)
 
-    def check(self, prompts: ClassPrompts, tower: TextTower) -> None:
+    def check(self, prompts: ClassPrompts, tower: PromptableText) -> None:
         """
         Raises:
             ValueError: this context is for other prompts or another tower; every reason is named.
         """
         problems = []
-        if tower.config.path != "shared-prefix" or tower.config.pooling == "class":
-            problems.append(
-                "learned prompts in towers that are not causal, or with a class embedding, are not built yet"
-            )
         width, n_layers = tower.positional_embedding.shape[1], len(tower.blocks)
         if self.ctx.shape[-1] != width:
             problems.append(f"the tower is {width} wide, the context {self.ctx.shape[-1]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidfeat.backbone import ResidualBlock
+from vidfeat.backbone.config import Activation
 
 MAX_ROWS_IN_PARTS = 320  # rows of all runs together; beyond, MKL's own sharing is as fast (docs/log.md)
 MIN_FLOP_IN_PARTS = 4_000_000  # of the smallest product, 50 microseconds on one core
+GELU_KIND: Mapping[str, str] = {"gelu": "none", "gelu_tanh": "tanh"}  # in PyTorch's words
 QUICK_GELU_SLOPE = 1.702  # quick_gelu(x) = x sigmoid(1.702 x) = silu(1.702 x) / 1.702
 
 
@@ -30,9 +33,9 @@ class FrozenNorm:
     eps: float
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm, *, dtype: torch.dtype) -> FrozenNorm:
-        """The weights of a module, in `dtype`."""
-        return cls(weight=norm.weight.detach().to(dtype), bias=norm.bias.detach().to(dtype), eps=norm.eps)
+    def of(cls, norm: nn.LayerNorm) -> FrozenNorm:
+        """The weights of a module."""
+        return cls(weight=norm.weight.detach(), bias=norm.bias.detach(), eps=norm.eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised rows, then the mean and the inverse deviation that `backward` needs."""
@@ -173,9 +176,6 @@ class FrozenBlock:
     - quick_gelu's slope is in the MLP's forward weights, which makes it PyTorch's fused silu. The backward pass through
       the MLP needs no slope: its two occurrences cancel.
 
-    Rows between the matrices are in the tower's dtype; where launches cost they are in the matrices', as a cast between
-    any two products would be one launch more.
-
     Attributes:
         query_bias, c_fc_bias: `[Z 1 out/Z]`.
     """
@@ -191,37 +191,31 @@ class FrozenBlock:
     c_fc_bias: Tensor
     c_proj: Collect
     c_proj_bias: Tensor
-    is_quick: bool
+    activation: Activation
 
     @classmethod
     @torch.no_grad()
-    def of(cls, block: ResidualBlock, *, n_heads: int, is_quick: bool, dtype: torch.dtype) -> FrozenBlock:
+    def of(cls, block: ResidualBlock, *, n_heads: int, activation: Activation, dtype: torch.dtype) -> FrozenBlock:
         """The weights of a block, matrices in `dtype`."""
         attn, mlp = block.attn, block.mlp
         width = attn.in_proj_weight.shape[1]
         head_scale = 1.0 / math.sqrt(width // n_heads)
-        slope = QUICK_GELU_SLOPE if is_quick else 1.0
+        slope = QUICK_GELU_SLOPE if activation == "quick_gelu" else 1.0
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
-        row_dtype = dtype if launches_cost(weight) else weight.dtype
         return cls(
-            ln_1=FrozenNorm.of(block.ln_1, dtype=row_dtype),
+            ln_1=FrozenNorm.of(block.ln_1),
             query=Spread(FrozenMatrix.of(weight[:width], dtype=dtype, scale=head_scale), 1),
             query_bias=(bias[:width] * head_scale).to(dtype).view(1, 1, -1),
             key_value=Spread(FrozenMatrix.of(weight[width:], dtype=dtype), 1),
             out=Collect(FrozenMatrix.of(attn.out_proj.weight, dtype=dtype), 1),
-            out_bias=(attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :]).to(row_dtype),
-            ln_2=FrozenNorm.of(block.ln_2, dtype=row_dtype),
+            out_bias=attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :],
+            ln_2=FrozenNorm.of(block.ln_2),
             c_fc=Spread(FrozenMatrix.of(mlp.c_fc.weight, dtype=dtype, scale=slope), 1),
             c_fc_bias=(mlp.c_fc.bias * slope).to(dtype).view(1, 1, -1),
             c_proj=Collect(FrozenMatrix.of(mlp.c_proj.weight, dtype=dtype, scale=1.0 / slope), 1),
-            c_proj_bias=mlp.c_proj.bias.detach().to(row_dtype),
-            is_quick=is_quick,
+            c_proj_bias=mlp.c_proj.bias.detach(),
+            activation=activation,
         )
-
-    @property
-    def row_dtype(self) -> torch.dtype:
-        """Of the rows that enter and leave."""
-        return self.c_proj_bias.dtype
 
     def in_parts(self, n_parts: int) -> FrozenBlock:
         """The same weights, seen in Z parts."""
@@ -243,10 +237,12 @@ class FrozenBlock:
 
     def activate(self, hidden: Tensor) -> Tensor:
         """The MLP's activation, of hidden rows that carry the slope."""
-        return F.silu(hidden) if self.is_quick else F.gelu(hidden)
+        if self.activation in ("quick_gelu", "silu"):
+            return F.silu(hidden)
+        return F.gelu(hidden, approximate=GELU_KIND[self.activation])
 
     def activate_backward(self, gradient: Tensor, hidden: Tensor) -> Tensor:
         """The gradient of the hidden rows."""
-        if self.is_quick:
+        if self.activation in ("quick_gelu", "silu"):
             return torch.ops.aten.silu_backward(gradient, hidden)
-        return torch.ops.aten.gelu_backward(gradient, hidden)
+        return torch.ops.aten.gelu_backward(gradient, hidden, approximate=GELU_KIND[self.activation])

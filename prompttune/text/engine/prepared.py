@@ -14,7 +14,7 @@ from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import BlockStep
 from prompttune.text.engine.frozen_block import FrozenBlock, choose_parts, in_dtype
 from prompttune.text.engine.head_tiles import Heads, HeadTiles
-from vidfeat.backbone import TextTower
+from vidfeat.backbone import PromptableText
 
 
 class PreparedChunk:
@@ -31,7 +31,7 @@ class PreparedChunk:
     @torch.no_grad()
     def __init__(
         self,
-        tower: TextTower,
+        tower: PromptableText,
         blocks: Sequence[FrozenBlock],
         steps: Sequence[BlockStep],
         *,
@@ -50,21 +50,15 @@ class PreparedChunk:
             for step in steps
         ]
         layout = steps[0].layout
-        positions = in_dtype(tower.positional_embedding.detach(), blocks[0].row_dtype)
+        positions = tower.positional_embedding.detach()
         device = positions.device
         self._ctx_sources = [torch.from_numpy(rows).to(device) for rows in sources]
         self._ctx_positions = positions[torch.from_numpy(layout.ctx_positions).to(device)].unsqueeze(1)
         word_ids = torch.from_numpy(layout.word_ids).to(device)
-        words = (
-            in_dtype(tower.embed(word_ids), positions.dtype)
-            + positions[torch.from_numpy(layout.word_positions).to(device)]
-        )
+        words = tower.embed(word_ids) + positions[torch.from_numpy(layout.word_positions).to(device)]
         self._fixed = FixedRows.of(blocks[0], words)
         constants = constant_rows(tower, layout.constants, sot_id=sot_id)
-        self._constant_kv = [
-            block.keys_and_values(in_dtype(rows, block.row_dtype))
-            for block, rows in zip(blocks, constants, strict=True)
-        ]
+        self._constant_kv = [block.keys_and_values(rows) for block, rows in zip(blocks, constants, strict=True)]
 
     def run(self, context: TextContext, trunk_kv: Sequence[Tensor | None] | None) -> tuple[Tensor, list[Tensor | None]]:
         """Features `[classes of the chunk, R, E]`, and per block the keys and values `[P R 2W]` of trunk rows it lends.
@@ -81,7 +75,7 @@ class PreparedChunk:
             x, own = BlockPass.apply(x, borrowed, self._block_input(index, context.n_runs))
             own_trunk_kv.append(own)
         assert x is not None  # a tower has blocks
-        return self.tower.read(in_dtype(x, self.tower.dtype)), own_trunk_kv
+        return self.tower.read(x), own_trunk_kv
 
     def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
         """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""
@@ -118,7 +112,7 @@ class PreparedChunk:
         for (other, *others_key), given in self._given.items():
             if others_key == [n_runs, n_parts] and 0 not in (index, other) and self.steps[other].tiling is tiling:
                 return given.tiles
-        like, n_heads = self._fixed.x, self.tower.config.heads
+        like, n_heads = self.tower.positional_embedding, self.tower.config.heads
         heads = Heads(n_runs=n_runs, n_heads=n_heads, n_parts=n_parts, width=like.shape[1] // n_heads)
         n_live = layout.n_ctx_rows if index == 0 else layout.n_rows
         return HeadTiles.of(layout, tiling, heads=heads, n_live=n_live, like=like)

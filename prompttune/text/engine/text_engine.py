@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,23 +17,28 @@ from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
 from prompttune.text.engine.frozen_block import FrozenBlock
+from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.prepared import PreparedChunk
-from vidfeat.backbone import ResidualBlock, TextTower, Tokenizer
+from vidfeat.backbone import FrozenText, PromptableText, Tokenizer
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
 FROZEN_BATCH = 128  # frozen texts encoded together
-_FROZEN_FEATURES: WeakKeyDictionary[TextTower, dict[tuple, Tensor]] = WeakKeyDictionary()  # by tokens, device, dtype
+_FROZEN_FEATURES: WeakKeyDictionary[FrozenText, dict[tuple, Tensor]] = WeakKeyDictionary()  # by tokens, device, dtype
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A plan and its chunks; holds the prompts, so that their identity stays theirs."""
+    """A plan's chunks; holds the prompts, so that their identity stays theirs."""
 
     prompts: ClassPrompts
-    plan: Plan
-    chunks: tuple[PreparedChunk, ...]
+    chunks: Sequence[PreparedChunk]
     places: Tensor  # [C], where in the chunks' order each class is
+
+
+def takes_full_length(tower: PromptableText, prompts: ClassPrompts) -> bool:
+    """Whether all positions of every class are computed; see `TextConfig.path`."""
+    return tower.config.path == "full-length" or tower.config.pooling == "class" or prompts.sot_id is None
 
 
 class TextEngine:
@@ -47,7 +52,7 @@ class TextEngine:
             grow with the number of classes, at the price of a second forward pass.
     """
 
-    def __init__(self, tower: TextTower, *, class_chunk: int | None = None, checkpoint: bool = False) -> None:
+    def __init__(self, tower: PromptableText, *, class_chunk: int | None = None, checkpoint: bool = False) -> None:
         if class_chunk is not None and class_chunk < 1:
             raise ValueError(f"class_chunk is a number of classes, at least 1, got {class_chunk}")
         self.tower = tower
@@ -55,6 +60,7 @@ class TextEngine:
         self.checkpoint = checkpoint
         self._blocks: dict[torch.dtype, list[FrozenBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
+        self._full_length: OrderedDict[tuple, tuple[ClassPrompts, Sequence[FullLengthChunk]]] = OrderedDict()
 
     def encode(self, prompts: ClassPrompts, context: TextContext) -> Tensor:
         """Class features `[R C E]` (kind "image": `[R B C E]`), not normalised, differentiable in the context alone.
@@ -64,6 +70,9 @@ class TextEngine:
         """
         context.check(prompts, self.tower)
         runs = context.along_runs()
+        if takes_full_length(self.tower, prompts):
+            features = self._run_full_length(prompts, runs)
+            return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
         prepared = self._prepare(prompts, runs)
         with without_autocast(self.tower.device.type):
             features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
@@ -98,9 +107,15 @@ class TextEngine:
         return torch.cat(features)[order.argsort().to(self.tower.device)]
 
     def path(self, prompts: ClassPrompts, context: TextContext) -> str:
-        """Which exact path these prompts take, why, and how many rows it computes instead of `C x 77`."""
+        """Which exact path these prompts take, why, and how many rows it computes instead of all `C x S`."""
         context.check(prompts, self.tower)
         runs = context.along_runs()
+        if takes_full_length(self.tower, prompts):
+            size = FullLengthSize.of(prompts, runs, self.tower)
+            why = "all positions of a text change its feature, padding included"
+            return (
+                f"full-length: {why}; {size.n_rows} rows per run, {size.n_ctx_rows} context rows enter the first block"
+            )
         plan = self._plan(prompts, runs)
         steps = plan.chunks[0]
         n_shared = sum(step.layout.n_trunk > 0 for step in steps)
@@ -122,6 +137,8 @@ class TextEngine:
     def flops(self, prompts: ClassPrompts, context: TextContext) -> Flops:
         """Floating-point operations of the exact computation, of one run (kind "image": of one image)."""
         config = self.tower.config
+        if takes_full_length(self.tower, prompts):
+            return FullLengthSize.of(prompts, context.along_runs(), self.tower).flops(self.tower)
         plan = self._plan(prompts, context.along_runs())
         return count_flops(plan, width=config.width, mlp_width=config.mlp_width, embed_dim=self.tower.embed_dim)
 
@@ -131,6 +148,10 @@ class TextEngine:
         Under autocast it is less.
         """
         runs, config = context.along_runs(), self.tower.config
+        if takes_full_length(self.tower, prompts):
+            kept = FullLengthSize.of(prompts, runs, self.tower).kept(self.tower)
+            kept = kept * self._full_length_chunk(prompts, runs) // prompts.n_classes if self.checkpoint else kept
+            return kept * runs.n_runs * self.tower.dtype.itemsize
         plan = self._plan(prompts, runs)
         sizes = {"width": config.width, "mlp_width": config.mlp_width, "n_heads": config.heads}
         chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
@@ -138,8 +159,36 @@ class TextEngine:
         return kept * runs.n_runs * self.tower.dtype.itemsize
 
     def tokens_per_step(self, prompts: ClassPrompts, context: TextContext) -> int:
-        """Rows that enter the tower for one run (kind "image": for one image); the plain path has `C x 77`."""
+        """Rows that enter the tower for one run (kind "image": for one image); the plain path has `C x S`."""
+        if takes_full_length(self.tower, prompts):
+            return prompts.n_classes * self.tower.config.n_positions
         return self._plan(prompts, context.along_runs()).n_rows
+
+    def _run_full_length(self, prompts: ClassPrompts, context: TextContext) -> Tensor:
+        """Features `[R C E]`; under autocast PyTorch's own rules hold."""
+        features = []
+        for chunk in self._prepare_full_length(prompts, context):
+            if self.checkpoint and torch.is_grad_enabled():
+                features.append(recompute_in_backward(chunk.run, context, use_reentrant=False))
+            else:
+                features.append(chunk.run(context))
+        return torch.cat(features).transpose(0, 1)
+
+    def _full_length_chunk(self, prompts: ClassPrompts, context: TextContext) -> int:
+        """How many classes go through the tower together."""
+        size = self.class_chunk or max(1, CHUNK_ROWS // (self.tower.config.n_positions * context.n_runs))
+        return min(size, prompts.n_classes)
+
+    def _prepare_full_length(self, prompts: ClassPrompts, context: TextContext) -> Sequence[FullLengthChunk]:
+        """All classes in chunks, from the last MAX_PREPARED sets of prompts kept."""
+        size = self._full_length_chunk(prompts, context)
+        key = (id(prompts), size)
+        if key not in self._full_length:
+            self._full_length[key] = (prompts, full_length_chunks(self.tower, prompts, class_chunk=size))
+            if len(self._full_length) > MAX_PREPARED:
+                self._full_length.popitem(last=False)
+        self._full_length.move_to_end(key)
+        return self._full_length[key][1]
 
     def _run_chunks(self, chunks: Sequence[PreparedChunk], context: TextContext) -> Tensor:
         """Features `[C R E]` in the chunks' order."""
@@ -155,12 +204,13 @@ class TextEngine:
         return features[0] if len(features) == 1 else torch.cat(features)
 
     def _plan(self, prompts: ClassPrompts, context: TextContext) -> Plan:
-        schedule = schedule_of(context, self.tower.n_layers)
+        schedule = schedule_of(context, len(self.tower.blocks))
         class_chunk = self.class_chunk or prompts.n_classes
         return build_plan(prompts, schedule, class_chunk=class_chunk, tile_rows=TILE_ROWS)
 
     def _prepare(self, prompts: ClassPrompts, context: TextContext) -> _Prepared:
         """The plan with its constants, from the last MAX_PREPARED kept."""
+        assert prompts.sot_id is not None  # `takes_full_length` otherwise
         dtype = self._linear_dtype()
         key = (id(prompts), context.kind, len(context.deep), tuple(sorted(context.class_tokens)), dtype)
         if key not in self._prepared:
@@ -176,7 +226,7 @@ class TextEngine:
                 for index, steps in enumerate(plan.chunks)
             )
             places = torch.tensor(plan.class_order, device=self.tower.device).argsort()
-            self._prepared[key] = _Prepared(prompts=prompts, plan=plan, chunks=chunks, places=places)
+            self._prepared[key] = _Prepared(prompts=prompts, chunks=chunks, places=places)
             if len(self._prepared) > MAX_PREPARED:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
@@ -188,9 +238,6 @@ class TextEngine:
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:
             config = self.tower.config
-            is_quick = config.activation == "quick_gelu"
-            blocks = cast("Iterable[ResidualBlock]", self.tower.blocks)
-            self._blocks[dtype] = [
-                FrozenBlock.of(block, n_heads=config.heads, is_quick=is_quick, dtype=dtype) for block in blocks
-            ]
+            options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
+            self._blocks[dtype] = [FrozenBlock.of(block, **options) for block in self.tower.blocks]
         return self._blocks[dtype]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,25 @@ def test_what_cannot_be_read_is_said(extracted: Path, tmp_path: Path, target: st
         classify(broken, ClassifyOptions(like=store, n_frames=3))
     with pytest.raises(VidfeatError, match="does not say how its videos were read"):
         classify(broken, ClassifyOptions(like=target))
+
+
+def test_one_broken_file_does_not_stop_a_folder(extracted: Path, tmp_path: Path) -> None:
+    store, videos = extracted / "clips.zarr", extracted / "videos"
+    folder = tmp_path / "new"
+    shutil.copytree(videos, folder)
+    (folder / "a-page.mp4").write_text("<!DOCTYPE html><html>sign in</html>")
+    whole = classify(videos, ClassifyOptions(like=store))
+
+    *good, broken = classify(folder, ClassifyOptions(like=store))
+
+    assert good == whole
+    assert (broken.id, broken.classes, broken.scores) == ("a-page.mp4", (), ())
+    assert "an HTML page" in broken.error
+    command = ["classify", str(folder), "--like", str(store), "--out", str(tmp_path / "c.csv")]
+    result = CliRunner().invoke(command_line.cli, command)
+    assert result.exit_code == 1
+    assert "a-page.mp4: not classified" in result.stderr
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 1 + sum(len(video.classes) for video in whole)
 
 
 def test_a_file_of_classes_that_is_not_there_is_no_class(tmp_path: Path, target: str) -> None:

@@ -197,3 +197,20 @@ def test_the_progress_bar_counts_every_step(target: str, capsys: pytest.CaptureF
     assert "16/16" in drawn
     PromptClassifier(store, progress=False, **SHORT).fit(split)
     assert capsys.readouterr().err == ""
+
+
+def test_the_three_lines_of_the_readme_need_neither_pandas_nor_scikit_learn(target: str) -> None:
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+hidden = ("pandas", "sklearn")
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in hidden else find(name, *rest)
+import prompttune
+store = prompttune.open_store({target!r})
+split = store.split("base-to-new", shots=4)
+told = prompttune.PromptClassifier(store, method="zero-shot").fit(split).evaluate(split)
+print(sorted(told), 0 <= told["base"]["top1"] <= 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['base', 'harmonic_mean', 'new'] True\n"

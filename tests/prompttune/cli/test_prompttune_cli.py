@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,8 @@ def test_train_from_a_file_with_axes(tmp_path: Path, target: str) -> None:
     assert result.axes == {"optim.lr": [0.002, 0.01]}
     assert len(result.cells) == 2
     assert all(r.runs_together == 4 for r in result.runs)
-    assert "optim.lr=0.01" in done.output
+    assert re.search(r"^ +lr +base", done.output, re.M)
+    assert re.search(r"^ +0.01 ", done.output, re.M)
 
 
 def test_runs_at_once_changes_nothing_but_how_many_go_together(tmp_path: Path, target: str) -> None:

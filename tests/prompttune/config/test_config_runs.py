@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prompttune.cli.tables import describe_method
+from prompttune.config.effects import require_effect, require_effect_in_evaluation
 from prompttune.config.methods import METHODS
 from prompttune.config.runs import expand_runs, group_runs, parse_overrides
 from prompttune.config.train_config import TrainConfig, read_toml, resolve, valid_keys
@@ -161,3 +165,81 @@ def test_valid_keys_cover_every_section() -> None:
     assert "optim.lr" in keys
     assert "coupling.variant" in keys
     assert {key.split(".")[0] for key in keys} == set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("optim.lrr", "optim.lr"),
+        ("contxt.n_ctx", "context.n_ctx"),
+        ("protocol.shot", "protocol.shots"),
+        ("nctx", "context.n_ctx"),
+        ("optm", "optim"),
+        ("visual.dept", "visual.depth"),
+        ("optim.optimizer", "optim.name"),
+    ],
+)
+def test_an_unknown_key_is_told_the_one_it_meant(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{re.escape(meant)}'"):
+        parse_overrides([f"{word}=1"])
+
+
+def test_a_key_of_no_likeness_is_told_the_keys_of_its_table() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(["optim.xyzzy=1"])
+    assert "optim.lr" in str(caught.value)
+    assert "context.n_ctx" not in str(caught.value)
+
+
+def test_template_alone_may_be_one_of_two_and_its_commas_are_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"anchors\.template or templates\.zero_shot"):
+        parse_overrides(["template=a photo of {}."])
+    plain, axes = parse_overrides(["templates.zero_shot=a clip, short, of {}."])
+    assert plain == {"templates": {"zero_shot": "a clip, short, of {}."}}
+    assert not axes
+    _, axes = parse_overrides(["zero_shot=a clip of {}.,a photo of {}."])
+    assert axes == {"templates.zero_shot": ["a clip of {}.", "a photo of {}."]}
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "needs"),
+    [
+        ({"method": "zero-shot", "store": "x"}, "optim.lr", "gradient"),
+        ({"method": "vifi-vl", "store": "x"}, "optim.momentum", "sgd"),
+        ({"method": "coop", "store": "x"}, "optim.eps", "adam"),
+        ({"method": "coop", "store": "x"}, "head.tip_alpha", "tip-adapter"),
+        ({"method": "clip-adapter", "store": "x"}, "context.n_ctx", "learned context"),
+        ({"method": "coop", "store": "x"}, "classes.n_negatives", "classes.sample"),
+        ({"method": "coop", "store": "x"}, "protocol.split_seed", "test_fraction"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(given: dict[str, Any], key: str, needs: str) -> None:
+    with pytest.raises(ConfigError, match=f"{re.escape(key)}: needs .*{needs}"):
+        require_effect([key], expand_runs(given, {}))
+
+
+def test_a_setting_that_acts_on_one_of_the_runs_is_taken() -> None:
+    runs = expand_runs({"method": "coop", "store": "x"}, {"optim.name": ["sgd", "adam"]})
+    require_effect(["optim.name", "optim.eps", "optim.momentum", "optim.lr", "context.init_std"], runs)
+    require_effect_in_evaluation(["templates.zero_shot", "device"], zero_shot=True)
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        require_effect_in_evaluation(["optim.lr"], zero_shot=True)
+    with pytest.raises(ConfigError, match=r"templates\.zero_shot"):
+        require_effect_in_evaluation(["templates.zero_shot"], zero_shot=False)
+
+
+def test_a_file_of_templates_is_read_into_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "templates.txt"
+    file.write_text("# of a paper\na clip of {}.\n\na video, of {}.\n")
+    plain, axes = parse_overrides([f"templates.ensemble=@{file}"])
+    config = resolve({"method": "promptsrc-text", "store": "x", **plain})
+    assert not axes
+    assert config.templates.ensemble == ("a clip of {}.", "a video, of {}.")
+    assert resolve(tomllib.loads(config.to_toml())) == config
+    with pytest.raises(ConfigError, match="no file of templates"):
+        resolve({"method": "coop", "store": "x", "templates": {"ensemble": ["@nowhere.txt"]}})
+    file.write_text("no place\n")
+    with pytest.raises(ConfigError, match="a template holds"):
+        resolve({"method": "coop", "store": "x", "templates": {"ensemble": [f"@{file}"]}})

@@ -6,7 +6,7 @@ import pytest
 from text_towers import CLASS_NAMES, WordTokenizer
 
 from prompttune.errors import ClassPromptError
-from prompttune.text.class_prompts import ClassPrompts, fill_template
+from prompttune.text.class_prompts import ClassPrompts
 
 TOKENIZER = WordTokenizer()
 
@@ -94,8 +94,6 @@ def test_all_problems_come_together() -> None:
 def test_templates_without_one_place_are_refused(template: str) -> None:
     with pytest.raises(ClassPromptError, match="exactly one"):
         ClassPrompts.build(["run"], TOKENIZER, n_ctx=4, template=template)
-    with pytest.raises(ClassPromptError, match="exactly one"):
-        fill_template(template, ["run"])
 
 
 def test_no_classes_and_no_such_position_are_refused() -> None:
@@ -103,13 +101,6 @@ def test_no_classes_and_no_such_position_are_refused() -> None:
         ClassPrompts.build([], TOKENIZER, n_ctx=4)
     with pytest.raises(ClassPromptError, match="no such place"):
         ClassPrompts.build(["run"], TOKENIZER, n_ctx=4, position="back")  # type: ignore[arg-type]
-
-
-def test_filled_templates() -> None:
-    assert fill_template("a video of a person {}.", ["brush_hair", "run"]) == [
-        "a video of a person brush hair.",
-        "a video of a person run.",
-    ]
 
 
 def test_a_subset_keeps_names_and_order() -> None:

@@ -113,18 +113,6 @@ def test_fewer_launches_change_nothing(name: str, class_chunk: int | None, monke
     assert_same(found, reference(name, 3, activation), values=1e-11, gradients=1e-11)
 
 
-def test_half_precision_rows_where_launches_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the residual stream is bfloat16 too: 8 bits, rounded twice a block in 12 blocks, are 1 to 2 % at the end."""
-    monkeypatch.setattr("prompttune.text.engine.frozen_block.launches_cost", lambda like: True)
-    monkeypatch.setattr("prompttune.text.engine.head_tiles.launches_cost", lambda like: True)
-    engine = TextEngine(our_tower(model_of("quick_gelu"), activation="quick_gelu").float())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = encoded(engine, BY_NAME["deep-9"], 2, torch.float32)
-    expected = reference("deep-9", 2, "quick_gelu")
-    print(relative_error(found[0], expected[0]), [relative_error(found[1][n], g) for n, g in expected[1].items()])
-    assert_same(found, expected, values=2e-2, gradients=1e-1)
-
-
 @pytest.mark.parametrize("class_chunk", [None, 4])
 @pytest.mark.parametrize("n_parts", [2, 4])
 @pytest.mark.parametrize("name", CHUNKED)

@@ -104,6 +104,17 @@ def test_results_load_as_a_frame(tmp_path: Path, target: str) -> None:
     assert {"base", "new", "harmonic_mean", "base_top5", "seconds", "n_parameters", "seed"} <= set(frame.columns)
 
 
+def test_results_of_two_settings_are_told_apart(tmp_path: Path, target: str) -> None:
+    """A setting is all but the seed, whether it was given plainly or on a run axis."""
+    for folder, seed, n_ctx in (("a", 1, 2), ("b", 2, 2), ("c", 1, 3)):
+        train_runs(tmp_path / folder, {"context": {"n_ctx": n_ctx}}, method="coop", store=target, seeds=[seed])
+    axes = {"context.n_ctx": [2, 3]}
+    fit(short_runs(axes=axes, method="coop", store=target, seeds=[3]), tmp_path / "d", axes=axes)
+    found = load(tmp_path)["setting"].tolist()
+    assert found == [found[0], found[0], found[2], found[0], found[2]]
+    assert found[0] != found[2]
+
+
 def test_finished_folder_is_read_back_and_another_run_is_refused(tmp_path: Path, target: str) -> None:
     first = train_runs(tmp_path / "run", method="coop", store=target, seeds=[1])
     again = train_runs(tmp_path / "run", method="coop", store=target, seeds=[1])

@@ -60,7 +60,8 @@ def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> T
     if METHODS[method].requires:
         tables["coupling"] = {"hard_prompts": [hard_prompt]}
     runs = short_runs(merge(merge({"seeds": [1], **tables}, TABLES.get(method, {})), given))
-    # A configuration refuses `meta`, on which nothing can be learned.
+    # A configuration and its command refuse `meta`, on which nothing can be learned.
+    request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", torch.device)
     on_meta = [replace(run, config=run.config.model_copy(update={"device": "meta"})) for run in runs]
     _, trainer = trainer_of(on_meta)
     trainer.model.train()

@@ -70,6 +70,20 @@ def test_same_ids_on_thousands_of_made_up_words(tokenizer: Tokenizer, theirs) ->
     assert [tokenizer.encode(text) for text in texts] == [theirs.encode(text) for text in texts]
 
 
+@pytest.mark.long
+def test_same_ids_on_a_hundred_thousand_random_strings(tokenizer: Tokenizer, theirs) -> None:
+    draw = random.Random(1)
+    planes = ("ascii", 0x250, 0x3000, 0xFFFF, 0x1FAFF)
+
+    def text() -> str:
+        top = draw.choice(planes)
+        signs = [draw.choice(string.printable) if top == "ascii" else chr(draw.randrange(32, top)) for _ in range(12)]
+        return "".join(sign for sign in signs if not 0xD800 <= ord(sign) < 0xE000)
+
+    different = [one for one in (text() for _ in range(100_000)) if tokenizer.encode(one) != theirs.encode(one)]
+    assert not different
+
+
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=120))
 def test_same_ids_on_any_unicode(tokenizer: Tokenizer, theirs, text: str) -> None:

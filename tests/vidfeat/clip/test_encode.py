@@ -10,6 +10,7 @@ from openclip_models import TINY, random_clip
 from vidfeat.backbone.device import choose_device
 from vidfeat.clip.encode import Encoder, choose_precision
 from vidfeat.clip.openclip import from_state_dict
+from vidfeat.video.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,22 @@ def test_taps_are_the_models_own(pack, clip, pixels) -> None:
     np.testing.assert_allclose(taps.pooled, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert list(taps.tokens) == [0, 2, 4]
     assert {(tokens.shape, tokens.dtype) for tokens in taps.tokens.values()} == {((5, 17, 48), np.dtype("float32"))}
+
+
+def test_bytes_are_normalised_to_the_bit_as_preprocessing_does(pack) -> None:
+    """Every level of every channel: features are those of pixels that were normalised before they came."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    pictures = np.tile(levels, (2, 1, 2, 2))
+    config = pack.config
+    preprocess = Preprocess(32, mean=config.image_mean, std=config.image_std)
+    frames = np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(preprocess.pictures(frames)[0], pictures)
+    encoder = Encoder(pack, layers=[0], device="cpu", precision="fp32")
+    normalised = preprocess.apply(frames)[0]
+    np.testing.assert_array_equal(encoder._normalised(torch.from_numpy(pictures)).numpy(), normalised)
+    by_bytes, by_floats = encoder.encode(pictures), encoder.encode(normalised)
+    np.testing.assert_array_equal(by_bytes.pooled, by_floats.pooled)
+    np.testing.assert_array_equal(by_bytes.tokens[0], by_floats.tokens[0])
 
 
 def test_torch_and_numpy_pixels_give_the_same(pack, pixels) -> None:
@@ -72,8 +89,8 @@ def test_an_empty_batch_gives_empty_taps(pack, pixels) -> None:
 @pytest.mark.parametrize(
     ("batch", "hint"),
     [
-        (np.zeros((2, 32, 32, 3), dtype=np.float32), "uint8 frames"),
-        (np.zeros((2, 3, 32, 32), dtype=np.uint8), "uint8 frames"),
+        (np.zeros((2, 32, 32, 3), dtype=np.float32), "like frames"),
+        (np.zeros((2, 3, 32, 32), dtype=np.int64), "like frames"),
         (np.zeros((2, 3, 64, 64), dtype=np.float32), "got torch.float32"),
         (np.zeros((3, 32, 32), dtype=np.float32), "got torch.float32"),
         (np.zeros((2, 1, 32, 32), dtype=np.float32), "got torch.float32"),

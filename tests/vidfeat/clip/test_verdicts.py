@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from vidfeat.backbone import VisionConfig
 from vidfeat.cli import main
 from vidfeat.clip import door
+from vidfeat.clip.hub import shared_preprocessing
 from vidfeat.clip.verdicts import judge
 from vidfeat.clip.vision_config import vision_config
 from vidfeat.errors import UnsupportedModelError
@@ -58,3 +59,14 @@ def test_an_unknown_name_suggests_the_nearest_whatever_its_case() -> None:
     found = CliRunner().invoke(main, ["models", "vit-b-16-siglip-2"])
     assert found.exit_code == 2
     assert "ViT-B-16-SigLIP2" in found.output
+
+
+def test_a_file_of_weights_is_given_the_preprocessing_that_its_models_weights_share() -> None:
+    perception = shared_preprocessing("PE-Core-B-16")
+    assert (perception["mean"], perception["interpolation"], perception["resize_mode"]) == (
+        (0.5, 0.5, 0.5),
+        "bilinear",
+        "squash",
+    )
+    assert shared_preprocessing("ViT-L-14") == {}  # laion2b's and openai's differ
+    assert shared_preprocessing("hf-hub:someone/some-clip") == {}

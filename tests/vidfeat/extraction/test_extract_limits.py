@@ -24,7 +24,7 @@ from vidfeat.video.sampling import SamplingPolicy
 
 if __name__ == "__main__":
     recipe = Recipe(Preprocess(32, mean=(0.5,) * 3, std=(0.5,) * 3), SamplingPolicy("uniform", n_frames=32))
-    layout = RingLayout(n_slots=8, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype="float32")
+    layout = RingLayout(n_slots=8, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype="uint8")
     tasks = [VideoTask(i, i, path, path, (0, 1)) for i, path in enumerate(sys.argv[1:])]
     with DecodePool(recipe, layout, n_workers=2, timeout_seconds=60) as pool:
         events = list(pool.stream(tasks, threading.Event()))

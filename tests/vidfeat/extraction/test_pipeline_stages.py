@@ -45,7 +45,9 @@ class Recorder:
             for start in range(0, len(todo), unit_videos)
         ]
         meter = Meter()
-        stages = Stages(self.encode, commit or self.commit, batch_frames=BATCH, row_shape=ROW_SHAPE)
+        stages = Stages(
+            self.encode, commit or self.commit, batch_frames=BATCH, row_shape=ROW_SHAPE, row_dtype="float32"
+        )
         run_pipeline(works, pixels or InlineDecoder(ScriptedLoader()), stages, meter)
         return meter
 

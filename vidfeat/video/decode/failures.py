@@ -55,6 +55,9 @@ def translate(error: BaseException, *, path: str, ending: Completeness | None = 
         if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
             return failure("unreadable", path, detail)
         return failure("machine", path, machine_detail(error))
+    other = what_else_it_is(path)
+    if other:
+        return failure("invalid_data", path, f"{other} ({detail})")
     if "NotFound" in type(error).__name__ or type(error).__name__ == "PatchWelcomeError":
         return failure("codec_unsupported", path, detail)
     if ending.cut:
@@ -64,6 +67,23 @@ def translate(error: BaseException, *, path: str, ending: Completeness | None = 
     if isinstance(error, EOFError):
         return failure("truncated", path, f"the file ends where its headers should be ({detail})")
     return failure("invalid_data", path, detail)
+
+
+def what_else_it_is(path: str) -> str:
+    """What lies in a video's place: what a download left that fetched a pointer or a message; "" for anything else."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file it stands for: git lfs pull fetches it"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, as a server sends it in a file's place"
+    if text.startswith((b"{", b"[")) and b"\0" not in text:
+        return "a JSON document, as a server sends it in a file's place"
+    return ""
 
 
 def is_about_bytes(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,17 @@ class VideoFile:
         return np.array(turned, order="C")  # a copy: the array of a frame holds on to it
 
 
+@cache
+def _any_metadata() -> dict[str, Any]:
+    """What has PyAV read a file whose title or author is not UTF-8, which says nothing about its pictures.
+
+    PyAV 19 has no such argument: it reads metadata when it is asked for.
+    """
+    import av
+
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
 @contextmanager
 def open_video(path: str) -> Iterator[VideoFile]:
     """The opened video file, decoded and converted by this thread alone.
@@ -56,7 +68,7 @@ def open_video(path: str) -> Iterator[VideoFile]:
         raise failure("unreadable", path, "it is a folder" if os.path.isdir(path) else "it is no regular file")
     if not os.access(path, os.R_OK):
         raise failure("unreadable", path, "no permission to read it")
-    with av.open(path, options={"protocol_whitelist": "file"}) as container:
+    with av.open(path, options={"protocol_whitelist": "file"}, **_any_metadata()) as container:
         if any(name in _PLAYLISTS for name in container.format.name.split(",")):
             raise failure("codec_unsupported", path, f"a playlist ({container.format.name}), not a video")
         stream = container.streams.best("video")

@@ -1,0 +1,68 @@
+"""As users are: no network, weights in the hub's cache or not there at all.
+
+One true architecture, ViT-B-16-quickgelu with the tag openai, 300 MB of random float16 weights: the other two that
+were asked for (PE-Core-B-16, ViT-B-16-SigLIP2) are three times as large and take the same way through open_clip.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub_cache import fill, offline
+from small_extraction import write_videos
+
+from vidfeat.backbone import BackbonePack
+from vidfeat.clip.openclip import load_open_clip
+
+MODEL = ("--model", "ViT-B-16-quickgelu", "--pretrained", "openai")
+
+
+def run(package: str, *arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"{package}.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=dict(env), check=False)
+
+
+def test_an_empty_cache_is_a_short_message_with_the_file_to_bring(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", 2)
+    done = run("vidfeat", "extract", videos, "--out", tmp_path / "x.zarr", *MODEL, env=offline(tmp_path / "home"))
+    assert done.returncode == 2
+    message = done.stderr.strip().splitlines()
+    assert message[0] == "error: open_clip could not load the weights of ViT-B-16-quickgelu, openai"
+    assert len(message) <= 5
+    assert str(tmp_path / "home" / "hub") in done.stderr
+    assert "open_clip_model.safetensors of the hub's timm/vit_base_patch16_clip_224.openai" in done.stderr
+    assert "--model ViT-B-16-quickgelu --pretrained FILE" in done.stderr
+    assert not (tmp_path / "x.zarr").exists()
+
+
+@pytest.mark.long
+def test_extract_zero_shot_train_and_classify_from_a_filled_cache(tmp_path: Path) -> None:
+    home, videos, store = tmp_path / "home", write_videos(tmp_path / "videos", 4), tmp_path / "x.zarr"
+    file = fill(home, model="ViT-B-16-quickgelu", tag="openai")
+    env = offline(home)
+    frames = ("--frames", 1, "--workers", 0)
+
+    def sound(package: str, *arguments: object) -> str:
+        done = run(package, *arguments, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sound("vidfeat", "extract", videos, "--out", store, *MODEL, *frames)
+    protocol = ("--set", "protocol.test_fraction=0.5", "--set", "protocol.shots=1", "--set", "protocol.name=few-shot")
+    sound("prompttune", "eval", "--store", store, *protocol[:2])
+    out = tmp_path / "runs"
+    short = ("--set", "optim.epochs=1", "--seeds", 1, "--out", out)
+    sound("prompttune", "train", "--store", store, "--method", "coop", *protocol, *short)
+    prompts = out / "seed1" / "prompt.safetensors"
+    video = next(videos.rglob("*.mp4"))
+    assert video.name in sound("prompttune", "classify", video, "--like", store, "--prompts", prompts)
+
+    # The advice of an empty cache, followed: the same file, given; the same model comes of it.
+    given = load_open_clip(model="ViT-B-16-quickgelu", pretrained=str(file)).config
+    from_cache = BackbonePack.load(store / "pack").config
+    assert from_cache == replace(given, pretrained="openai")
