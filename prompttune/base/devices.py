@@ -1,8 +1,8 @@
 """What is asked of a device: tensors sent to it without waiting, and half precision, which `meta` has to be told apart.
 
-On `meta` nothing is computed, but everything is dispatched as it would be on a GPU: there a step's kernels are counted
-(`python -m benchmarks speed gpu`). PyTorch refuses `torch.autocast("meta")`, so its half precision is kept here; the
-text engine asks for it, PyTorch's own operations do not.
+On `meta` nothing is computed, but everything is dispatched as it would be on a GPU: there tests count a step's kernels
+(tests/prompttune/training/test_launches.py). PyTorch refuses `torch.autocast("meta")`, so its half precision is kept
+here; the text engine asks for it, PyTorch's own operations do not.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from training import short_runs, train_runs
 
 from prompttune.api.apply_prompts import apply_prompts
+from prompttune.base.tensor_files import write_tensors
 from prompttune.config.train_config import resolve
 from prompttune.errors import (
     CheckpointError,
@@ -256,6 +257,10 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path, target: str) 
     assert torch.equal(read_checkpoint(tmp_path / "c.safetensors", training="one")["x"], torch.ones(2))
     with pytest.raises(CheckpointError, match="another training"):
         read_checkpoint(tmp_path / "c.safetensors", training="two")
+    document = {"format": "prompttune checkpoint", "version": 1, "training": "one"}
+    write_tensors(tmp_path / "c.safetensors", {"x": torch.ones(2)}, document)
+    with pytest.raises(CheckpointError, match="another version"):
+        read_checkpoint(tmp_path / "c.safetensors", training="one")
     (tmp_path / "c.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_checkpoint(tmp_path / "c.safetensors", training="one")

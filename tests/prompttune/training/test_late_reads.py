@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from training import short_runs, trainer_of
 
 from prompttune.errors import NonFiniteLossError
+from prompttune.losses.terms import StepLosses
+from prompttune.training import device_step
 from prompttune.training.device_step import MicroBatch
 
 TABLES = {"targets": {"mixup_alpha": 0.4}, "optim": {"epochs": 6, "name": "adamw"}, "log": {"every": 100}}
@@ -40,3 +43,25 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it(target: str, faili
     late.train()
     whole.train()
     assert torch.equal(late.device_step.parameters.values, whole.device_step.parameters.values)
+
+
+def test_a_sum_that_overflows_though_every_term_is_finite_is_found(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, trainer = trainer_of(short_runs({}, method="coop", store=target, seeds=[1]))
+    trainer.train(until=1)
+    before = trainer.device_step.parameters.values.clone()
+    plain = device_step.step_losses
+
+    def huge(*given: Any) -> StepLosses:
+        (value,) = plain(*given).terms.values()
+        return StepLosses({"cross-entropy": value * 0 + 3e38, "other": value * 0 + 3e38})
+
+    monkeypatch.setattr(device_step, "step_losses", huge)
+    trainer.device_step.names = ["cross-entropy", "other"]
+    trainer.device_step._row = torch.zeros(5, 1)
+    trainer.device_step._norms = torch.zeros(2, 1)
+    with pytest.raises(NonFiniteLossError, match="the sum of the terms is not finite") as caught:
+        trainer.train()
+    assert (caught.value.step, caught.value.term) == (1, "the sum of the terms")
+    assert torch.equal(trainer.device_step.parameters.values, before)
