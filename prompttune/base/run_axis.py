@@ -41,7 +41,7 @@ class RunParameter(nn.Module):
         return self.values.detach().unbind()
 
     def forward(self) -> Tensor:
-        return self.values
+        return self.values.view_as(self.values)
 
     def extra_repr(self) -> str:
         return f"n_runs={self.n_runs}, shape={tuple(self.values.shape[1:])}"
