@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,14 @@ def hmdb_clips() -> Clips:
     return Clips(sorted([*base, *new]), frozenset(base))
 
 
-def random_pack(path: Path) -> BackbonePack:
-    """A pack of ViT-B/16's shapes with random weights and CLIP's vocabulary, written to `path`."""
+def random_pack(
+    path: Path,
+    *,
+    vision: Mapping[str, Any] = CLIP_VISION,
+    text: Mapping[str, Any] = CLIP_TEXT,
+    embed_dim: int = 512,
+) -> BackbonePack:
+    """A pack with random weights and CLIP's vocabulary, of ViT-B/16's shapes unless others are given."""
     from vidfeat.backbone import (
         BackboneConfig,
         BackbonePack,
@@ -89,9 +95,9 @@ def random_pack(path: Path) -> BackbonePack:
     config = BackboneConfig(
         name="ViT-B-16-quickgelu",
         pretrained="random",
-        embed_dim=512,
-        vision=VisionConfig(**CLIP_VISION),  # type: ignore[arg-type]
-        text=TextConfig(**CLIP_TEXT),  # type: ignore[arg-type]
+        embed_dim=embed_dim,
+        vision=VisionConfig(**vision),
+        text=TextConfig(**text),
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
         interpolation="bicubic",
@@ -104,6 +110,18 @@ def random_pack(path: Path) -> BackbonePack:
         visual_state=random_state(VisionTower(config.vit, embed_dim=config.embed_dim)),
         tokenizer=Tokenizer(clip_merges(), context_length=config.text.context_length),
     )
+
+
+def clip_state(vision: Mapping[str, Any], text: Mapping[str, Any], *, embed_dim: int) -> dict[str, Any]:
+    """The state of a CLIP with random weights under open_clip's names, as checkpoints hold it."""
+    import torch
+
+    from vidfeat.backbone import TextConfig, TextTower, VisionConfig, VisionTower
+
+    visual = random_state(VisionTower(VisionConfig(**vision), embed_dim=embed_dim))
+    state = random_state(TextTower(TextConfig(**text), embed_dim=embed_dim))
+    scale = {"logit_scale": torch.tensor(4.6)}
+    return state | {f"visual.{name}": value for name, value in visual.items()} | scale
 
 
 def random_state(tower: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prompttune.data.features import FeatureSource, open_source, read_features
 from prompttune.data.frames import token_reader
 from prompttune.data.protocols import split_file_hashes, split_table
 from prompttune.data.store_needs import require_served
-from prompttune.errors import RunFolderError, explain
+from prompttune.errors import PromptFileError, RunFolderError, explain, some
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict
 from prompttune.evaluation.results import (
@@ -141,6 +141,15 @@ def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> Tra
     """The configuration that evaluates a prompt (None: zero-shot), with the store and device of `given`."""
     if prompt is None:
         return resolve(merge({"method": "zero-shot"}, given))
+    if left_out := prompt.config.get("left_out"):
+        raise PromptFileError(
+            explain(
+                "this imported prompt is a part of what was trained, and the part alone would give other accuracies",
+                where=prompt.config["imported_from"],
+                got=f"learned beside the context: {some(left_out)}",
+                fix="couple it (coupling.hard_prompts), which takes the context alone; or train the method here",
+            )
+        )
     kept: dict[str, Any] = {"device": "auto"} | {k: given[k] for k in ("store", "device", "precision") if k in given}
     # The split it was trained on is of the store it was trained on.
     protocol = {"split_file": NONE, "test_split_files": [], "test_stores": []} | given.get("protocol", {})
@@ -148,7 +157,8 @@ def config_of_prompt(prompt: PromptFile | None, given: Mapping[str, Any]) -> Tra
         protocol |= {"base_classes": NONE, "test_fraction": NONE}
     kept["protocol"] = protocol
     # The coupled hard prompts are in the prompt file itself; their own files need not be there any more.
-    return resolve(merge(_tables(prompt.config), kept))
+    # Of another project's file its shape alone is known, which is that of a context of ours.
+    return resolve(merge(_tables(prompt.config.get("as_trained", prompt.config)), kept))
 
 
 def _tables(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def import_(checkpoint: Path, out: Path, store: str, classes: Path, key: str | N
     names = read_class_names(classes)
     held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, key=key)
     click.echo(f"prompt:  {out} ({held.n_ctx} tokens of width {held.width}, {len(names)} classes)")
+    if held.config["left_out"]:
+        click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
 
 
 @prompts.command()

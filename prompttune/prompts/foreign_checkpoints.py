@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ CONTEXT_NAMES = ("ctx", "ctx_VPT")
 _DEEPEST_NESTING = 6
 # Deep prompts of the text tower in MaPLe, PromptSRC, ViFi-CLIP and GA2-CLIP.
 _DEEP_NAME = re.compile(r"(?:^|\.)text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow$")
+# Learned beside the context: CoCoOp's meta-net; MaPLe's compound prompts and their projections; visual prompts.
+_LEARNED_BESIDE = re.compile(
+    r"(?:^|\.)(?:meta_net\.|compound_prompts_text\.|compound_prompt_projections\.|prompt_learner\.proj\.|image_encoder\..*VPT)"
+    r"|^(?:state_dict\.)?proj\."
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class ImportedContext:
         path: where it was read.
         sha256: of the whole file.
         dtype: as it was stored.
+        n_classes: how many classes the file was trained on, where it says so (`token_prefix`); None where not.
+        left_out: learned tensors beside the context that no prompt file of ours takes: a meta-net, a coupling, visual
+            prompts. The context alone is not what was trained.
     """
 
     ctx: Tensor = field(repr=False)
@@ -52,6 +61,8 @@ class ImportedContext:
     path: str
     sha256: str
     dtype: str
+    n_classes: int | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def n_ctx(self) -> int:
@@ -102,22 +113,39 @@ def import_context(path: str | os.PathLike[str], *, key: str | None = None) -> I
         path=str(path),
         sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         dtype=str(found.dtype).removeprefix("torch."),
+        n_classes=_n_classes(tensors, name),
+        left_out=tuple(sorted({tensor for tensor in tensors if _LEARNED_BESIDE.search(tensor)})),
     )
 
 
 def as_prompt_file(context: ImportedContext, *, classes: Sequence[str], pack_hash: str) -> PromptFile:
-    """The context as a prompt file of ours, to be written by `write_prompt_file` and named in `coupling.hard_prompts`.
+    """The context as a prompt file of ours, for `coupling.hard_prompts`, `eval` and `classify`.
 
     Args:
-        classes: the classes it was trained on, which the file cannot tell; they make the overlap report possible.
-        pack_hash: the backbone it was trained with, which the file cannot tell either.
+        classes: the classes it was trained on, whose number alone the file may tell.
+        pack_hash: the backbone it was trained with, which the file cannot tell.
+
+    Raises:
+        PromptFileError: more or fewer classes than it was trained on.
     """
+    if context.n_classes not in (None, len(classes)):
+        raise PromptFileError(
+            explain(
+                "the class file is not the one the context was trained on",
+                where=context.path,
+                expected=f"{context.n_classes} classes (the length of its token_prefix)",
+                got=len(classes),
+                fix="the class file of that training: base classes alone where it was base-to-new",
+            )
+        )
+    deep = [] if context.deep is None else list(context.deep)
+    shape = {"kind": "shared", "n_ctx": context.n_ctx, "prompt_depth": 1 + len(deep)}
     origin = {"imported_from": Path(context.path).name, "sha256": context.sha256, "key": context.key}
-    learned = {} if context.deep is None else {f"{DEEP}.{block}": value for block, value in enumerate(context.deep)}
+    learned = {f"{DEEP}.{block}": value for block, value in enumerate(deep)}
     return PromptFile(
         method="imported",
         seed=0,
-        config=origin,
+        config=origin | {"left_out": list(context.left_out), "as_trained": {"method": "coop", "context": shape}},
         classes=tuple(classes),
         split_sha256="",
         store_fingerprint="",
@@ -125,7 +153,7 @@ def as_prompt_file(context: ImportedContext, *, classes: Sequence[str], pack_has
         n_ctx=context.n_ctx,
         width=context.width,
         ctx=context.ctx,
-        learned=learned,
+        learned=learned | {"context.ctx": context.ctx.clone()},
     )
 
 
@@ -176,6 +204,12 @@ def _deep_prompts(tensors: Mapping[str, Tensor], *, like: Tensor, path: object) 
     return torch.stack([found[block].detach().float() for block in blocks])
 
 
+def _n_classes(tensors: Mapping[str, Tensor], key: str) -> int | None:
+    """Rows of the `token_prefix` that lies beside the context."""
+    prefix = tensors.get(f"{key.rpartition('.')[0]}.token_prefix".lstrip("."))
+    return None if prefix is None else len(prefix)
+
+
 def _listed(names: Sequence[str], limit: int = 12) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -200,7 +234,7 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with _stand_ins():
+        with _stand_ins(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as refused:
         raise PromptFileError(
@@ -226,6 +260,13 @@ def _refused_name(message: str) -> str:
 
 # Saved beside the weights by: yacs configurations (ViFi-CLIP, X-CLIP, Dassl), DotMap (Text4Vis, GA2-CLIP), argparse.
 _CONFIGURATIONS = ("yacs.config.CfgNode", "dotmap.DotMap", "argparse.Namespace")
+# Containers and plain types of Python's own, which optimisers and schedulers hold; the stand-ins take their place, too.
+_PYTHONS_OWN = {
+    *(f"builtins.{name}" for name in ("dict", "float", "int", "list", "object", "set", "str", "tuple")),
+    *(f"collections.{name}" for name in ("defaultdict", "deque")),
+    *("copyreg._reconstructor", "datetime.datetime", "functools.partial", "types.SimpleNamespace"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath")),
+}
 # What a numpy scalar (Dassl's validation accuracy) consists of, by the names of numpy 1 and 2.
 _SCALAR_PARTS = (
     "numpy.dtype",
@@ -252,14 +293,29 @@ class _IgnoredScalar:
         pass
 
 
+def _passed_over(path: Path) -> list[str]:
+    """Names in the file that stand-ins take the place of: of other people's packages, never of Python's own or modules.
+
+    Dassl's schedulers are objects (`torch.optim.lr_scheduler.CosineAnnealingLR` once warm-up is on), configurations are
+    of any package. A pickled `torch.nn` module is refused: its weights are not where a state dict has them.
+    """
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # torch's format of before 2020, or TorchScript: only what is known beforehand
+        return [*_CONFIGURATIONS, *_SCALAR_PARTS]
+    own = (*(f"{name}." for name in sys.stdlib_module_names), "torch.nn.")
+    foreign = [name for name in found if name in _PYTHONS_OWN or not name.startswith(own)]
+    return list(dict.fromkeys([*_CONFIGURATIONS, *_SCALAR_PARTS, *foreign]))
+
+
 @contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Lets the weights-only unpickler pass over the names above, giving it stand-ins in place of the real things."""
+def _stand_ins(path: Path) -> Iterator[None]:
+    """Lets the weights-only unpickler pass over those names, giving it stand-ins in place of the real things."""
     made: list[Any] = []
-    for base, names in ((_EmptyConfiguration, _CONFIGURATIONS), (_IgnoredScalar, _SCALAR_PARTS)):
-        for full in names:
-            module, name = full.rsplit(".", 1)
-            made.append(type(name, (base,), {"__module__": module}))
+    for full in _passed_over(path):
+        module, name = full.rsplit(".", 1)
+        base = _IgnoredScalar if full.startswith("numpy.") else _EmptyConfiguration
+        made.append(type(name, (base,), {"__module__": module}))
     before: list[Any] = list(torch.serialization.get_safe_globals())
     torch.serialization.add_safe_globals(made)
     try:

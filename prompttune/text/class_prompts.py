@@ -65,7 +65,7 @@ class ClassPrompts:
     =========  ==========================================
 
     In a vocabulary without SOS or EOT the same stands without them: the context then starts at position 0
-    (docs/decisions/0004).
+    (docs/decisions/0005).
 
     The name comes with the template's words before it, the full stop with those behind it: `"{}"` gives A5's
     `SOS prefix name postfix EOT` in the middle position. A name and what follows it are tokenised together, and the

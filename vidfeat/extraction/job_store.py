@@ -15,6 +15,7 @@ from vidfeat.errors import FAILURE_REASONS, PackError, PlanError, StoreError, ex
 from vidfeat.extraction.options import ExtractOptions, OptionsError
 from vidfeat.store import StoreSpec, StoreWriter, VerifyReport, open_store, require_same_fingerprint, verify
 from vidfeat.store.location import files_at
+from vidfeat.store.sealing import half_copied
 from vidfeat.store.unit_plan import Plan, PlannedVideo, read_plan
 from vidfeat.store.verify import Level
 from vidfeat.video.manifest import Manifest, VideoItem
@@ -35,7 +36,7 @@ def require_store_or_nothing(out: str) -> None:
     strangers = sorted(set(os.listdir(out)) - OWN_NAMES) if os.path.isdir(out) else [out]
     strangers = [name for name in strangers if not name.startswith(".")]
     if strangers and read_plan(files_at(out)) is None:
-        raise OptionsError(
+        raise half_copied(files_at(out)) or OptionsError(
             explain(
                 "the output exists and is no store",
                 where=out,

@@ -159,12 +159,26 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
-def index_files(columns: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Every file below `index/` but the group's own zarr.json, by path."""
+# Readers that join arrays by the names of their axes (xarray) take no array without; U is one length per column.
+_AXIS_NAMES = {
+    "N": ("video",),
+    "N+1": ("video_bound",),
+    "N32": ("video", "digest_byte"),
+    "NVT": ("video", "view", "tap"),
+    "P": ("stored_frame",),
+}
+
+
+def index_files(columns: Mapping[str, np.ndarray], *, axis_names: bool = True) -> dict[str, bytes]:
+    """Every file below `index/` but the group's own zarr.json, by path.
+
+    axis_names: off for what stores had before their index named its axes.
+    """
     files = {}
     for name in [*COLUMNS, *(name for name in SOURCE_COLUMNS if name in columns)]:
         values = columns[name]
-        metadata, chunk = encode_small_array(values)
+        axes = _AXIS_NAMES.get((COLUMNS | SOURCE_COLUMNS)[name][1], (f"{name}_byte",))
+        metadata, chunk = encode_small_array(values, axes if axis_names else None)
         files[f"index/{name}/zarr.json"] = metadata
         if chunk is not None:
             files[chunk_path(name, values.ndim)] = chunk

@@ -25,7 +25,7 @@ from vidfeat.store.gather import FEW_VIDEOS, RowSource, Segments
 from vidfeat.store.index import read_index
 from vidfeat.store.location import files_at
 from vidfeat.store.quantize import dequantize
-from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest
+from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, half_copied
 from vidfeat.store.shards import scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
 from vidfeat.store.tap import tap_flags
@@ -118,7 +118,10 @@ class StoreReader:
         self.check: Check = check
         self._files = files_at(path)
         manifest = _read_manifest(self._files)
-        about = _read_attributes(self._files, manifest)
+        try:
+            about = _read_attributes(self._files, manifest)
+        except FileNotFoundError as error:
+            raise half_copied(self._files) or error from None
         self.n_frames: int | None = about["n_frames"]
         self.n_views: int = about["n_views"]
         self.classes: tuple[str, ...] = tuple(about["classes"])
@@ -126,9 +129,12 @@ class StoreReader:
         self.fingerprint = Fingerprint(about["fingerprint"])
         self._planned = {tap["name"]: PlannedTap.from_json(tap) for tap in about["taps"]}
         self.taps: dict[str, TapSpec] = {name: tap.spec for name, tap in self._planned.items()}
-        self._index = read_index(
-            self._files.read_many, n_videos=about["n_videos"], n_views=self.n_views, n_taps=len(self.taps)
-        )
+        try:
+            self._index = read_index(
+                self._files.read_many, n_videos=about["n_videos"], n_views=self.n_views, n_taps=len(self.taps)
+            )
+        except StoreCorruptError as error:
+            raise half_copied(self._files) or error from None
         self.ok: np.ndarray = self._index["ok"].astype(bool)
         self.n_frames_per_video: np.ndarray = self._index["n_frames"]
         self._sources = self._open_sources(manifest, about["compressor"])

@@ -48,6 +48,26 @@ class Manifest:
         return cls({path: FileRecord(**file) for path, file in document["files"].items()})
 
 
+def half_copied(files: Files) -> StoreCorruptError | None:
+    """What to say of a store whose manifest is here and whose other files are not all; None when none is missing."""
+    try:
+        listed = Manifest.from_bytes(files.read(MANIFEST_PATH)).files
+    except (FileNotFoundError, NotADirectoryError, StoreCorruptError):
+        return None
+    missing = sorted(set(listed) - set(files.listing()))
+    if not missing:
+        return None
+    return StoreCorruptError(
+        explain(
+            f"{len(missing)} of the {len(listed)} files that the manifest lists are missing: the store is half copied",
+            where=files.url,
+            expected=f"{len(listed)} files",
+            got="no " + ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            fix="copy the store again from where it is whole; what is here already is kept by `rsync -a`",
+        )
+    )
+
+
 def metadata_files(plan: Plan) -> dict[str, bytes]:
     """Every zarr.json of the store but those below `index/`, and the root's, by path."""
     files: dict[str, bytes] = {}
@@ -104,10 +124,10 @@ def write_metadata(files: Files, plan: Plan) -> None:
     _write_different(files, {**metadata_files(plan), "zarr.json": root_metadata(plan, None)})
 
 
-def derived_files(plan: Plan, records: Sequence[CommitRecord]) -> dict[str, bytes]:
+def derived_files(plan: Plan, records: Sequence[CommitRecord], *, axis_names: bool = True) -> dict[str, bytes]:
     """Every file of a finished store that follows from its plan and commits: all zarr.json, and the index."""
     nodes = {**metadata_files(plan), "index/zarr.json": group_metadata({})}
-    index = index_files(build_index(plan, records))
+    index = index_files(build_index(plan, records), axis_names=axis_names)
     nodes.update({path: content for path, content in index.items() if path.endswith("/zarr.json")})
     return {**nodes, **index, "zarr.json": root_metadata(plan, nodes)}
 

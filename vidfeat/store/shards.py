@@ -170,14 +170,14 @@ def scales_layout(tap: TapSpec, *, n_frames: int | None, shard_rows: int) -> Arr
     return ArrayLayout(f"scales/{tap.name}", (2, tap.row_shape[-1]), "float32", n_frames or 1, shard_rows)
 
 
-def encode_small_array(values: np.ndarray) -> tuple[bytes, bytes | None]:
+def encode_small_array(values: np.ndarray, dimension_names: Sequence[str] | None = None) -> tuple[bytes, bytes | None]:
     """(zarr.json, bytes of its only chunk `c.0...`) of an unsharded array; no chunk when it is empty."""
     metadata = _array_metadata(
         shape=values.shape,
         chunk_shape=tuple(max(1, size) for size in values.shape),
         dtype=str(values.dtype),
         codecs=[_bytes_codec(), {"name": "crc32c"}],
-        dimension_names=None,
+        dimension_names=dimension_names,
         attributes={},
     )
     if values.size == 0:

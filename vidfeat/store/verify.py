@@ -20,7 +20,7 @@ from vidfeat.errors import StoreCorruptError, StoreError, StoreNotFoundError, ex
 from vidfeat.store.commits import CommitRecord, FileRecord, require_commit_of
 from vidfeat.store.files import Files
 from vidfeat.store.location import files_at
-from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, derived_files, unit_layouts
+from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, derived_files, half_copied, unit_layouts
 from vidfeat.store.shards import CRC_BYTES, EMPTY, ArrayLayout, crc32c
 from vidfeat.store.unit_plan import Plan, Unit, read_plan
 
@@ -124,7 +124,9 @@ def verify(path: str | os.PathLike[str], *, level: Level = "fast") -> VerifyRepo
         plan = None
     else:
         if plan is None:
-            raise StoreNotFoundError(explain("there is no store", where=path, fix="check the path"))
+            raise half_copied(files) or StoreNotFoundError(
+                explain("there is no store", where=path, fix="check the path")
+            )
     notes: list[str] = []
     if plan is not None:
         manifest = _read_manifest(files, findings)
@@ -194,8 +196,7 @@ def _expected_files(
                     expected[name] = manifest.files[name], "extract-again", unit.index
     if len(records) == len(units):
         try:
-            derived = derived_files(plan, [record for record, _ in records.values()])
-            expected.update({name: (FileRecord.of(content), "rebuild", None) for name, content in derived.items()})
+            expected.update({name: (file, "rebuild", None) for name, file in _derived(plan, records, manifest).items()})
         except StoreError as error:
             findings.add("index", str(error).replace("\n", ";"), "restore")
     for name, file in manifest.files.items() if manifest is not None else ():
@@ -207,6 +208,18 @@ def _expected_files(
         missing = sorted(set(expected) - set(manifest.files))
         findings.add(MANIFEST_PATH, f"does not list {', '.join(missing[:5])}", "rebuild")
     return expected
+
+
+def _derived(
+    plan: Plan, records: Mapping[int, tuple[CommitRecord, FileRecord]], manifest: Manifest | None
+) -> dict[str, FileRecord]:
+    """Size and sha256 of every derived file; as stores had them before their index named its axes, if this one does."""
+    sound = [record for record, _ in records.values()]
+    for axis_names in (True, False):
+        files = {path: FileRecord.of(one) for path, one in derived_files(plan, sound, axis_names=axis_names).items()}
+        if manifest is not None and manifest.files.get("zarr.json") == files["zarr.json"]:
+            return files
+    return {path: FileRecord.of(one) for path, one in derived_files(plan, sound).items()}
 
 
 def _check_files(

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from prompttune.api.apply_prompts import config_of_prompt
+from prompttune.config.sections import CouplingConfig
 from prompttune.errors import PromptFileError
-from prompttune.parts.coupling import COUPLING_VARIANTS, Coupling
+from prompttune.parts.coupling import Coupling
 from prompttune.prompts.file import PromptFile, read_hard_prompt, read_prompt_file, write_prompt_file
 from prompttune.prompts.foreign_checkpoints import as_prompt_file, import_context
 
@@ -84,7 +86,7 @@ def test_ga2_checkpoint_with_its_deep_text_prompts(tmp_path: Path, ctx: torch.Te
     found = import_context(tmp_path / "k400_base_pre.pt")
     assert torch.equal(found.ctx, ctx)
     assert torch.equal(found.stacked(), torch.stack([ctx, ctx + 1, ctx + 2]))
-    coupled = Coupling([found.stacked()], options=COUPLING_VARIANTS["released"], seeds=[1], width=W)
+    coupled = Coupling([found.stacked()], config=CouplingConfig(variant="released"), seeds=[1], width=W)
     assert coupled(torch.zeros(1, M, W)).shape == (1, M, W)
 
 
@@ -256,3 +258,62 @@ def test_own_prompt_file_gives_its_context(tmp_path: Path, ctx: torch.Tensor) ->
     write_prompt_file(tmp_path / "own.safetensors", held)
     assert torch.equal(import_context(tmp_path / "own.safetensors").ctx, ctx)
     assert dataclasses.asdict(read_prompt_file(tmp_path / "own.safetensors"))["classes"] == ("a",)
+
+
+def test_what_dassl_saves_with_warm_up_on_is_read(tmp_path: Path, ctx: torch.Tensor) -> None:
+    """The scheduler's state holds the one that follows the warm-up, as an object with its optimiser in it."""
+    optimiser = torch.optim.SGD([torch.nn.Parameter(ctx.clone())], lr=0.1, momentum=0.9)
+    after = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 50)
+    content = coop(ctx) | {"scheduler": {"last_epoch": 50, "warmup_epoch": 1, "successor": after, "cons_lr": 1e-5}}
+    torch.save(content, tmp_path / "model.pth.tar-50")
+    assert "CosineAnnealingLR" in " ".join(
+        torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "model.pth.tar-50")
+    )
+    allowed = set(torch.serialization.get_safe_globals())
+    found = import_context(tmp_path / "model.pth.tar-50")
+    assert torch.equal(found.ctx, ctx)
+    assert (found.n_classes, found.left_out) == (3, ())
+    assert set(torch.serialization.get_safe_globals()) == allowed  # no stand-in stays behind
+
+
+def test_an_object_of_a_package_nobody_has_is_passed_over(tmp_path: Path, ctx: torch.Tensor) -> None:
+    module = types.ModuleType("trainers")
+    made = type("Logger", (), {"__module__": "trainers", "__init__": lambda self: setattr(self, "lines", ["a"])})
+    module.Logger = made  # type: ignore[attr-defined]
+    sys.modules["trainers"] = module
+    try:
+        torch.save(coop(ctx) | {"logger": made()}, tmp_path / "a.pt")
+    finally:
+        del sys.modules["trainers"]
+    assert torch.equal(import_context(tmp_path / "a.pt").ctx, ctx)
+    assert "trainers" not in sys.modules
+
+
+def test_a_class_file_of_another_length_is_refused(tmp_path: Path, ctx: torch.Tensor) -> None:
+    torch.save(coop(ctx), tmp_path / "a.pt")  # its token_prefix has three rows
+    found = import_context(tmp_path / "a.pt")
+    assert as_prompt_file(found, classes=("a", "b", "c"), pack_hash="p").classes == ("a", "b", "c")
+    with pytest.raises(PromptFileError, match=r"3 classes[\s\S]*got: +2"):
+        as_prompt_file(found, classes=("a", "b"), pack_hash="p")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "prompt_learner.meta_net.linear1.weight",
+        "prompt_learner.compound_prompts_text.0",
+        "prompt_learner.compound_prompt_projections.0.weight",
+        "prompt_learner.proj.weight",
+        "proj.weight",
+        "image_encoder.transformer.resblocks.1.VPT_shallow",
+        "image_encoder.VPT",
+    ],
+)
+def test_what_is_learned_beside_the_context_is_named(tmp_path: Path, ctx: torch.Tensor, beside: str) -> None:
+    state = {"prompt_learner.ctx": ctx, beside: torch.ones(2), "image_encoder.proj": torch.ones(3)}
+    torch.save({"state_dict": state}, tmp_path / "a.pt")
+    found = import_context(tmp_path / "a.pt")
+    assert found.left_out == (f"state_dict.{beside}",)
+    held = as_prompt_file(found, classes=("a",), pack_hash="p")
+    with pytest.raises(PromptFileError, match=beside.replace(".", r"\.")):
+        config_of_prompt(held, {"store": "s.zarr"})

@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from training import train_runs
 
+from prompttune.api.apply_prompts import apply_prompts
+from prompttune.api.classify import ClassifyOptions, classify
 from prompttune.cli.commands import cli
 from prompttune.cli.prompts import read_class_names
 from prompttune.errors import PromptFileError
@@ -119,3 +121,25 @@ def test_class_name_files(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         assert read_class_names(path) == wanted
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_imported_context_evaluates_and_classifies_as_the_run_it_came_from(
+    tmp_path: Path, target: str, depth: int
+) -> None:
+    """Our own run's tensors, saved as CoOp's and ViFi-CLIP's code saves theirs, come back with the same accuracies."""
+    tables = {"optim": {"epochs": 2}, "context": {"n_ctx": 4, "prompt_depth": depth}}
+    trained = train_runs(tmp_path / "run", tables, method="coop", store=target, seeds=[1]).result.runs[0]
+    own = tmp_path / "run" / "seed1" / "prompt.safetensors"
+    held = read_prompt_file(own)
+    state = {"prompt_learner.ctx": held.ctx, "prompt_learner.token_prefix": torch.zeros(4, 1, WIDTH)}
+    for block in range(depth - 1):
+        state[f"text_encoder.transformer.resblocks.{block + 1}.VPT_shallow"] = held.learned[f"context.deep.{block}"]
+    torch.save({"state_dict": state}, tmp_path / "theirs.pth")
+    (tmp_path / "classes.txt").write_text("\n".join(held.classes))
+    imported = tmp_path / "imported.safetensors"
+    run("import", tmp_path / "theirs.pth", imported, "--store", target, "--classes", tmp_path / "classes.txt")
+    found = apply_prompts([imported], given={"store": target}, base_to_new=True)
+    assert found.runs[0].metrics == trained.metrics
+    theirs, ours = (classify(target, ClassifyOptions(prompts=path)) for path in (imported, own))
+    assert theirs == ours
