@@ -82,13 +82,17 @@ def test_loss_scale_is_that_of_torch() -> None:
         theirs.update()
 
 
-def test_training_never_imports_dynamo(tmp_path: Path, target: str) -> None:
-    (run,) = short_runs({"optim": {"name": "adamw"}}, method="coop", store=target, seeds=[1])
-    (tmp_path / "c.toml").write_text(run.config.to_toml())
-    code = (
-        "import sys\nfrom prompttune.cli import main\n"
-        f"try:\n    main(['train', {str(tmp_path / 'c.toml')!r}, '--out', {str(tmp_path / 'out')!r}])\n"
-        "except SystemExit as done:\n    assert not done.code\nprint('torch._dynamo' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_training_never_imports_dynamo(tmp_path: Path, target: str, visual_target: str) -> None:
+    tables = {
+        "coop": {"store": target, "optim": {"name": "adamw"}},
+        "vpt": {"store": visual_target, "optim": {"epochs": 1}},
+    }
+    code = ["import sys", "from prompttune.cli import main"]
+    for method, given in tables.items():
+        (run,) = short_runs(given, method=method, seeds=[1])
+        (tmp_path / f"{method}.toml").write_text(run.config.to_toml())
+        command = ["train", str(tmp_path / f"{method}.toml"), "--out", str(tmp_path / method)]
+        code += ["try:", f"    main({command!r})", "except SystemExit as done:", "    assert not done.code"]
+    code.append("print('torch._dynamo' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
