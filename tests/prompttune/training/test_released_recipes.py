@@ -210,7 +210,7 @@ def before(config: TrainConfig) -> dict[str, Any]:
     tables = json.loads(config.model_dump_json())
     for key in NEWER:
         table, _, name = key.rpartition(".")
-        (tables[table] if table else tables).pop(name)
+        (tables[table] or {} if table else tables).pop(name, None)
     return tables
 
 
