@@ -258,7 +258,8 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
 
     setting = replace(setting, n_rounds=measured.n_rounds)
     rows, memory, run = measured.rows, measured.memory, measured.run
-    misses = [miss for row in (*rows, *measured.towers) for miss in row.misses()] + text_whole.misses(memory, run)
+    misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
+    misses += [miss for row in measured.towers for miss in row.misses()]
     rates = [SGEMM_FLOP / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
     return {
         "schema_version": SCHEMA_VERSION,
