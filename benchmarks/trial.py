@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -183,7 +182,6 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     from prompttune.training.run_group import make_trainer, plan_groups, prepare
 
     groups = plan_groups(runs, sources)
-    _import_optimisers()
     started = time.perf_counter()
     group = prepare(groups[0], sources)
     opening = len(groups) * (time.perf_counter() - started)
@@ -200,11 +198,3 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     if counted > LONGEST_TRIAL_SECONDS:
         return _Shape(opening, len(groups) * counted, memory, "counted")
     return _Shape(opening, len(groups) * step_seconds(trainer, at_least=TIMED_STEPS), memory, "measured")
-
-
-@cache
-def _import_optimisers() -> None:
-    """The first optimiser of a process imports much of torch, which is no part of any cell's time."""
-    import torch
-
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()

@@ -11,14 +11,14 @@ modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prompttune.base.run_axis import n_parameters_per_run, named_run_parameters
+from prompttune.base.devices import without_autocast
+from prompttune.base.run_axis import n_parameters_per_run, parameters_of_run
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
@@ -141,7 +141,7 @@ class PromptModel(nn.Module):
         for template in templates:
             written = [template.format(text) for text in texts]
             # Once per run, so in full precision whatever the training runs in.
-            with torch.autocast(self.device.type, enabled=False):
+            with without_autocast(self.device.type):
                 features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
             total = total + F.normalize(features, dim=-1)
         return F.normalize(total, dim=-1)
@@ -298,7 +298,7 @@ class PromptModel(nn.Module):
             runs = [slice(run, run + 1) for run in range(self.n_runs)]
         class_features, found = self._classes_and_anchors(vocabulary, anchors, video_features, classes)
         # Losses are taken in float32 whatever the towers ran in.
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device.type):
             logits = self.predicted_logits(shown, class_features, vocabulary.names)
             frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
             targets = None if mix is None else mix.targets(labels, logits.shape[-1])
@@ -359,7 +359,7 @@ class PromptModel(nn.Module):
 
     def run_tensors(self, run: int) -> dict[str, Tensor]:
         """What run `run` learned, by name, without the run axis; frozen buffers included."""
-        learned = {name: parameter.runs[run] for name, parameter in named_run_parameters(self)}
+        learned = parameters_of_run(self, run)
         return {name: value.detach().cpu().clone() for name, value in [*learned.items(), *self.named_buffers()]}
 
     @torch.no_grad()
@@ -369,8 +369,7 @@ class PromptModel(nn.Module):
         Raises:
             PromptFileError: a missing tensor, or one of another shape.
         """
-        targets = {name: parameter.runs[run].data for name, parameter in named_run_parameters(self)}
-        targets |= dict(self.named_buffers())
+        targets = {**parameters_of_run(self, run), **dict(self.named_buffers())}
         problems = [f"no {name}" for name in targets if name not in tensors]
         problems += [
             f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
@@ -389,10 +388,3 @@ class _Text:
 
     tower: TextTower
     engine: TextEngine
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Half precision for what follows, by device; a no-op for fp32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training import short_runs, trainer_of
 
-from prompttune.base.run_axis import parameters_of_run
+from prompttune.base.run_axis import named_run_parameters, parameters_of_run
 from prompttune.config.runs import group_runs, parse_overrides
 from prompttune.config.train_config import resolve
 from prompttune.errors import ConfigError, InertTermError
@@ -123,8 +123,8 @@ def test_the_feature_anchor_acts_through_visual_prompts(host: str, place: Place)
         anchors=anchors_only.draw(),
     )
     anchor_term("feature")(step).sum().backward()
-    learned = parameters_of_run(group.model, 0)
-    acting = {name for name, value in learned.items() if value.grad is not None and value.grad.abs().max() > 0}
+    learned = {name: held.values.grad for name, held in named_run_parameters(group.model)}
+    acting = {name for name, gradient in learned.items() if gradient is not None and gradient.abs().max() > 0}
     rows = {name for name in learned if name.startswith("visual.")}
     assert rows <= acting
     assert (acting - rows) == ({"context.ctx", "context.deep.0", "context.deep.1"} if host == "maple" else set())
@@ -160,7 +160,7 @@ def test_several_anchor_losses_act_together(stores: Path, target: str) -> None:
         batch = given.videos.batch(torch.arange(4).unsqueeze(0))
         found = compute_losses(group.model.step(batch, given.vocabulary, anchors=given.anchors.draw()), given.terms)
         found.total.sum().backward()
-        return dict(found.terms), parameters_of_run(group.model, 0)["context.ctx"].grad
+        return dict(found.terms), group.model.context.ctx.values.grad[0]
 
     both, gradient = first_step(loss="distill", weight=0.5, also={"text-anchor": 3.0, "margin-hinge": 0.0})
     assert list(both) == ["cross-entropy", "anchor-distill", "anchor-text-anchor"]
