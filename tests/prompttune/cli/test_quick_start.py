@@ -1,4 +1,4 @@
-"""What commands import, in a process of their own: a mistake is told before torch comes, a training without the rest."""
+"""What commands import, in a fresh process: a mistake is told before torch comes, a training needs little more."""
 
 from __future__ import annotations
 
