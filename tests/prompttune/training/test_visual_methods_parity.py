@@ -115,7 +115,8 @@ def plain_losses(
         if config.coupling is not None:
             weight, bias = (own[f"context.coupling.mappings.0.first.{part}"] for part in ("weight", "bias"))
             ctx = torch.relu(torch.cat([hard, ctx], dim=-1) @ weight.T + bias)
-        classes = plain_class_features(clip, pack, texts, ctx, deep)
+        behind = config.context.words_behind  # frozen words between the context and the name: MaPLe's "of a"
+        classes = plain_class_features(clip, pack, [f"{behind} {text}".strip() for text in texts], ctx, deep)
     if config.visual.source == "from-text":
         text_rows = [own["context.ctx"], *deep]
         rows = [
