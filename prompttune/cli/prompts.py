@@ -92,7 +92,8 @@ def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str
     held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, **given)  # type: ignore[arg-type]
     trained = held.config["as_trained"]
     click.echo(f"prompt:  {out} ({held.n_ctx} tokens of width {held.width}, {len(names)} classes)")
-    click.echo(f'read as: {trained["method"]}, prompts "[{held.n_ctx}] {trained["context"]["template"]}"')
+    words = f"[{held.n_ctx}] {trained['context']['words_behind']}".rstrip()
+    click.echo(f'read as: {trained["method"]}, prompts "{words} {{}}."')
     if held.config["left_out"]:
         click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
 

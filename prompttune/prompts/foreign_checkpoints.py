@@ -26,7 +26,6 @@ from torch import Tensor
 from prompttune.errors import PromptFileError, explain
 from prompttune.prompts.file import PromptFile
 from prompttune.prompts.released_parts import ReleasedParts, released_parts
-from prompttune.text.class_prompts import DEFAULT_TEMPLATE
 
 # The context's name in CoOp, KgCoOp, ProGrad, MaPLe, PromptSRC and ViFi-CLIP; in GA2-CLIP.
 CONTEXT_NAMES = ("ctx", "ctx_VPT")
@@ -124,7 +123,7 @@ def as_prompt_file(
     *,
     classes: Sequence[str],
     pack_hash: str,
-    template: str = DEFAULT_TEMPLATE,
+    words_behind: str = "",
     position: str = "end",
     hand_written: str | None = None,
 ) -> PromptFile:
@@ -133,7 +132,7 @@ def as_prompt_file(
     Args:
         classes: the classes it was trained on, in their order.
         pack_hash: the backbone it was trained with, which the file cannot tell.
-        template: the frozen words around the name, beside the context.
+        words_behind: frozen words between the context and the name (MaPLe's "of a").
         position: where the context stands, as CoOp's CLASS_TOKEN_POSITION, which the file cannot tell.
         hand_written: the template of the hand-written prompts that the method reads (TCP); the file cannot tell.
 
@@ -151,8 +150,9 @@ def as_prompt_file(
             )
         )
     parts, per_class = context.parts, context.ctx.dim() == 3
-    shape = {"kind": "class" if per_class else "shared", "n_ctx": context.n_ctx, "init": "random", "template": template}
-    tables: dict[str, Any] = {"method": parts.method, "context": shape | {"position": position} | parts.context}
+    shape = {"kind": "class" if per_class else "shared", "n_ctx": context.n_ctx, "init": "random"}
+    shape |= {"init_pad": False, "words_behind": words_behind, "position": position}
+    tables: dict[str, Any] = {"method": parts.method, "context": shape | parts.context}
     if parts.visual:
         tables["visual"] = parts.visual
     if hand_written is not None:

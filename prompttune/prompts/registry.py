@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from prompttune.config.train_config import merge, resolve
 from prompttune.errors import PromptFileError, explain
 from prompttune.prompts.file import PromptFile, read_prompt_file, write_prompt_file
 from prompttune.prompts.foreign_checkpoints import as_prompt_file, import_context
-from prompttune.prompts.suffix_words import template_of
+from prompttune.prompts.suffix_words import words_behind
 from prompttune.splits.class_overlap import OverlapReport, class_overlap
 from vidfeat.backbone import BackbonePack
 
@@ -108,7 +109,7 @@ def import_prompt(
         position, hand_written: see `as_prompt_file`.
 
     Raises:
-        PromptFileError: as `import_context` and `template_of`; a context of another width than the backbone's; parts
+        PromptFileError: as `import_context` and `words_behind`; a context of another width than the backbone's; parts
             that do not fit the backbone; `out` exists.
     """
     if Path(out).exists():
@@ -124,11 +125,12 @@ def import_prompt(
                 fix="name a store of the backbone it was trained with",
             )
         )
-    told = {"classes": classes, "pack_hash": pack.hash, "position": position, "hand_written": hand_written}
-    prompt = as_prompt_file(context, **told)  # more or fewer classes are told before anything else
+    make = partial(
+        as_prompt_file, context, classes=classes, pack_hash=pack.hash, position=position, hand_written=hand_written
+    )
+    prompt = make()  # more or fewer classes are told before anything else
     if context.suffix is not None and context.suffix.shape[-1] == context.width:
-        template = template_of(context.suffix, pack=pack, classes=classes, where=checkpoint)
-        prompt = as_prompt_file(context, **told, template=template)
+        prompt = make(words_behind=words_behind(context.suffix, pack=pack, classes=classes, where=checkpoint))
     _require_fit(prompt, pack)
     write_prompt_file(out, prompt)
     return prompt

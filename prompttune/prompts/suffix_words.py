@@ -13,31 +13,38 @@ import torch
 from torch import Tensor
 
 from prompttune.errors import PromptFileError, explain
-from prompttune.text.class_prompts import DEFAULT_TEMPLATE, clean_class_name
+from prompttune.text.class_prompts import clean_class_name
 from vidfeat.backbone import BackbonePack, Tokenizer
 
 # Released in half precision, and PromptSRC's are a weighted sum of equal rows in it: 2^-11 of a value, twenty times.
 _TOLERANCE = 2e-2
 
 
-def template_of(suffix: Tensor, *, pack: BackbonePack, classes: Sequence[str], where: object) -> str:
-    """The words around the class name, behind the context: `of a {}.`.
+def words_behind(suffix: Tensor, *, pack: BackbonePack, classes: Sequence[str], where: object) -> str:
+    """The frozen words between the context and the class name, "" for none; the name is followed by a full stop.
 
     Args:
         suffix: `token_suffix` [C S W].
         classes: those it was trained on, in their order.
 
     Raises:
-        PromptFileError: embeddings of another backbone; or prompts of other classes, or in another order.
+        PromptFileError: embeddings of another backbone; prompts of other classes, or in another order; words behind the
+            name, which no prompt of ours has.
     """
     tokenizer = pack.tokenizer()
     if not isinstance(tokenizer, Tokenizer):  # of another family than CLIP's, which these releases are all of
-        return DEFAULT_TEMPLATE
+        return ""
     rows = _token_ids(suffix, pack=pack, tokenizer=tokenizer, where=where)
     names = [clean_class_name(name) for name in classes]
     for before, behind in _around(rows, names, tokenizer):
         if all(tokenizer.encode(before + name + behind) == ids for name, ids in zip(names, rows, strict=True)):
-            return f"{before}{{}}{behind}"
+            if behind != ".":
+                got = f"{before}{{}}{behind}"
+                what = "the checkpoint's prompts have words behind the class name, which a learned context has not here"
+                raise PromptFileError(
+                    explain(what, where=f"{where}, token_suffix", expected="[M] {}.", got=f"[M] {got}")
+                )
+            return before.strip()
     held = [tokenizer.decode(ids).strip() for ids in rows]
     first = next((place for place, text in enumerate(held) if names[place].lower() not in text), 0)
     raise PromptFileError(
@@ -87,9 +94,9 @@ def _token_ids(suffix: Tensor, *, pack: BackbonePack, tokenizer: Tokenizer, wher
         for row, token in zip(open_rows, nearest.tolist(), strict=True):
             rows[row].append(token)
         open_rows = [row for row in open_rows if rows[row][-1] != tokenizer.eot_id]
-        for row in rows:
-            if row and row[-1] == tokenizer.eot_id:
-                row.pop()
+        for ids in rows:
+            if ids and ids[-1] == tokenizer.eot_id:
+                ids.pop()
         if not open_rows:
             break
     return rows

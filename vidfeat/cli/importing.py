@@ -45,9 +45,8 @@ def import_(source: Path, store: str, lists: tuple[Path, ...], allow_failures: i
     from vidfeat.tools.features.backbone import backbone
     from vidfeat.tools.features.into_store import ImportOptions, import_features
 
-    choice = {
-        name: given.pop(name) for name in ("pack", "model", "pretrained", "model_config", "weights", "base_weights")
-    }
+    of_model = ("model", "pretrained", "model_config", "weights", "base_weights", "tokenizer")
+    choice = {name: given.pop(name) for name in ("pack", *of_model)}
     with backbone(**choice) as pack:
         done = import_features(source, store, ImportOptions(pack=pack, labels=lists, **given))
     print_imported(done)

@@ -68,10 +68,10 @@ class Availability:
         counts: dict[str, Counter[str]] = {}
         for video in self.videos:
             counts.setdefault(video.label, Counter())[video.state] += 1
-        rows: list[dict[str, str | int]] = [
-            {"class": name, "listed": own.total()} | {state: own[state] for state in ("available", "failed", "missing")}
-            for name, own in counts.items()
-        ]
+        rows: list[dict[str, str | int]] = []
+        for name, own in counts.items():
+            states = {state: own[state] for state in ("available", "failed", "missing")}
+            rows.append({"class": name, "listed": own.total(), **states})
         return sorted(rows, key=lambda row: (int(row["available"]) / int(row["listed"]), str(row["class"])))
 
     def as_csv(self, state: str = "available") -> str:

@@ -236,7 +236,7 @@ def test_half_precision_and_parallel_training_change_nothing_but_the_rounding(wo
     halves = OrderedDict((f"module.{name}", value.half()) for name, value in state.items())
     held = imported(world, halves, tmp_path)
     assert held.config["left_out"] == []
-    assert held.config["as_trained"]["context"]["template"] == "of a {}."
+    assert held.config["as_trained"]["context"]["words_behind"] == "of a"
     assert torch.equal(held.ctx, state["prompt_learner.ctx"].half().float())
 
 
