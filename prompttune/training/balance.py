@@ -49,7 +49,8 @@ class Balance:
             scale: of the loss, see `DeviceStep`.
         """
         task = torch.stack([value for name, value in losses.terms.items() if name not in self.shares]).sum()
-        summed = list(torch.autograd.grad(task * scale, parameters, retain_graph=True, allow_unused=True))
+        found = torch.autograd.grad(task * scale, parameters, retain_graph=True, allow_unused=True)
+        summed: list[Tensor | None] = list(found)
         reference, factors = _norms(summed, like=parameters[0]), {}
         for place, (name, share) in enumerate(self.shares.items(), start=1):
             value = losses.terms[name]
