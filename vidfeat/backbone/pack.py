@@ -3,7 +3,7 @@
     config.json          sizes, preprocessing, logit scale, weights hash; size and sha256 of the three other files
     text.safetensors     the text tower      names as in open_clip
     visual.safetensors   the vision tower    names as in open_clip, without `visual.`
-    tokenizer.json       CLIP's merges
+    tokenizer.json       CLIP's merges, or a tokenizer of the `tokenizers` library
 
 Tensors are float32, stored as float16 where that loses nothing, and a token embedding that is mostly zero rows keeps
 the others alone (`token_embedding.ids`, `token_embedding.rows`). Files are read when a tower is asked for, so that
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vidfeat.errors import PackError, explain
 
 from .config import BackboneConfig
+from .hub_tokenizer import HubTokenizer
 from .pack_config import CONFIG, PAYLOADS, REWRITE, TEXT, TOKENIZER, VISUAL, config_bytes, damaged, read_config
 from .state_check import empty_text_tower, empty_vision_tower, state_problems, tower_problems
 from .text import TextTower
@@ -37,6 +38,7 @@ from .weights import EncodedState, decode_state, weights_sha256
 from .whole_directory import Content, write_directory
 
 Tower = TypeVar("Tower", bound=nn.Module)
+AnyTokenizer = Tokenizer | HubTokenizer
 
 
 class BackbonePack:
@@ -110,7 +112,7 @@ class BackbonePack:
         config: BackboneConfig,
         text_state: Mapping[str, Tensor],
         visual_state: Mapping[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
     ) -> BackbonePack:
         """The pack just written there: complete, or not there at all.
 
@@ -140,7 +142,7 @@ class BackbonePack:
         config: BackboneConfig,
         text_state: Mapping[str, Tensor],
         visual_state: Mapping[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
     ) -> BackbonePack:
         """The pack that `save` will write there, with its hash; its image tower is ready, read from no file.
 
@@ -149,7 +151,11 @@ class BackbonePack:
         Args:
             path, text_state, visual_state, tokenizer: as of `write`.
             config: `weights_sha256` is that of these states, which `tower_problems` found nothing wrong with.
+
+        Raises:
+            PackError: a tokenizer that is not the text tower's.
         """
+        _refuse(config, _tokenizer_problems(config, tokenizer))
         payloads: dict[str, Content] = {
             TEXT: EncodedState(text_state),
             VISUAL: EncodedState(visual_state),
@@ -217,7 +223,7 @@ class BackbonePack:
         """
         return self._state(VISUAL)
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The tokenizer, the same object at every call.
 
         Raises:
@@ -258,8 +264,11 @@ class BackbonePack:
         return self._filled(tower, VISUAL)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_json(json.loads(self._read(TOKENIZER)), where=self.path / TOKENIZER)
+    def _tokenizer(self) -> AnyTokenizer:
+        data, text = self._read(TOKENIZER), self.config.text
+        if text.tokenizer is None:
+            return Tokenizer.from_json(json.loads(data), where=self.path / TOKENIZER)
+        return HubTokenizer(data, text.tokenizer, context_length=text.context_length, vocab_size=text.vocab_size)
 
     def _filled(self, tower: Tower, name: str) -> Tower:
         state = self._state(name)
@@ -290,18 +299,32 @@ def _checked(
     *,
     text_state: Mapping[str, Tensor],
     visual_state: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
 ) -> BackboneConfig:
     """The config with the hash of its weights, once tensors, tokenizer and config agree."""
     problems = tower_problems(config, text_state=text_state, visual_state=visual_state)
+    problems += _tokenizer_problems(config, tokenizer)
+    found = weights_sha256(text_state=text_state, visual_state=visual_state) if not problems else ""
+    if config.weights_sha256 and found and found != config.weights_sha256:
+        problems.append(f"the weights' sha256 is {found}, the config names {config.weights_sha256}")
+    _refuse(config, problems)
+    return dataclasses.replace(config, weights_sha256=found)
+
+
+def _tokenizer_problems(config: BackboneConfig, tokenizer: AnyTokenizer) -> list[str]:
+    problems = []
     if (tokenizer.vocab_size, tokenizer.context_length) != (config.text.vocab_size, config.text.context_length):
         problems.append(
             f"tokenizer: vocabulary {tokenizer.vocab_size} and context length {tokenizer.context_length}, "
             f"text tower: {config.text.vocab_size} and {config.text.context_length}"
         )
-    found = weights_sha256(text_state=text_state, visual_state=visual_state) if not problems else ""
-    if config.weights_sha256 and found and found != config.weights_sha256:
-        problems.append(f"the weights' sha256 is {found}, the config names {config.weights_sha256}")
+    settings = tokenizer.settings if isinstance(tokenizer, HubTokenizer) else None
+    if settings != config.text.tokenizer:
+        problems.append(f"tokenizer: {settings}, text tower: {config.text.tokenizer}")
+    return problems
+
+
+def _refuse(config: BackboneConfig, problems: list[str]) -> None:
     if problems:
         raise PackError(
             explain(
@@ -311,7 +334,6 @@ def _checked(
                 fix="give the model config these weights were trained with",
             )
         )
-    return dataclasses.replace(config, weights_sha256=found)
 
 
 def _size_and_hash(content: Content) -> dict[str, Any]:

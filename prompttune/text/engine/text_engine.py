@@ -19,7 +19,7 @@ from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_
 from prompttune.text.engine.frozen_block import FrozenBlock
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.prepared import PreparedChunk
-from vidfeat.backbone import FrozenText, PromptableText, Tokenizer
+from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -79,7 +79,7 @@ class TextEngine:
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
     @torch.no_grad()
-    def encode_frozen(self, texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    def encode_frozen(self, texts: Sequence[str], tokenizer: AnyTokenizer) -> Tensor:
         """Features `[C E]` of texts without learned context, not normalised, no gradient.
 
         Computed once per tower, whichever engine asks: models that are made to plan memory, or because not all runs fit
