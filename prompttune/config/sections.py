@@ -136,8 +136,6 @@ class ContextConfig(Section):
             raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
         if self.words_behind and self.position != "end":
             raise ValueError(f'words_behind stand behind the context: position = "end", not {self.position!r}')
-        if self.init_pad and self.init == "random":
-            raise ValueError('init_pad puts zeros before the words of init, and init = "random" has none')
         return self
 
 
@@ -208,11 +206,16 @@ AnchorLossName = Literal[
 
 
 class AnchorsConfig(Section):
-    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
+    """Irrelevant videos from a store of their own, and the negative prompts that describe them.
+
+    `weighting = "balanced"`: a loss's weight is the share of the other terms' gradient that its own is given, at every
+    step (`prompttune.training.balance`), so that one setting serves all methods; "fixed" multiplies the loss.
+    """
 
     store: str
     loss: AnchorLossName = "margin-softplus"
     weight: Weight = 1.0
+    weighting: Literal["fixed", "balanced"] = "fixed"
     also: dict[AnchorLossName, Weight] = Field(default_factory=dict)
     options: dict[str, float | bool | str] = Field(default_factory=dict)
     n_anchors: Positive = 8
