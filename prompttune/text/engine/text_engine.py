@@ -16,9 +16,10 @@ from prompttune.base.devices import autocast_dtype, without_autocast
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
-from prompttune.text.engine.frozen_block import FrozenBlock
+from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
-from prompttune.text.engine.prepared import PreparedChunk
+from prompttune.text.engine.fused_pass import FusedBlock
+from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
 from vidfeat.backbone import FrozenText, PromptableText, Tokenizer
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
@@ -58,7 +59,7 @@ class TextEngine:
         self.tower = tower
         self.class_chunk = class_chunk
         self.checkpoint = checkpoint
-        self._blocks: dict[torch.dtype, list[FrozenBlock]] = {}
+        self._blocks: dict[torch.dtype, list[FrozenBlock] | list[FusedBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
         self._full_length: OrderedDict[tuple, tuple[ClassPrompts, Sequence[FullLengthChunk]]] = OrderedDict()
 
@@ -215,11 +216,13 @@ class TextEngine:
         key = (id(prompts), context.kind, len(context.deep), tuple(sorted(context.class_tokens)), dtype)
         if key not in self._prepared:
             plan = self._plan(prompts, context)
+            blocks: Any = self._frozen_blocks(dtype)
+            kind: Any = FusedChunk if isinstance(blocks[0], FusedBlock) else TiledChunk
             chunks = tuple(
-                PreparedChunk(
+                kind(
                     self.tower,
-                    self._frozen_blocks(dtype),
                     steps,
+                    blocks,
                     lends_trunk=index == 0 and len(plan.chunks) > 1,
                     sot_id=prompts.sot_id,
                 )
@@ -235,9 +238,10 @@ class TextEngine:
     def _linear_dtype(self) -> torch.dtype:
         return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
-    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
+    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock] | list[FusedBlock]:
         if dtype not in self._blocks:
             config = self.tower.config
+            kind: Any = FusedBlock if launches_cost(self.tower.positional_embedding) else FrozenBlock
             options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
-            self._blocks[dtype] = [FrozenBlock.of(block, **options) for block in self.tower.blocks]
+            self._blocks[dtype] = [kind.of(block, **options) for block in self.tower.blocks]
         return self._blocks[dtype]
