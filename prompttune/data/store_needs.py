@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from prompttune.config.train_config import TrainConfig
-from prompttune.data.extract_command import extract_command
+from prompttune.data.extract_command import extract_command, is_imported
 from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
 from vidfeat.errors import UnsupportedModelError
@@ -76,6 +76,8 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
     fix = "; ".join(commands)
     if commands:
         fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
+    if any(is_imported(source.reader) for source in sources):
+        fix += "; imported features cannot be added to, NEW.zarr takes their place"
     raise FeatureError(
         explain(
             f"the configuration of {config.method} asks for what is not there",

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -179,6 +179,16 @@ class BackbonePack:
             PackError: a damaged tokenizer file.
         """
         return self._tokenizer
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of its files, as stores hold them.
+
+        Raises:
+            PackError: a file that is damaged.
+        """
+        yield CONFIG, (self.path / CONFIG).read_bytes()
+        for name in PAYLOADS:
+            yield name, self._read(name)
 
     def verify(self) -> None:
         """None, if every byte of the pack is what was written and the weights have the hash the config names.
