@@ -81,7 +81,10 @@ class PreparedChunk(ABC):
         assert rows is not None  # the plan says that rows enter here
         rows = in_dtype(rows, self._words.dtype)
         sources = self._ctx_sources[index]
-        rows = rows[: len(sources)] if self._is_prefix[index] else rows.index_select(0, sources)
+        if not self._is_prefix[index]:
+            rows = rows.index_select(0, sources)
+        elif len(rows) > len(sources):
+            rows = rows[: len(sources)]
         if words is None:
             return rows + self._ctx_positions
         words_from = self._words_from[index]

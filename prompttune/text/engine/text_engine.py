@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from prompttune.base.devices import autocast_dtype, without_autocast
@@ -35,6 +36,22 @@ class _Prepared:
     prompts: ClassPrompts
     chunks: Sequence[PreparedChunk]
     places: Tensor  # [C], where in the chunks' order each class is
+    order: Tensor  # [C], its inverse
+
+
+class _Reordered(torch.autograd.Function):
+    """`x[places]`, where `order` is the inverse of the permutation `places`: the gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = ctx.saved_tensors
+        return dy.index_select(0, order), None, None
 
 
 def takes_full_length(tower: PromptableText, prompts: ClassPrompts) -> bool:
@@ -76,7 +93,8 @@ class TextEngine:
             return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
         prepared = self._prepare(prompts, runs)
         with without_autocast(self.tower.device.type):
-            features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
+            features = _Reordered.apply(self._run_chunks(prepared.chunks, runs), prepared.places, prepared.order)
+            features = features.transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
     @torch.no_grad()
@@ -165,6 +183,10 @@ class TextEngine:
             return prompts.n_classes * self.tower.config.n_positions
         return self._plan(prompts, context.along_runs()).n_rows
 
+    def kept(self) -> tuple[object, ...]:
+        """Plans and constants of the prompts that were encoded last."""
+        return (*self._prepared.values(), *self._full_length.values())
+
     def _run_full_length(self, prompts: ClassPrompts, context: TextContext) -> Tensor:
         """Features `[R C E]`; under autocast PyTorch's own rules hold."""
         features = []
@@ -228,8 +250,9 @@ class TextEngine:
                 )
                 for index, steps in enumerate(plan.chunks)
             )
-            places = torch.tensor(plan.class_order, device=self.tower.device).argsort()
-            self._prepared[key] = _Prepared(prompts=prompts, chunks=chunks, places=places)
+            order = torch.tensor(plan.class_order)
+            places, order = order.argsort().to(self.tower.device), order.to(self.tower.device)
+            self._prepared[key] = _Prepared(prompts=prompts, chunks=chunks, places=places, order=order)
             if len(self._prepared) > MAX_PREPARED:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
