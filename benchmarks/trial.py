@@ -8,7 +8,6 @@ stood in for by random ones of their shape.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -132,9 +131,12 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
     """A prompt file such as the cell will make, its context random."""
     import torch
 
-    from prompttune.prompts.file import PromptFile, write_prompt_file
+    from prompttune.prompts.file import DEEP, PromptFile, write_prompt_file
 
     n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.text.width
+    rows = 0.02 * torch.randn(
+        maker.config.context.prompt_depth, n_ctx, width, generator=torch.Generator().manual_seed(0)
+    )
     write_prompt_file(
         path,
         PromptFile(
@@ -147,8 +149,8 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
             pack_hash=sources.train.pack.hash,
             n_ctx=n_ctx,
             width=width,
-            ctx=0.02 * torch.randn(n_ctx, width, generator=torch.Generator().manual_seed(0)),
-            learned={},
+            ctx=rows[0],
+            learned={f"{DEEP}.{block}": row for block, row in enumerate(rows[1:])},
         ),
     )
 
@@ -156,13 +158,14 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
 def _n_steps(run: Run, sources: Sources) -> int:
     """Optimiser steps of a run; makes its split, which refuses what cannot be split."""
     from prompttune.data.protocols import make_split, split_table
+    from prompttune.training.schedules import steps_per_epoch
 
     protocol, optim = run.config.protocol, run.config.optim
     table = split_table(protocol, sources.train.table)
     split = make_split(protocol, table, seed=run.seed, trains=trains(run.config))
     if not trains_by_gradient(run.config):
         return 0
-    return math.ceil(len(split.train) / optim.batch_size) * optim.epochs
+    return steps_per_epoch(optim, len(split.train)) * optim.epochs
 
 
 def _shape_key(runs: Sequence[Run]) -> str:

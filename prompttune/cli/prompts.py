@@ -72,17 +72,28 @@ def show(file: Path) -> None:
     help="Classes it was trained on: CSV `id,name`, or lines.",
 )
 @click.option("--key", help="The tensor's name, where several could be meant.")
-def import_(checkpoint: Path, out: Path, store: str, classes: Path, key: str | None) -> None:
-    """Write the context of a CoOp-, ViFi- or GA2-style CHECKPOINT to the prompt file OUT.
+@click.option(
+    "--position",
+    type=click.Choice(["end", "middle", "front"]),
+    default="end",
+    show_default=True,
+    help="Where the context stands (CLASS_TOKEN_POSITION).",
+)
+@click.option("--hand-written", metavar="TEMPLATE", help="TCP's hand-written prompt: 'a photo of a person doing {}.'.")
+def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str | None) -> None:
+    """Write what a CHECKPOINT of CoOp, CoCoOp, KgCoOp, ProGrad, TCP, MaPLe, IVLP or PromptSRC learned to the file OUT.
 
-    The checkpoint is read as tensors alone; nothing it contains is run.
+    Of ViFi- and GA2-style checkpoints the context. The checkpoint is read as tensors alone; nothing it contains is run.
     """
     from prompttune.data.features import open_source
     from prompttune.prompts.registry import import_prompt
 
     names = read_class_names(classes)
-    held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, key=key)
+    held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, **given)  # type: ignore[arg-type]
+    trained = held.config["as_trained"]
     click.echo(f"prompt:  {out} ({held.n_ctx} tokens of width {held.width}, {len(names)} classes)")
+    words = f"[{held.n_ctx}] {trained['context']['words_behind']}".rstrip()
+    click.echo(f'read as: {trained["method"]}, prompts "{words} {{}}."')
     if held.config["left_out"]:
         click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
 

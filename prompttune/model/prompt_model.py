@@ -127,9 +127,14 @@ class PromptModel(nn.Module):
         texts = self.class_texts(names)
         prompts = None
         if self.context is not None:
-            position = self.config.context.position
+            context, behind = self.config.context, self.config.context.words_behind
+            template = f"{behind} {{}}." if behind else None
             prompts = ClassPrompts.build(
-                list(texts), self.pack.tokenizer(), n_ctx=self.context.n_ctx, position=position
+                list(texts),
+                self.pack.tokenizer(),
+                n_ctx=self.context.n_ctx,
+                position=context.position,
+                template=template,
             )
         return Vocabulary(names, texts, prompts, self.frozen_text(texts))
 
@@ -140,9 +145,10 @@ class PromptModel(nn.Module):
 
     def frozen_text(self, texts: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         """Unit features of words in the hand-written templates, float32 [len(texts) E]; of several templates the mean
-        of the unit features, of unit length again.
+        of the unit features (or of the features as they are, `templates.average`), of unit length again.
 
-        Source: Radford et al. 2021, section 3.1.4 for the ensemble.
+        Source: Radford et al. 2021, section 3.1.4 for the ensemble; muzairkhattak/PromptSRC@8be7dcf
+        trainers/promptsrc.py `fixed_embeddings` for features as they are.
         """
         templates = templates or self.config.templates.ensemble or (self.config.templates.zero_shot,)
         total = torch.zeros(len(texts), self.pack.config.embed_dim, device=self.device)
@@ -151,7 +157,7 @@ class PromptModel(nn.Module):
             # Once per run, so in full precision whatever the training runs in.
             with without_autocast(self.device.type):
                 features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
-            total = total + F.normalize(features, dim=-1)
+            total = total + (features if self.config.templates.average == "raw" else F.normalize(features, dim=-1))
         return F.normalize(total, dim=-1)
 
     def prompt_texts(self, names: Sequence[str]) -> dict[str, str]:
@@ -165,8 +171,9 @@ class PromptModel(nn.Module):
             }
         before, n_ctx = vocabulary.prompts.n_ctx_before, vocabulary.prompts.n_ctx
         front, behind = (f"[{n}] " if n else "" for n in (before, n_ctx - before))
+        words = f"{self.config.context.words_behind} ".lstrip()
         return {
-            name: f"{front}{text}{' ' + behind.rstrip() if behind else ''}."
+            name: f"{front}{words}{text}{' ' + behind.rstrip() if behind else ''}."
             for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
         }
 

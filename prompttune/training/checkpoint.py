@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prompttune.base.tensor_files import read_tensors, write_tensors
+from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run
 from prompttune.errors import CheckpointError, explain
 from prompttune.splits.split import Split
@@ -27,7 +28,7 @@ def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequenc
     """
     excluded = {*NOT_TRAINING, "store"}  # stores are told apart by their fingerprints, wherever they lie
     content = {
-        "runs": [[run.name, run.config.model_dump(mode="json", exclude=excluded)] for run in runs],
+        "runs": [[run.name, fingerprint_tables(run.config, exclude=excluded)] for run in runs],
         "splits": [split.sha256 for split in splits],
         "sources": list(sources),
     }

@@ -1,4 +1,4 @@
-"""Learning rates as a pure function of the step, and one optimiser for all runs: a few operations on one tensor [R P].
+"""One optimiser for all runs: a few operations on one tensor [R P].
 
 Every number that R runs train is in `FlatParameters.values`; what differs between runs and steps (learning rates,
 Adam's corrections) is a table that the host computes once, in double precision, and sends once. So a step's update is
@@ -8,7 +8,6 @@ each run alone (a test says so); torch.optim's own classes would import torch._d
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -17,24 +16,6 @@ from torch import Tensor, nn
 
 from prompttune.base.devices import send
 from prompttune.config.sections import OptimConfig
-
-
-def learning_rate(optim: OptimConfig, step: int, *, n_steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of step `step` in [0, n_steps).
-
-    `warmup_epochs` rise linearly from `warmup_lr` to `lr`, then half a cosine falls towards 0, reached after the last
-    step; both move with every step.
-
-    Source: Loshchilov & Hutter 2017 for the cosine. The CoOp line holds `warmup_lr` constant through the warm-up and
-    moves per epoch (Dassl's ConstantWarmupScheduler); GA2-CLIP moves every tenth step, which leaves epoch 0 at lr 0.
-    """
-    n_warmup = min(round(optim.warmup_epochs * steps_per_epoch), n_steps)
-    if step < n_warmup:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / n_warmup
-    if optim.schedule == "constant":
-        return optim.lr
-    progress = (step - n_warmup) / max(n_steps - n_warmup, 1)
-    return optim.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class FlatParameters:

@@ -28,7 +28,8 @@ from prompttune.model.prompt_model import PromptModel
 from prompttune.text.vocabulary import Vocabulary
 from prompttune.training.aggregation import PromptAggregation
 from prompttune.training.device_step import DeviceStep, MicroBatch, StepRow
-from prompttune.training.optimisers import below, learning_rate
+from prompttune.training.optimisers import below
+from prompttune.training.schedules import learning_rate, steps_per_epoch
 from prompttune.training.step_graph import GraphedStep
 
 
@@ -112,7 +113,7 @@ class Trainer:
         self.model, self.inputs, self.config = model, inputs, config
         self.device = inputs.videos.device
         self.read_every = read_every or (1 if self.device.type == "cpu" else config.log.every)
-        self.steps_per_epoch = math.ceil(len(inputs.videos) / config.optim.batch_size)
+        self.steps_per_epoch = steps_per_epoch(config.optim, len(inputs.videos))
         self.n_steps = self.steps_per_epoch * config.optim.epochs
         self.rates = self._learning_rates()
         self.device_step = DeviceStep(

@@ -11,8 +11,9 @@ import click
 
 from vidfeat.cli.anchors import anchors
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
-from vidfeat.cli.importing import import_
+from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.startup import quick_exit, quick_imports
 
 if TYPE_CHECKING:
     from vidfeat.extraction.options import ExtractOptions
@@ -62,6 +63,7 @@ def _how_to_install(module: str) -> str:
 @click.version_option(package_name="prompttune", prog_name="vidfeat")
 def main() -> None:
     """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+    quick_exit()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # A file name may hold bytes that are no text here: they are printed as they are.
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
@@ -115,7 +117,8 @@ EXTRACT_OPTIONS = together(
 
 
 def _options(values: dict[str, Any]) -> ExtractOptions:
-    from vidfeat.extraction.options import ExtractOptions
+    with quick_imports():
+        from vidfeat.extraction.options import ExtractOptions
 
     return ExtractOptions.from_flags(**values)
 
@@ -143,10 +146,12 @@ def extract(**flags: Any) -> None:
     engine = flags.pop("engine")
     cluster = [flags.pop(name) for name in ("address", "actors", "cpus_per_actor", "gpus_per_actor")]
     try:
-        from vidfeat.cli.tables import print_summary
-        from vidfeat.extraction.extract import extract_or_resume
-
         options = _options(flags)
+        with quick_imports():
+            import vidfeat.clip.openclip  # noqa: F401 - torch, and all else that a run needs of us
+            from vidfeat.cli.tables import print_summary
+            from vidfeat.extraction.extract import extract_or_resume
+
         if engine == "ray":
             from vidfeat.extraction.on_ray import RayOptions, extract_on_ray
 
@@ -181,10 +186,13 @@ def _this_command() -> str:
 @click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
 def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
     """Predict bytes, files, hours and the bottleneck of an extraction; refuse what will not fit."""
-    from vidfeat.cli.tables import print_prediction
-    from vidfeat.extraction.plan import predict
+    options = _options(flags)
+    with quick_imports():
+        import vidfeat.clip.openclip  # noqa: F401 - torch
+        from vidfeat.cli.tables import print_prediction
+        from vidfeat.extraction.plan import predict
 
-    print_prediction(predict(_options(flags), n_probed=n_probed, calibrate_seconds=calibrate_seconds))
+    print_prediction(predict(options, n_probed=n_probed, calibrate_seconds=calibrate_seconds))
 
 
 @main.command()
@@ -311,5 +319,5 @@ def models(name: str | None, as_json: bool) -> None:
         print_models(verdicts)
 
 
-for command in (anchors, import_):
+for command in (anchors, import_, manifest):
     main.add_command(command)

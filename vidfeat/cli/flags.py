@@ -29,4 +29,5 @@ MODEL_OPTIONS = together(
     click.option("--model-config", type=FILE, help="A model config in open_clip's JSON, with --weights."),
     click.option("--weights", type=FILE, help="The weights of --model-config (safetensors, or a torch file)."),
     click.option("--base-weights", type=FILE, help="The CLIP that partial --weights started from."),
+    click.option("--tokenizer", type=FOLDER_OR_FILE, help="tokenizer.json of a model whose tokenizer is on the hub."),
 )

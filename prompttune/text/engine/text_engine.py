@@ -21,7 +21,7 @@ from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.fused_pass import FusedBlock
 from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
-from vidfeat.backbone import FrozenText, PromptableText, Tokenizer
+from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -98,7 +98,7 @@ class TextEngine:
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
     @torch.no_grad()
-    def encode_frozen(self, texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    def encode_frozen(self, texts: Sequence[str], tokenizer: AnyTokenizer) -> Tensor:
         """Features `[C E]` of texts without learned context, not normalised, no gradient.
 
         Computed once per tower, whichever engine asks: models that are made to plan memory, or because not all runs fit

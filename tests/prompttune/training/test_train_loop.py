@@ -15,7 +15,7 @@ from prompttune.config.train_config import OptimConfig
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine import TextContext, TextEngine
 from prompttune.training.run_log import RunLog
-from prompttune.training.trainer import learning_rate
+from prompttune.training.schedules import learning_rate
 from vidfeat.backbone import TextTower
 
 
@@ -54,7 +54,7 @@ def test_cosine_equals_torch_own_scheduler() -> None:
 
 
 def test_every_epoch_visits_every_training_video_once(target: str) -> None:
-    runs = short_runs({"method": "coop", "optim": {"batch_size": 5}}, store=target, seeds=[1, 2])
+    runs = short_runs({"method": "coop", "optim": {"batch_size": 5, "drop_last": False}}, store=target, seeds=[1, 2])
     _, trainer = trainer_of(runs)
     for epoch in range(2):
         first = epoch * trainer.steps_per_epoch
