@@ -14,7 +14,7 @@ from prompttune.training.step_graph import EAGER_STEPS, Replay, why_eager
 from prompttune.training.trainer import Trainer
 
 # The last batch of an epoch is smaller: two kinds of batch, each with and without norms.
-BASE = {"optim": {"epochs": 8, "batch_size": 5}, "protocol": {"shots": 3}, "log": {"every": 4}}
+BASE = {"optim": {"epochs": 8, "batch_size": 5, "drop_last": False}, "protocol": {"shots": 3}, "log": {"every": 4}}
 CASES: dict[str, dict[str, Any]] = {
     "coop": {"targets": {"mixup_alpha": 0.4}},
     "kgcoop": {"selection": "val", "protocol": {"shots": 3, "val_shots": 1}},
