@@ -16,6 +16,7 @@ from training import short_runs, trainer_of
 from visual_store import VISION, VisualRecipe, write_visual_store
 
 from benchmarks.speed.launches import Launches, Offence
+from prompttune.base.machine import training_device
 from prompttune.config.methods import METHODS
 from prompttune.config.train_config import merge
 from prompttune.training.trainer import Trainer
@@ -60,6 +61,10 @@ PINNED: dict[str, tuple[int, int]] = {
 AT_FULL_DEPTH = {("coop", "fp32"): 398, ("coop", "bf16"): 494, ("ivlp", "fp32"): 895}
 
 
+def device_or_meta(name: str) -> torch.device:
+    return torch.device(name) if name == "meta" else training_device(name)
+
+
 def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> Trainer:
     """On `meta`, two steps behind it."""
     kind = "visual_" if "visual" in METHODS[method].defaults else ""
@@ -71,7 +76,7 @@ def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> T
         tables["coupling"] = {"hard_prompts": [hard_prompt]}
     runs = short_runs(merge(merge({"seeds": [1], **tables}, TABLES.get(method, {})), given))
     # A configuration and its command refuse `meta`, on which nothing can be learned.
-    request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", torch.device)
+    request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", device_or_meta)
     on_meta = [replace(run, config=run.config.model_copy(update={"device": "meta"})) for run in runs]
     _, trainer = trainer_of(on_meta)
     trainer.model.train()
@@ -96,6 +101,7 @@ def test_a_warm_step_neither_reads_nor_sends(method: str, precision: str, reques
         assert (launches.total, launches.engine) == PINNED[method]
 
 
+@pytest.mark.usefixtures("target", "hard_prompt", "visual_target", "visual_hard_prompt")  # made before towers are deep
 def test_kernels_at_full_depth(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels do not depend on a tower's width, so narrow ones of full depth stand for ViT-B/16's."""
     monkeypatch.setattr("tiny_store.LAYERS", 12)
