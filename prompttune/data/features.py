@@ -171,6 +171,12 @@ def read_features(
     return FeatureTable(unique, torch.from_numpy(np.concatenate(parts)))
 
 
+def mean_of_views(source: FeatureSource, rows: np.ndarray, *, reduce: FrameReduction) -> FeatureTable:
+    """The same averaged over the store's augmented views, all but the first, which is the centre crop."""
+    tables = [read_features(source, rows, reduce=reduce, view=view) for view in range(1, source.reader.n_views)]
+    return FeatureTable(tables[0].rows, torch.stack([table.values for table in tables]).mean(dim=0))
+
+
 def _check_finite(source: FeatureSource, rows: np.ndarray, values: np.ndarray, offsets: np.ndarray) -> None:
     finite = np.isfinite(values).all(axis=1)
     if finite.all():

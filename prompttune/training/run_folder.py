@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from prompttune.base.tensor_files import write_bytes
+from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.protocols import split_file_hashes
@@ -50,7 +51,7 @@ CLAIM, CHECKPOINTS = "runs.json", "checkpoints"
 def claim_content(runs: Sequence[Run]) -> bytes:
     """What `runs.json` says of a folder: whose it is, and with which settings."""
     described: dict[str, Any] = {
-        "runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}
+        "runs": {run.name: fingerprint_tables(run.config, exclude=NOT_TRAINING) for run in runs}
     }
     if hashes := split_file_hashes(runs[0].config.protocol):
         described["split_files"] = hashes

@@ -3,7 +3,7 @@
     config.json          sizes, preprocessing, logit scale, weights hash; size and sha256 of the three other files
     text.safetensors     the text tower      names as in open_clip
     visual.safetensors   the vision tower    names as in open_clip, without `visual.`
-    tokenizer.json       CLIP's merges
+    tokenizer.json       CLIP's merges, or a tokenizer of the `tokenizers` library
 
 Tensors are float32, stored as float16 where that loses nothing, and a token embedding that is mostly zero rows keeps
 the others alone (`token_embedding.ids`, `token_embedding.rows`). Files are read when a tower is asked for, so that
@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from vidfeat.errors import PackError, explain
 
 from .config import BackboneConfig, VisionConfig
 from .config_json import uses_later
+from .hub_tokenizer import HubTokenizer
 from .text import TextTower
 from .tokenizer import Tokenizer
 from .vision import VisionTower
@@ -41,6 +42,7 @@ PAYLOADS = (TEXT, VISUAL, TOKENIZER)
 _REWRITE = "copy the pack again from where it is whole, or write it again with `vidfeat extract`"
 
 Tower = TypeVar("Tower", bound=nn.Module)
+AnyTokenizer = Tokenizer | HubTokenizer
 
 
 class BackbonePack:
@@ -108,7 +110,7 @@ class BackbonePack:
         config: BackboneConfig,
         text_state: Mapping[str, Tensor],
         visual_state: Mapping[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
     ) -> BackbonePack:
         """The pack just written there: complete, or not there at all.
 
@@ -172,13 +174,23 @@ class BackbonePack:
         """
         return self._state(VISUAL)
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The tokenizer, the same object at every call.
 
         Raises:
             PackError: a damaged tokenizer file.
         """
         return self._tokenizer
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of its files, as stores hold them.
+
+        Raises:
+            PackError: a file that is damaged.
+        """
+        yield CONFIG, (self.path / CONFIG).read_bytes()
+        for name in PAYLOADS:
+            yield name, self._read(name)
 
     def verify(self) -> None:
         """None, if every byte of the pack is what was written and the weights have the hash the config names.
@@ -203,8 +215,11 @@ class BackbonePack:
         return self._filled(tower, VISUAL)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_json(json.loads(self._read(TOKENIZER)), where=self.path / TOKENIZER)
+    def _tokenizer(self) -> AnyTokenizer:
+        data, text = self._read(TOKENIZER), self.config.text
+        if text.tokenizer is None:
+            return Tokenizer.from_json(json.loads(data), where=self.path / TOKENIZER)
+        return HubTokenizer(data, text.tokenizer, context_length=text.context_length, vocab_size=text.vocab_size)
 
     def _filled(self, tower: Tower, name: str) -> Tower:
         state = self._state(name)
@@ -279,7 +294,7 @@ def _checked(
     *,
     text_state: Mapping[str, Tensor],
     visual_state: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
 ) -> BackboneConfig:
     """The config with the hash of its weights, once tensors, tokenizer and config agree."""
     problems = tower_problems(config, text_state=text_state, visual_state=visual_state)
@@ -288,6 +303,9 @@ def _checked(
             f"tokenizer: vocabulary {tokenizer.vocab_size} and context length {tokenizer.context_length}, "
             f"text tower: {config.text.vocab_size} and {config.text.context_length}"
         )
+    settings = tokenizer.settings if isinstance(tokenizer, HubTokenizer) else None
+    if settings != config.text.tokenizer:
+        problems.append(f"tokenizer: {settings}, text tower: {config.text.tokenizer}")
     found = weights_sha256(text_state=text_state, visual_state=visual_state) if not problems else ""
     if config.weights_sha256 and found and found != config.weights_sha256:
         problems.append(f"the weights' sha256 is {found}, the config names {config.weights_sha256}")

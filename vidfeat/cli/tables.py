@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.extraction.progress import as_bytes, as_time, plain_console
+from vidfeat.extraction.progress import as_bytes, as_time, plain_console, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vidfeat.extraction.extract import ExtractSummary
     from vidfeat.extraction.plan import Prediction
     from vidfeat.store import StoreReader, VerifyReport
+    from vidfeat.tools.features.into_store import Imported
     from vidfeat.video.decode import Comparison, DecoderStatus
 
 DETAIL_WIDTH = 100
@@ -55,6 +56,13 @@ def print_summary(summary: ExtractSummary) -> None:
         )
     for reason, count in summary.failures.items():
         print_parts(f"  {count} x {reason}")
+
+
+def print_imported(done: Imported) -> None:
+    """The last lines of `vidfeat import`."""
+    tell(done.notes, quiet=False)
+    lines = [f"{done.out}: {done.n_videos} videos of {done.n_classes} classes, {done.n_failed} failed ({done.layout})"]
+    print_parts(*lines, *(f"  {count} x {reason}" for reason, count in done.failures.items()))
 
 
 def print_info(store: StoreReader) -> None:

@@ -140,6 +140,7 @@ def load_clip(options: ExtractOptions) -> LoadedClip:
         model_config=choice.model_config,
         weights=choice.weights,
         base_weights=choice.base_weights,
+        tokenizer=choice.tokenizer,
     )
 
 

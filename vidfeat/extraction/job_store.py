@@ -52,7 +52,9 @@ def require_same(standing: Plan, spec: StoreSpec, out: str) -> None:
         spec.fingerprint,
         left_name=f"the store {out}",
         right_name="this extraction",
-        fix="give the store's own settings, or write to a new store",
+        fix="it holds imported features, which no extraction adds to; write to a new store"
+        if "imported" in standing.spec.fingerprint.fields
+        else "give the store's own settings, or write to a new store",
     )
 
 

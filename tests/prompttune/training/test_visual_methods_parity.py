@@ -101,7 +101,7 @@ def plain_losses(
 ) -> dict[str, Tensor]:
     """The weighted terms of one run, from the run's own parameters by name."""
     config, pack = model.config, model.pack
-    own = {name: parameter.runs[run] for name, parameter in named_run_parameters(model)}
+    own = {name: parameter.values[run] for name, parameter in named_run_parameters(model)}
     texts = [name.replace("_", " ") for name in CLASSES]
     # The hand-written prompt is a sentence of frozen words: [SOS] words [EOT], a context of length 0.
     template = config.templates.zero_shot
@@ -115,7 +115,8 @@ def plain_losses(
         if config.coupling is not None:
             weight, bias = (own[f"context.coupling.mappings.0.first.{part}"] for part in ("weight", "bias"))
             ctx = torch.relu(torch.cat([hard, ctx], dim=-1) @ weight.T + bias)
-        classes = plain_class_features(clip, pack, texts, ctx, deep)
+        behind = config.context.words_behind  # frozen words between the context and the name: MaPLe's "of a"
+        classes = plain_class_features(clip, pack, [f"{behind} {text}".strip() for text in texts], ctx, deep)
     if config.visual.source == "from-text":
         text_rows = [own["context.ctx"], *deep]
         rows = [
@@ -165,7 +166,7 @@ def test_step_equals_the_plain_computation(method: str, clip: Any, pack: Backbon
     for name, values in found.terms.items():
         assert relative_error(values, torch.stack([terms[name] for terms in expected])) < VALUES, name
     parameters = list(model.parameters())
-    names = [f"{name}[{run}]" for name, parameter in named_run_parameters(model) for run in range(parameter.n_runs)]
+    names = [name for name, _ in named_run_parameters(model)]
     assert len(names) == len(parameters) > 0
     ours = torch.autograd.grad(found.total.sum(), parameters)
     theirs = torch.autograd.grad(sum(sum(terms.values()) for terms in expected), parameters)
