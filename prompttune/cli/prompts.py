@@ -12,7 +12,7 @@ from prompttune.cli.forms import forms, print_rows
 
 @click.group()
 def prompts() -> None:
-    """List, show, import, export and compare prompt files."""
+    """List, show, spell, import, export and compare prompt files."""
 
 
 @prompts.command("list")
@@ -96,6 +96,36 @@ def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str
     click.echo(f'read as: {trained["method"]}, prompts "{words} {{}}."')
     if held.config["left_out"]:
         click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
+
+
+@prompts.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--store", required=True, help="A store of the backbone the prompt was learned with.")
+@click.option("--nearest", default=3, show_default=True, help="How many words for each vector.")
+@forms
+def words(file: Path, store: str, nearest: int, form: str | None) -> None:
+    """Show the words nearest to each learned vector of FILE, with their distances in the token embedding."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from prompttune.base.console import plain_console
+    from prompttune.data.features import open_source
+    from prompttune.prompts.file import read_prompt_file
+    from prompttune.prompts.nearest_words import nearest_words, usual_distance
+
+    pack = open_source(store).pack
+    found = nearest_words(read_prompt_file(file, pack_hash=pack.hash), pack, n=nearest)
+    if form is not None:
+        return print_rows([asdict(word) for word in found], form)
+    table = Table("vector", "nearest words (distance)")
+    lines: dict[tuple[str, int], list[str]] = {}
+    for word in found:
+        lines.setdefault((word.class_name, word.vector), []).append(f"{word.word} ({word.distance:.3f})")
+    for (name, vector), near in lines.items():
+        table.add_row(f"{name} {vector}".strip(), ", ".join(near))
+    plain_console().print(table)
+    click.echo(f"words of this vocabulary are {usual_distance(pack):.3f} from their nearest other word (median)")
 
 
 @prompts.command()

@@ -34,8 +34,8 @@ def test_a_result_says_on_how_many_of_the_official_clips_it_stands(tmp_path: Pat
     assert made.exit_code == 0, made.output
     done = CliRunner().invoke(cli, ["eval", "--store", target, "--split", split, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    sentence = f"official stands on {len(tested)} of the {len(listed)} videos that its split file lists"
+    sentence = f"test stands on {len(tested)} of the {len(listed)} videos that its split file lists"
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["runs"][0]["notes"] == [sentence]
-    assert result["runs"][0]["tests"]["official"]["n_listed"] == len(listed)
+    assert result["runs"][0]["tests"]["test"]["n_listed"] == len(listed)
     assert sentence in " ".join(done.output.split())
