@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from vidfeat.errors import PackError, explain
 
-from .config import BackboneConfig, VisionConfig
+from .config import BackboneConfig, ForeignText, VisionConfig
 from .config_json import uses_later
+from .foreign_text import ForeignTextTower
 from .hub_tokenizer import HubTokenizer
 from .text import TextTower
 from .tokenizer import Tokenizer
@@ -150,10 +151,22 @@ class BackbonePack:
         return cls.load(directory)
 
     def text_tower(self) -> TextTower:
-        """The text tower: frozen, eval, float32, the same object at every call.
+        """The text tower whose blocks run here: frozen, eval, float32, the same object at every call.
 
         Raises:
             PackError: damaged weights.
+            UnsupportedModelError: a tower that transformers runs.
+        """
+        self.config.open_text  # noqa: B018 - says why not
+        assert isinstance(self._text_tower, TextTower)
+        return self._text_tower
+
+    def frozen_text(self) -> TextTower | ForeignTextTower:
+        """The text tower for features of whole texts, whoever runs it; as `text_tower` where that is there.
+
+        Raises:
+            PackError: damaged weights.
+            UnsupportedModelError: transformers is not installed, or builds another tower.
         """
         return self._text_tower
 
@@ -205,7 +218,7 @@ class BackbonePack:
             raise _damaged(self.path, "the weights", expected=self.config.weights_sha256, got=found)
 
     @cached_property
-    def _text_tower(self) -> TextTower:
+    def _text_tower(self) -> TextTower | ForeignTextTower:
         tower = _build_text(self.config)
         return self._filled(tower, TEXT)
 
@@ -246,7 +259,9 @@ def _damaged(where: Path, what: str, *, expected: str, got: str) -> PackError:
     return PackError(explain(f"{what} is damaged", where=where, expected=f"sha256 {expected}", got=got, fix=_REWRITE))
 
 
-def _build_text(config: BackboneConfig) -> TextTower:
+def _build_text(config: BackboneConfig) -> TextTower | ForeignTextTower:
+    if isinstance(config.text, ForeignText):
+        return ForeignTextTower(config.text, embed_dim=config.embed_dim, name=config.name)
     with torch.device("meta"):
         return TextTower(config.text, embed_dim=config.embed_dim)
 
