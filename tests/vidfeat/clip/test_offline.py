@@ -22,9 +22,9 @@ from hub_tokenizers import fill_tokenizer
 from small_extraction import write_videos
 from whole_families import WHOLE, whole_config
 
-import prompttune.cli
-import vidfeat.cli
+from prompttune.cli.commands import cli as prompttune
 from vidfeat.backbone import BackbonePack
+from vidfeat.cli import main as vidfeat
 from vidfeat.clip.openclip import load_open_clip
 
 MODEL = ("--model", "ViT-B-16-quickgelu", "--pretrained", "openai")
@@ -105,8 +105,8 @@ def test_models_of_today_go_from_the_hubs_cache_to_a_classified_video(
     if WHOLE[family][2] is not None:
         fill_tokenizer(cut_models, family, repository=f"timm/{model}")
 
-    def sound(package: Any, *arguments: object) -> str:
-        done = CliRunner().invoke(package.cli.main, [*map(str, arguments)])
+    def sound(command: Any, *arguments: object) -> str:
+        done = CliRunner().invoke(command, [*map(str, arguments)])
         assert done.exit_code == 0, done.output
         return done.output
 
