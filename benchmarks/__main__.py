@@ -171,6 +171,13 @@ def speed(subject: str, arguments: tuple[str, ...]) -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def damage(arguments: tuple[str, ...]) -> None:
+    """Damage clips of many codecs and containers, and count which are listed, handed on right, or wrong."""
+    sys.exit(import_module("benchmarks.damage").main(list(arguments)))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def world(arguments: tuple[str, ...]) -> None:
     """Make the small world's videos, pre-train its CLIP, calibrate it (`python -m benchmarks world --help`)."""
     import_module("benchmarks.world.__main__").main(list(arguments))

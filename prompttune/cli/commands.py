@@ -142,6 +142,7 @@ def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **na
 @click.argument("more_prompts", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--split", "split_file", help="A split file of `prompttune splits`; its test sets are taken.")
 @click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
+@click.option("--average", is_flag=True, help="Also the mean of the logits of a row's prompt files, its seeds say.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
@@ -156,6 +157,7 @@ def evaluate(
     prompts: tuple[Path, ...],
     more_prompts: tuple[Path, ...],
     base_to_new: bool,
+    average: bool,
     overrides: tuple[str, ...],
     out: Path | None,
     form: str | None,
@@ -165,7 +167,8 @@ def evaluate(
 
     \b
     prompttune eval --store target.zarr
-    prompttune eval --store target.zarr --prompts runs/coop-target
+    prompttune eval --store target.zarr --prompts runs/coop-target --average
+    prompttune eval --store k400.zarr --set templates.ensemble=@clip-kinetics
     """
     if more_prompts and not prompts:
         raise click.UsageError(f"{more_prompts[0]} is no option; prompt files come after --prompts")
@@ -184,7 +187,7 @@ def evaluate(
         from prompttune.api.apply_prompts import apply_prompts
         from prompttune.base.console import plain_console
 
-    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, average=average, out=out)
     printed = _print_result(result, form)
     console = plain_console(stderr=printed)
     if not printed:

@@ -24,7 +24,7 @@ _NEEDS: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("optim.warmup_lr", "optim.warmup_epochs above 0", lambda c: c.optim.warmup_epochs > 0),
     ("context.n_ctx", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.init", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
-    ("context.init_pad", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
+    ("context.init_pad", 'words in context.init, or "template"', lambda c: c.context.init != "random"),
     ("context.words_behind", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.position", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.image_hidden", 'context.kind = "image"', lambda c: c.context.kind == "image"),

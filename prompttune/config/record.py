@@ -15,6 +15,7 @@ from pydantic import BaseModel
 # Dotted key -> the value that changes nothing, which is its default in no method in particular.
 NEWER: Mapping[str, Any] = {
     "recipe": "default",
+    "anchors.weighting": "fixed",
     "context.init_pad": False,
     "context.words_behind": "",
     "coupling.deep_hard": False,

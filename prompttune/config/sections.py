@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from prompttune.config.template_presets import TEMPLATE_PRESETS
+
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,7 +41,7 @@ Device = Annotated[str, AfterValidator(_device)]  # whether this machine has it,
 
 
 def _with_files(templates: Any) -> Any:
-    """`@FILE` replaced by the templates in it, so that a resolved configuration holds the words themselves."""
+    """`@NAME` and `@FILE` replaced by their templates, so that a resolved configuration holds the words themselves."""
     if isinstance(templates, str):
         templates = [templates]
     if not isinstance(templates, list | tuple):
@@ -49,10 +51,16 @@ def _with_files(templates: Any) -> Any:
         if not (isinstance(one, str) and one.startswith("@")):
             found.append(one)
             continue
+        if one[1:] in TEMPLATE_PRESETS:
+            found += TEMPLATE_PRESETS[one[1:]]
+            continue
         try:
             lines = [line.strip() for line in Path(one[1:]).read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"no file of templates can be read at {one[1:]} ({error})") from None
+            names = ", ".join(f"@{name}" for name in TEMPLATE_PRESETS)
+            raise ValueError(
+                f"no file of templates can be read at {one[1:]} ({error}); known by name: {names}"
+            ) from None
         found += [line for line in lines if line and not line.startswith("#")]
     return found
 
@@ -104,9 +112,10 @@ class ProtocolConfig(Section):
 class ContextConfig(Section):
     """The learned tokens in the text tower: `kind = "none"` trains none.
 
-    `init`: "random", N(0, init_std); "template", the words before the name in templates.zero_shot; else words. They are
-    n_ctx tokens, or fewer where `init_pad` puts zeros before them (ProGrad). `words_behind` stand frozen between the
-    learned tokens and the class name (MaPLe's "of a", TCP's "person doing"). `class_tokens_hidden = "none"` is E/4.
+    `init`: "random", N(0, init_std); "template", the words before the name in templates.zero_shot; "@FILE", the context
+    of a prompt file; else words. n_ctx tokens, or fewer words where `init_pad` puts zeros before them (ProGrad).
+    `words_behind` stand frozen between the learned tokens and the class name (MaPLe's "of a", TCP's "person doing").
+    `class_tokens_hidden = "none"` is E/4.
     """
 
     kind: Literal["none", "shared", "class", "image"] = "none"
@@ -127,8 +136,6 @@ class ContextConfig(Section):
             raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
         if self.words_behind and self.position != "end":
             raise ValueError(f'words_behind stand behind the context: position = "end", not {self.position!r}')
-        if self.init_pad and self.init == "random":
-            raise ValueError('init_pad puts zeros before the words of init, and init = "random" has none')
         return self
 
 
@@ -199,11 +206,16 @@ AnchorLossName = Literal[
 
 
 class AnchorsConfig(Section):
-    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
+    """Irrelevant videos from a store of their own, and the negative prompts that describe them.
+
+    `weighting = "balanced"`: a loss's weight is the share of the other terms' gradient that its own is given, at every
+    step (`prompttune.training.balance`), so that one setting serves all methods; "fixed" multiplies the loss.
+    """
 
     store: str
     loss: AnchorLossName = "margin-softplus"
     weight: Weight = 1.0
+    weighting: Literal["fixed", "balanced"] = "fixed"
     also: dict[AnchorLossName, Weight] = Field(default_factory=dict)
     options: dict[str, float | bool | str] = Field(default_factory=dict)
     n_anchors: Positive = 8
@@ -295,7 +307,8 @@ class OptimConfig(Section):
 class TemplatesConfig(Section):
     """Hand-written prompts, and how class names are cleaned before they enter any prompt.
 
-    An item `@FILE` of `ensemble` stands for the templates in that file, one a line; blank lines and `#` lines aside.
+    An item of `ensemble` that begins with `@` stands for several: `@clip-kinetics` (28), `@clip-ucf101` (48) and
+    `@promptsrc` (60) for published lists, `@FILE` for those in a file, one a line, blank lines and `#` lines aside.
     `average`: of several templates the unit features (CLIP) or the features as they are (PromptSRC) are averaged.
     """
 

@@ -110,6 +110,8 @@ class TrainConfig(Section):
         if self.classes.sample != "all":
             yield from self._class_sampling_problems()
         anchors = self.anchors
+        if anchors is not None and anchors.weighting == "balanced" and self.optim.gradient != "sum":
+            yield f'anchors.weighting = "balanced" does not go with optim.gradient = {self.optim.gradient!r}'
         puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
         if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
             yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"

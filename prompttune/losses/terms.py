@@ -266,6 +266,10 @@ class StepLosses:
     def total(self) -> Tensor:
         return torch.stack(tuple(self.terms.values())).sum(dim=0)
 
+    def scaled(self, factors: Mapping[str, Tensor]) -> StepLosses:
+        """The same with some terms times a factor of each run `[R]`."""
+        return StepLosses({name: value * factors.get(name, 1.0) for name, value in self.terms.items()})
+
 
 def compute_losses(step: StepTensors, terms: Sequence[WeightedTerm]) -> StepLosses:
     """The weighted value of each term on this step.

@@ -76,6 +76,13 @@ class LearnedContext(nn.Module):
         if config.coupling is not None:
             self.coupling = _make_coupling(config, hard_prompts, seeds=seeds, width=width)
 
+    @torch.no_grad()
+    def start_from(self, values: Tensor) -> None:
+        """Sets every run's context, and every class's, to `values` [M W]."""
+        assert self.ctx is not None
+        for own in self.ctx.runs:
+            own.copy_(values.expand_as(own))
+
     @property
     def n_ctx(self) -> int:
         """Context tokens in front of the tower's first block, hard ones beside soft ones included."""
@@ -184,6 +191,8 @@ def _start(config: TrainConfig, pack: BackbonePack, *, seeds: Sequence[int], n_c
     if context.init == "random":
         shape = (*per_class, context.n_ctx, pack.config.open_text.width)
         return RunGenerators(seeds, "context").normal(*shape, std=context.init_std)
+    if context.init.startswith("@"):  # whoever trains puts the file's values here, see `start_from`
+        return torch.zeros(len(seeds), *per_class, context.n_ctx, pack.config.text.width)
     words = split_template(config.templates.zero_shot)[0].strip() if context.init == "template" else context.init
     ids = pack.tokenizer().encode(words)
     n_zeros = context.n_ctx - len(ids)

@@ -24,6 +24,7 @@ from prompttune.losses.terms import StepLosses, StepTensors, WeightedTerm
 from prompttune.model.class_sampling import step_accuracy, step_losses
 from prompttune.model.prompt_model import PromptModel
 from prompttune.text.vocabulary import Vocabulary
+from prompttune.training.balance import make_balance
 from prompttune.training.gradients import gradient_norms, prograd_gradients
 from prompttune.training.optimisers import FlatParameters, LossScale, make_optimiser
 
@@ -93,6 +94,7 @@ class DeviceStep:
         self.optimiser = make_optimiser(self.parameters, [run.config.optim for run in runs], rates)
         device = self.parameters.values.device
         self.scale = LossScale() if self.config.precision == "fp16" and device.type == "cuda" else None
+        self.balance = make_balance(runs, device=device)
         self._row = torch.zeros(len(terms) + 3, len(runs), device=device)
         self._norms = torch.zeros(len(terms), len(runs), device=device)
         self._ok = torch.ones((), dtype=torch.bool, device=device)
@@ -106,11 +108,18 @@ class DeviceStep:
         for micro in micros:
             steps = self._forward(micro)
             losses = step_losses(steps, self.terms)
-            if with_norms:
-                found = gradient_norms(losses.terms, self.parameters.leaves)
-                norms = _add(norms, torch.stack(list(found.values())), micro.share)
+            found = gradient_norms(losses.terms, self.parameters.leaves) if with_norms else {}
             total = losses.total
-            own = self.parameters.flat(self._gradients(losses, total, micro.share))
+            if self.balance is None:
+                own = self.parameters.flat(self._gradients(losses, total, micro.share))
+            else:
+                scale = micro.share * (self.scale.scale if self.scale is not None else 1.0)
+                balanced, factors = self.balance.gradients(losses, self.parameters.leaves, scale=scale)
+                own, losses = self.parameters.flat(balanced), losses.scaled(factors)
+                found = {name: norm * factors.get(name, 1.0) for name, norm in found.items()}
+                total = losses.total
+            if with_norms:
+                norms = _add(norms, torch.stack(list(found.values())), micro.share)
             gradients = own if gradients is None else gradients.add_(own)
             seen = [*(value.detach() for value in losses.terms.values()), total.detach(), step_accuracy(steps)]
             row = _add(row, torch.stack(seen).float(), micro.share)

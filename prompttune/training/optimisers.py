@@ -136,7 +136,7 @@ class FlatSGD(FlatOptimiser):
         self.momentum: float | Tensor = momenta[0] if len(set(momenta)) == 1 else self._column(momenta)
 
     def _coefficients(self, rates: Tensor, decays: Tensor) -> Tensor:
-        return rates.float().view(len(rates), 1, -1, 1)
+        return rates.float()[:, None, :, None]
 
     def _moved(self, gradients: Tensor, coefficients: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         (rate,) = coefficients

@@ -249,7 +249,10 @@ def command_result(
         split_files=split_file_hashes(config.protocol),
         classes=classes,
         prompts=prompts,
-        hard_prompts=[_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts],
+        hard_prompts=[
+            *(_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts),
+            *(_provenance(p, group, classes.get("new", [])) | {"used_as": "context.init"} for p in group.started_from),
+        ],
         runs=[found[run.name] for run in runs],
         cells=_cells(runs, found),
         versions=package_versions(),

@@ -88,7 +88,7 @@ def _make_model(
     runs: Sequence[Run], sources: Sources, classes: Sequence[str], hard_prompts: Sequence[PromptFile]
 ) -> PromptModel:
     config = runs[0].config
-    return PromptModel(
+    model = PromptModel(
         config,
         sources.train.pack,
         seeds=[run.seed for run in runs],
@@ -96,6 +96,34 @@ def _make_model(
         hard_prompts=[_hard_rows(config, prompt) for prompt in hard_prompts],
         device=training_device(config.device),
     )
+    for prompt in _started_from(config, sources):
+        assert model.context is not None
+        assert prompt.ctx is not None
+        model.context.start_from(prompt.ctx)
+    return model
+
+
+def _started_from(config: TrainConfig, sources: Sources) -> list[PromptFile]:
+    """The prompt file whose context training starts from, `context.init = "@FILE"`; none for words and random values.
+
+    Raises:
+        PromptFileError: no such file, one of another backbone, or one of another number of tokens.
+    """
+    if config.context.kind == "none" or not config.context.init.startswith("@"):
+        return []
+    path, pack = config.context.init[1:], sources.train.pack
+    prompt = read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width)
+    if prompt.n_ctx != config.context.n_ctx:
+        raise PromptFileError(
+            explain(
+                "the context cannot start from this prompt",
+                where=path,
+                expected=f"context.n_ctx = {config.context.n_ctx} tokens",
+                got=f"{prompt.n_ctx} tokens",
+                fix=f"--set context.n_ctx={prompt.n_ctx}",
+            )
+        )
+    return [prompt]
 
 
 def _hard_rows(config: TrainConfig, prompt: PromptFile) -> Tensor:
@@ -129,6 +157,7 @@ class RunGroup:
         splits: one per run.
         others: test sets of further stores, by name.
         hard_prompts: the prompt files that are coupled.
+        started_from: the prompt file whose context the runs start from, if any.
         features: by store, "" for the training store's.
         model: of all runs.
     """
@@ -140,6 +169,7 @@ class RunGroup:
     hard_prompts: Sequence[PromptFile]
     features: Mapping[str, FeatureTable] = field(repr=False)
     model: PromptModel = field(repr=False)
+    started_from: Sequence[PromptFile] = ()
 
     @property
     def config(self) -> TrainConfig:
@@ -191,7 +221,7 @@ def prepare(runs: Sequence[Run], sources: Sources, *, splits: Sequence[Split] | 
         trained = np.concatenate([split.train for split in splits])
         keys = mean_of_views(sources.train, trained, reduce=reduce).to(model.device)
     attach_adapter(model, splits=splits, features=features[""], keys=keys)
-    return RunGroup(runs, sources, splits, others, hard, features, model)
+    return RunGroup(runs, sources, splits, others, hard, features, model, _started_from(config, sources))
 
 
 def make_trainer(group: RunGroup) -> Trainer:

@@ -11,7 +11,7 @@ import click
 
 from vidfeat.cli.anchors import anchors
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
-from vidfeat.cli.importing import import_
+from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import VidfeatError, explain
 from vidfeat.startup import quick_exit, quick_imports
 
@@ -319,5 +319,5 @@ def models(name: str | None, as_json: bool) -> None:
         print_models(verdicts)
 
 
-for command in (anchors, import_):
+for command in (anchors, import_, manifest):
     main.add_command(command)

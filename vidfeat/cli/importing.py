@@ -1,4 +1,4 @@
-"""`vidfeat import`: features that other programs extracted, and exported stores."""
+"""`vidfeat import` (features of other programs, exported stores) and `vidfeat manifest` (what of a list is there)."""
 
 from __future__ import annotations
 
@@ -55,3 +55,30 @@ def import_(source: Path, store: str, lists: tuple[Path, ...], allow_failures: i
             f"{done.n_failed} videos failed ({allow_failures} allowed); see: vidfeat failures {done.out}", err=True
         )
         sys.exit(FAILED_VIDEOS)
+
+
+@click.command()
+@click.argument("source", metavar="LIST", type=FOLDER_OR_FILE)
+@click.argument("store")
+@click.option("--classes", type=FILE, help="CSV `id,name` or JSON: what integer labels mean.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the available videos: a CSV path,label,split.")
+@click.option("--missing", type=click.Path(path_type=Path), help="Write the missing videos, in the same way.")
+@click.option("--json", "form", flag_value="json", help="Every class, as JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Every class, as CSV.")
+def manifest(source: Path, store: str, classes: Path | None, out: Path | None, missing: Path | None, form: str) -> None:
+    """Compare an official LIST with what STORE holds, per class; write the intersection.
+
+    LIST: Kinetics' CSV, Something-Something's JSON, UCF-101's train and test lists, HMDB-51's folder of split files,
+    and every list that extract takes.
+
+    \b
+    vidfeat manifest kinetics400_val.csv k400.zarr --out available.csv
+    """
+    from vidfeat.cli.tables import print_availability
+    from vidfeat.tools.availability import compare
+
+    found = compare(source, store, classes=classes)
+    for path, state in ((out, "available"), (missing, "missing")):
+        if path is not None:
+            path.write_text(found.as_csv(state), encoding="utf-8", errors="surrogateescape")
+    print_availability(found, form=form)

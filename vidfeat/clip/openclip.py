@@ -24,7 +24,7 @@ from vidfeat.backbone import (
     Tokenizer,
     weights_sha256,
 )
-from vidfeat.backbone.pack import tower_problems
+from vidfeat.backbone.state_check import tower_problems
 from vidfeat.clip import door
 from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
 from vidfeat.clip.config import TowerSizes, tower_sizes
@@ -62,15 +62,17 @@ class LoadedClip:
     leftovers: tuple[str, ...] = ()
     filled_from_base: tuple[str, ...] = ()
 
+    def pack_for(self, path: str | os.PathLike[str]) -> BackbonePack:
+        """The pack that its `save` will write at `path`, without a second check; its image tower is ready."""
+        return BackbonePack.of_checked(path, **self._parts())
+
     def write_pack(self, path: str | os.PathLike[str]) -> BackbonePack:
         """The pack written at `path`; see BackbonePack.write."""
-        return BackbonePack.write(
-            path,
-            config=self.config,
-            text_state=self.text_state,
-            visual_state=self.visual_state,
-            tokenizer=self.tokenizer,
-        )
+        return BackbonePack.write(path, **self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("config", "text_state", "visual_state", "tokenizer")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_clip import CONFIG, plain_class_features, plain_video_feature, random_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,12 +28,6 @@ from vidfeat.backbone import BackbonePack
 VALUES, GRADIENTS = 1e-5, 1e-4
 CLASSES = ("run", "wave_hand", "climb")
 N_RUNS, N_VIDEOS, N_FRAMES, DEPTH = 2, 3, 2, 3
-CONFIG: dict[str, Any] = {
-    "embed_dim": 24,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 48, "head_width": 16, "layers": 4},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3},
-}
 METHODS: dict[str, dict[str, Any]] = {
     "vpt": {},
     "vpt-deep": {"visual": {"depth": 4}},
@@ -46,14 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def clip() -> nn.Module:
-    from open_clip.model import CLIP
-
-    torch.manual_seed(0)
-    model = CLIP(**CONFIG).eval().requires_grad_(False)
-    for name, value in model.named_parameters():
-        if name.endswith("bias") or "ln_" in name:
-            value.add_(0.1 * torch.randn_like(value))
-    return model
+    return random_clip(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -62,38 +50,6 @@ def pack(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> BackboneP
 
     loaded = from_state_dict(clip.state_dict(), model_config=CONFIG)
     return loaded.write_pack(tmp_path_factory.mktemp("packs") / "pack")
-
-
-def plain_class_features(clip: Any, pack: BackbonePack, texts: list[str], ctx: Tensor, deep: list[Tensor]) -> Tensor:
-    """[C E] unit, of [SOS][ctx][name . EOT], deep prompts in the place of the context at each later block."""
-    tokenizer, n_ctx, features = pack.tokenizer(), len(ctx), []
-    for text in texts:
-        ids = [tokenizer.sot_id, *[0] * n_ctx, *tokenizer.encode(f"{text}."), tokenizer.eot_id]
-        padded = torch.tensor([ids + [0] * (77 - len(ids))])
-        x = clip.token_embedding(padded)
-        x = torch.cat([x[:, :1], ctx[None], x[:, 1 + n_ctx :]], dim=1) + clip.positional_embedding
-        for index, block in enumerate(clip.transformer.resblocks):
-            if 0 < index <= len(deep):
-                x = torch.cat([x[:, :1], deep[index - 1][None], x[:, 1 + n_ctx :]], dim=1)
-            x = block(x, attn_mask=clip.attn_mask)
-        features.append(clip.ln_final(x)[0, len(ids) - 1] @ clip.text_projection)
-    return F.normalize(torch.stack(features), dim=-1)
-
-
-def plain_video_feature(visual: Any, pixels: Tensor, rows: list[Tensor]) -> Tensor:
-    """[E] unit: frames [F 3 H W] with visual prompts, averaged before they are normalised."""
-    x = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
-    n_tokens = x.shape[1]
-    if rows:
-        x = torch.cat([x, rows[0].expand(len(x), -1, -1)], dim=1)
-    x = visual.ln_pre(x)
-    for index, block in enumerate(visual.transformer.resblocks):
-        if 0 < index < len(rows):
-            x = torch.cat([x[:, :n_tokens], rows[index].expand(len(x), -1, -1)], dim=1)
-        x = block(x)
-    pooled, _ = visual._pool(x)
-    return F.normalize((pooled @ visual.proj).mean(dim=0), dim=-1)
 
 
 def plain_losses(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vidfeat.errors import ManifestError, explain
 from vidfeat.tools.features.found import FoundVideo, failed
+from vidfeat.tools.names import ByName, normal, plain
 from vidfeat.video.manifest import file_rows, with_class_names
 from vidfeat.video.source.classes import class_ids, note_like_spelled
-from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row
+from vidfeat.video.source.rows import Problems, Row
 
 _CLASS_FIELDS = ("label", "class", "class_name", "category", "caption", "cls")
 
@@ -76,21 +75,18 @@ def _listed(
             raise ManifestError(explain("The list does not exist.", where=path, fix="check the path"))
         rows += file_rows(path, path.parent, problems, known=set((ids or {}).values()))
     rows = with_class_names(rows, dict(ids) if ids else None, problems)
-    by_key: dict[str, list[FoundVideo]] = defaultdict(list)
-    for video in videos:
-        by_key[_key(video.id)].append(video)
-        if "/" in _key(video.id):
-            by_key[_key(video.id).rpartition("/")[2]].append(video)
+    by_id = {video.id: video for video in videos}
+    by_name = ByName(by_id)
     found, lost, used = [], [], set()
     seen: dict[str, Row] = {}
     for row in rows:
-        name = PurePosixPath(os.path.normpath(row.path.replace("\\", "/"))).as_posix()
+        name = normal(row.path)
         if name in seen:
             note = "" if seen[name].label == row.label else f", with two labels: {seen[name].label!r} and {row.label!r}"
             problems.add("video listed twice", [f"{row.where}: {name}{note}"])
             continue
         seen[name] = row
-        own = by_key.get(_key(name)) or by_key.get(_key(name).rpartition("/")[2], [])
+        own = [by_id[key] for key in by_name.find(name)]
         if len(own) == 1:
             used.add(own[0].id)
             found.append(_told(own[0], name, row))
@@ -102,7 +98,7 @@ def _listed(
             lost.append(name)
             found.append(_told(failed(name, "", "unreadable", "no features: it is in the list alone"), name, row))
     if not used:
-        problems.add("the list names not one of the features", [f"{_key(v.id)}" for v in videos[:3]])
+        problems.add("the list names not one of the features", [plain(video.id) for video in videos[:3]])
     unnamed = [video.id for video in videos if video.id not in used]
     for kind, cases in (
         ("listed without features (failed videos of the store)", lost),
@@ -115,12 +111,6 @@ def _listed(
 
 def _told(video: FoundVideo, name: str, row: Row) -> FoundVideo:
     return replace(video, id=name, label=row.label, split=row.split, group=row.group)
-
-
-def _key(name: str) -> str:
-    """A name without a video's ending."""
-    path, ending = os.path.splitext(name)
-    return path if ending.lower() in VIDEO_EXTENSIONS else name
 
 
 def _written(videos: Sequence[FoundVideo], label_from: str, problems: Problems) -> list[FoundVideo]:
