@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,11 +182,9 @@ def text_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
                 engine = TextEngine(tower)
                 contexts = {n_runs: context_of(n_runs, depth, width, clock.device) for n_runs in setting.runs}
                 one = contexts[setting.runs[0]]
-                theirs = text_step(lambda c, p=prompts: open_clip_encode(model, p, c), one, precision)
+                theirs = text_step(partial(open_clip_encode, model, prompts), one, precision)
                 steps = {"open_clip": theirs} | {
-                    f"engine, {n_runs} run(s)": text_step(
-                        lambda c, e=engine, p=prompts: e.encode(p, c), context, precision
-                    )
+                    f"engine, {n_runs} run(s)": text_step(partial(engine.encode, prompts), context, precision)
                     for n_runs, context in contexts.items()
                 }
                 ours = next(iter(steps[name] for name in steps if name != "open_clip"))
@@ -345,7 +344,7 @@ def counted(setting: Setting, towers: Towers) -> Iterator[tuple[str, str, int]]:
         for depth in setting.depths:
             for precision in PRECISIONS:
                 engine, context = TextEngine(tower), context_of(1, depth, tower.config.width, "meta")
-                step = text_step(lambda c, e=engine, p=prompts: e.encode(p, c), context, precision)
+                step = text_step(partial(engine.encode, prompts), context, precision)
                 step()
                 with Launches() as launches:
                     step()

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Launches(TorchDispatchMode):
         def attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
             return _Attention.apply(query, key, value, self.counts)
 
-        F.scaled_dot_product_attention = attention
+        F.scaled_dot_product_attention = attention  # type: ignore[assignment]
         super().__enter__()
         return self
 
@@ -126,7 +127,7 @@ def _is_view(func: Any) -> bool:
 
 def _ours() -> str:
     """The innermost line of ours on the stack; of PyTorch's own backward passes, where they were asked for."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(str(ROOT)) and path != __file__ and ".venv" not in path:

@@ -133,7 +133,7 @@ class GraphedStep:
 def _copy(given: Given) -> Given:
     """The same with tensors of its own."""
     if isinstance(given, Tensor):
-        return given.clone()
+        return given.clone()  # type: ignore[return-value]
     if isinstance(given, list):
         return [_copy(one) for one in given]  # type: ignore[return-value]
     if _is_inputs(given):
