@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-SPEED_SUBJECTS = ("store", "extract", "text", "visual", "start", "whole", "write")
+SPEED_SUBJECTS = ("store", "extract", "text", "visual", "gpu", "start", "whole", "write")
 COMPARISON = Path(__file__).parent / "evidence.toml"
 
 
@@ -167,6 +167,13 @@ def readme(check: bool) -> None:
 def speed(subject: str, arguments: tuple[str, ...]) -> None:
     """Measure one part against its plain counterpart, as ratios in one run, into benchmarks/results."""
     sys.exit(import_module(f"benchmarks.speed.{subject}").main(list(arguments)))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def damage(arguments: tuple[str, ...]) -> None:
+    """Damage clips of many codecs and containers, and count which are listed, handed on right, or wrong."""
+    sys.exit(import_module("benchmarks.damage").main(list(arguments)))
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

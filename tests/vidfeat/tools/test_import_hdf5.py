@@ -114,6 +114,16 @@ def test_float64_is_rounded_and_said(tmp_path):
     assert done.failures == {"non_finite": 1}
 
 
+def test_features_that_point_nowhere_are_failures_by_name(tmp_path):
+    videos = {"a": rows(3), "zero": np.zeros((3, 6), np.float32), "frame": rows(3), "huge": rows(3) * 1e30}
+    videos["frame"][1] = 0
+    reader, done = imported(write(tmp_path / "x.h5", videos), tmp_path / "Y.zarr")
+    assert reader.ids[reader.ok].tolist() == ["a"]
+    assert done.failures == {"non_finite": 3}
+    details = {row.id: row.detail for row in reader.videos() if not row.ok}
+    assert details["frame"].startswith("1 of 3 rows are all zeros")
+
+
 def test_videos_of_one_length_have_a_fixed_number_of_frames_and_bad_ones_are_recorded(tmp_path):
     videos = {f"v{i}": np.full((4, 2, 3), 1.0 + i, np.float32) for i in range(4)}
     videos["v2"][1, 1, 1] = np.nan

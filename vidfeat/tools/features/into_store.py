@@ -21,8 +21,8 @@ from vidfeat.store import (
     StoreWriter,
     TapSpec,
     VideoRow,
+    feature_problem,
     open_store,
-    storage_problem,
 )
 from vidfeat.tools.features.found import Found, FoundVideo
 from vidfeat.tools.features.in_tars import TARS
@@ -229,7 +229,7 @@ def _write(
     for name, content in options.pack.files() if options.pack is not None else ():
         writer.write_pack_file(name, content)
     by_id = {video.id: video for video in videos}
-    numbers = _Numbers(dtype)
+    numbers = _Numbers(dtype, options.tap)
     for unit in writer.pending_units():
         facts, rows = [], []
         for index in unit.video_indices:
@@ -265,7 +265,8 @@ def _sha256(path: str) -> str:
 class _Numbers:
     """Reads videos as rows of one dtype, and keeps what was peculiar about them."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, tap: str) -> None:
+        self._tap = tap
         self._dtype = np.dtype(dtype)
         self._single: list[str] = []
         self._rounded: list[str] = []
@@ -285,7 +286,7 @@ class _Numbers:
             self._single.append(video.id)
         with np.errstate(over="ignore"):
             values = given.astype(self._dtype, copy=False)
-        problem = storage_problem(values, self._dtype.name)
+        problem = feature_problem(values, TapSpec(self._tap, values.shape[1:], self._dtype.name))
         if problem is not None:
             return VideoRow.failed(video, reason="non_finite", detail=problem), np.empty(0)
         self._look(video, given, values)
