@@ -115,18 +115,25 @@ def _plug(study: Path | None, out: Path, data: Path, options: Any) -> list[Path]
     module, figures = import_module("benchmarks.plug"), import_module("benchmarks.evidence_figures")
     loaded = module.load_study(study or COMPARISON.with_name("plug.toml"))
     settings = module.run_study(loaded, out=out, data=data, options=options)
-    record = module.write_record(loaded, settings, out=out, data=data)
-    return [module.RESULT, figures.draw_forest(record)]
+    path = module.RESULTS / f"{loaded.record}.json"
+    if loaded.until == "plugs":
+        module.write_search(loaded, settings, out=out, data=data, path=path)
+        return [path]
+    record = module.write_record(loaded, settings, out=out, data=data, path=path)
+    return [path, figures.draw_forest(record, name=loaded.record)]
 
 
 @main.command()
 @click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Of the worlds, separated by commas.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/worlds"), show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes that draw and decode videos.")
-def worlds(seeds: str, out: Path, workers: int) -> None:
+@click.option("--sources", is_flag=True, help="Also worldN/sources.zarr: the other worlds' other sets, joined.")
+def worlds(seeds: str, out: Path, workers: int, sources: bool) -> None:
     """Videos and stores, tokens included, of several worlds of the generator; what is finished is not made again."""
     numbers = [int(text) for text in seeds.split(",")]
     import_module("benchmarks.quickstart").make_worlds(numbers, out=out, workers=workers)
+    if sources:
+        import_module("benchmarks.sources").make_sources(numbers, data=out)
     click.echo(f"Next: python -m benchmarks evidence --plug --data {out}")
 
 
@@ -160,6 +167,13 @@ def readme(check: bool) -> None:
 def speed(subject: str, arguments: tuple[str, ...]) -> None:
     """Measure one part against its plain counterpart, as ratios in one run, into benchmarks/results."""
     sys.exit(import_module(f"benchmarks.speed.{subject}").main(list(arguments)))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def damage(arguments: tuple[str, ...]) -> None:
+    """Damage clips of many codecs and containers, and count which are listed, handed on right, or wrong."""
+    sys.exit(import_module("benchmarks.damage").main(list(arguments)))
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -73,10 +73,10 @@ def difference_figure(document: Mapping[str, Any], baseline: str) -> Figure:
     return figure
 
 
-def draw_forest(document: Mapping[str, Any], *, folder: Path = FIGURES) -> Path:
+def draw_forest(document: Mapping[str, Any], *, folder: Path = FIGURES, name: str = "plug") -> Path:
     """The forest plot of the plug study as an SVG file; its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "plug-forest.svg"
+    path = folder / f"{name}-forest.svg"
     forest_figure(document).savefig(path, metadata={"Date": None})
     return path
 
@@ -94,8 +94,8 @@ def forest_figure(document: Mapping[str, Any]) -> Figure:
         panel.axvline(0, color="0.6", lw=0.8)
         for line in (line for line in effects if line["metric"] == metric):
             nth = arms.index(line["arm"])
-            place = len(hosts) - 1 - hosts.index(line["host"]) + 0.22 * (1 - nth)
-            marker, colour = "os^"[nth], f"C{nth}"
+            place = len(hosts) - 1 - hosts.index(line["host"]) + 0.66 * ((len(arms) - 1) / 2 - nth) / len(arms)
+            marker, colour = "os^vDP*X"[nth], f"C{nth}"
             label = f"+ {line['arm']}" if line["host"] == "all" else None
             panel.plot(100 * line["mean"], place, marker, ms=5, color=colour, label=label)
             if line["low"] is not None:

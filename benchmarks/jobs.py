@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from benchmarks.locks import held
 from benchmarks.suite import Cell, Resources
 from prompttune.base.tensor_files import write_bytes
+from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run, group_runs, trains_by_gradient
 from prompttune.evaluation.results import RESULT, Result
 from prompttune.training.checkpoint import NOT_TRAINING
@@ -110,7 +111,7 @@ def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _hash(members: Sequence[Cell]) -> str:
-    content = [[cell.name, cell.config.model_dump(mode="json", exclude=NOT_TRAINING)] for cell in members]
+    content = [[cell.name, fingerprint_tables(cell.config, exclude=NOT_TRAINING)] for cell in members]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

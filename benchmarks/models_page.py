@@ -36,6 +36,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
             cell(verdict.visual_prompts, "yes"),
             cell(verdict.text_prompts, verdict.text_prompts.how),
             cell(verdict.zero_shot, "yes"),
+            "hub" if "hub" in verdict.tokenizer else "CLIP's",
             str(len(verdict.weights)),
         )
         rows.append(f"| {' | '.join(cells)} |")
@@ -56,10 +57,12 @@ def page(verdicts: Sequence[Verdict]) -> str:
             "- **tokens**: `tokens@L` for these L; visual prompts join at each of them but the last.",
             "- **text prompts**: the exact path of a learned context. `shared-prefix`: what all classes begin with is "
             "encoded once; `full-length`: every position of every class is computed, as each changes the feature.",
+            "- **tokenizer**: CLIP's byte pairs come with open_clip; the hub's is taken from its cache, downloaded, or "
+            "given as `--tokenizer FILE`.",
             "- **weights**: tags in open_clip's list that have the model's activation.",
             "",
-            "| model | picture | pooled | tokens | visual prompts | text prompts | zero-shot | weights |",
-            "| :-- | --: | :-- | :-- | :-- | :-- | :-- | --: |",
+            "| model | picture | pooled | tokens | visual prompts | text prompts | zero-shot | tokenizer | weights |",
+            "| :-- | --: | :-- | :-- | :-- | :-- | :-- | :-- | --: |",
             *rows,
             "",
             "Why not:",

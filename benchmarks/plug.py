@@ -32,7 +32,7 @@ from prompttune.config.train_config import merge
 from prompttune.evaluation.results import Result
 from prompttune.report.statistics import Difference, holm, paired_difference
 
-RESULT = Path(__file__).parent / "results" / "plug.json"
+RESULTS = Path(__file__).parent / "results"
 SETTINGS = "settings.json"
 ALONE, BOTH = "alone", "both"
 LOCALLY = RunOptions()
@@ -48,14 +48,22 @@ class Plug(Table):
 class Host(SearchedMethod):
     """A method that the plugs are added to; `without` names plugs that it has no place for, and `reason` why."""
 
-    without: tuple[Literal["anchors", "coupling"], ...] = ()
+    without: tuple[str, ...] = ()
     reason: str = ""
 
 
 class PlugStudy(Table):
-    """The whole comparison; `stores` are relative to a world's folder `worldN`."""
+    """The whole comparison; `stores` are relative to a world's folder `worldN`.
+
+    `record` names the result in `benchmarks/results`. `together`: an arm with all plugs at once. `until = "plugs"` is a
+    search: it ends with the trials on the other data sets and looks at no target. Hard prompts of the store `other` are
+    of the target while tuning; those of further stores stay what they are.
+    """
 
     title: str
+    record: str = "plug"
+    together: bool = True
+    until: Literal["plugs", "final"] = "final"
     command: str
     shows: str
     cost: str
@@ -70,7 +78,7 @@ class PlugStudy(Table):
     stores: dict[str, str]
     shared: dict[str, Any] = Field(default_factory=dict)
     hard_prompts: tuple[HardPrompt, ...] = ()
-    plugs: dict[Literal["anchors", "coupling"], Plug]
+    plugs: dict[str, Plug]
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -80,12 +88,19 @@ class PlugStudy(Table):
             raise ValueError(f"every host needs at least trials = {self.trials} settings: {short}")
         if unknown := sorted(set(self.tuning_worlds) - set(self.worlds)):
             raise ValueError(f"tuning_worlds are among the worlds; got {unknown}")
+        if unplugged := sorted({name for host in self.hosts for name in host.without} - set(self.plugs)):
+            raise ValueError(f"hosts go without plugs that there are not: {unplugged}")
         return self
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """What hosts may be run with beside alone."""
+        return (*self.plugs, *((BOTH,) if self.together else ()))
 
     def arms(self, host: Host) -> tuple[str, ...]:
         """What the host is run with: alone, each plug it has a place for, and both."""
         fitting = [name for name in self.plugs if name not in host.without]
-        return (ALONE, *fitting, *((BOTH,) if len(fitting) == len(self.plugs) else ()))
+        return (ALONE, *fitting, *((BOTH,) if self.together and len(fitting) == len(self.plugs) else ()))
 
 
 @dataclass(frozen=True)
@@ -126,20 +141,23 @@ def run_study(
         ConfigError: a training that failed, with the place of its error.
     """
     console = console or plain_console()
-    scores = _run(study, "hosts", host_trials(study), out=out, data=data, console=console, options=options)
-    chosen = {}
-    for host in study.hosts:
-        settings = settings_of(study, host)
-        found = [_mean(scores[f"{host.label}, trial {place}"]) for place in range(len(settings))]
-        chosen[host.label] = settings[int(np.argmax(found))]
-    scores = _run(
-        study, "plugs", plug_trials(study, Settings(chosen, {})), out=out, data=data, console=console, options=options
-    )
-    settings_found = Settings(
-        chosen, {str(name): _best_plug(study, name, plug, scores) for name, plug in study.plugs.items()}
-    )
+    chosen = {host.label: settings_of(study, host)[0] for host in study.hosts}
+    if study.trials > 1:
+        scores = _run(study, "hosts", host_trials(study), out=out, data=data, console=console, options=options)
+        for host in study.hosts:
+            settings = settings_of(study, host)
+            found = [_mean(scores[f"{host.label}, trial {place}"]) for place in range(len(settings))]
+            chosen[host.label] = settings[int(np.argmax(found))]
+    plugs = {name: grid_of(plug.search)[0] for name, plug in study.plugs.items()}
+    if study.until == "plugs" or any(len(grid_of(plug.search)) > 1 for plug in study.plugs.values()):
+        rows = plug_trials(study, Settings(chosen, {}))
+        scores = _run(study, "plugs", rows, out=out, data=data, console=console, options=options)
+        plugs = {name: _best_plug(study, name, plug, scores) for name, plug in study.plugs.items()}
+    settings_found = Settings(chosen, plugs)
+    out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(json.dumps(vars(settings_found), indent=1, ensure_ascii=False) + "\n")
-    _run(study, "final", final_rows(study, settings_found), out=out, data=data, console=console, options=options)
+    if study.until == "final":
+        _run(study, "final", final_rows(study, settings_found), out=out, data=data, console=console, options=options)
     return settings_found
 
 
@@ -200,7 +218,11 @@ def suite_of(study: PlugStudy, stage: str, world: int, rows: Sequence[Mapping[st
             "baseline": rows[0]["label"],
             "stores": {name: f"world{world}/{path}" for name, path in study.stores.items()},
             "hard_prompts": [
-                {**prompt.model_dump(), "store": source, "config": merge(shared, prompt.config)}
+                {
+                    **prompt.model_dump(),
+                    "store": source if prompt.store == study.other else prompt.store,
+                    "config": merge(shared, prompt.config),
+                }
                 for prompt in study.hard_prompts
             ],
             "methods": [{"label": row["label"], "config": merge(study.shared, row["config"])} for row in rows],
@@ -263,7 +285,7 @@ def effects(
 
     Each effect is the mean over worlds, with the t interval of the worlds' means.
     """
-    for arm in (*study.plugs, BOTH):
+    for arm in study.all_arms:
         hosts = [host.label for host in study.hosts if arm in study.arms(host)]
         for metric in METRICS:
             by_host = {
@@ -280,14 +302,51 @@ def effects(
             yield "all", arm, metric, paired_difference(np.mean(list(by_host.values()), axis=0).tolist())
 
 
-def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path = RESULT) -> dict[str, Any]:
-    """`benchmarks/results/plug.json`: scores, effects with intervals and Holm's p over hosts, and what tuning chose."""
+def write_search(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
+    """What a search found: every setting of every host with its mean over worlds and seeds, the best first.
+
+    Each line has the paired difference of its harmonic mean to the first host alone, over worlds.
+    """
+    rows = plug_trials(study, settings)
+    found = read_scores(study, "plugs", rows, out=out, data=data)
+    baseline = f"{study.hosts[0].label}, {ALONE}"
+
+    def by_world(label: str) -> NDArray[np.float64]:
+        return np.array([np.mean(found[label][world]["harmonic_mean"]) for world in study.tuning_worlds])
+
+    lines = [
+        {
+            "label": row["label"],
+            **{metric: float(np.mean([by[metric] for by in found[row["label"]].values()])) for metric in METRICS},
+            "against_baseline": vars(paired_difference((by_world(row["label"]) - by_world(baseline)).tolist())),
+            "config": row["config"],
+        }
+        for row in rows
+    ]
+    lines.sort(key=lambda line: -float(line["harmonic_mean"]))
+    document = rounded(
+        {
+            "title": study.title,
+            "command": study.command,
+            "worlds": study.tuning_worlds,
+            "seeds": study.trial_seeds,
+            "baseline": baseline,
+            "settings": vars(settings),
+            "lines": lines,
+        }
+    )
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return document
+
+
+def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
+    """The result: scores, effects with intervals and Holm's p over hosts, and what tuning chose."""
     found = read_scores(study, "final", final_rows(study, settings), out=out, data=data)
     lines = [
         {"host": host, "arm": arm, "metric": metric, **vars(effect)}
         for host, arm, metric, effect in effects(study, found)
     ]
-    for arm in (*study.plugs, BOTH):
+    for arm in study.all_arms:
         for metric in METRICS:
             tested = [x for x in lines if (x["arm"], x["metric"]) == (arm, metric) and x["host"] != "all"]
             for line, p in zip(tested, holm([line["p"] for line in tested]), strict=True):
@@ -323,13 +382,13 @@ def _table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
         scores = document["scores"][f"{host}, {ALONE}"].values()
         return f"{100 * np.mean([np.mean(by['harmonic_mean']) for by in scores]):.1f}"
 
-    arms = (*study.plugs, BOTH)
+    arms = study.all_arms
     rows = [[host.label, alone(host.label), *(cell(host.label, arm) for arm in arms)] for host in study.hosts]
     return {
         "columns": ["host", "HM alone", *(f"+ {arm}" for arm in arms)],
         "rows": [*rows, ["mean over hosts", "", *(cell("all", arm) for arm in arms)]],
         "note": f"Harmonic mean of base and new, points gained over the host alone: means over {len(study.worlds)} "
         f"worlds of differences paired by seed ({len(study.seeds)} seeds), with 95 % t intervals over worlds. p values "
-        "after Holm over hosts are in benchmarks/results/plug.json. A plug has one setting for all hosts.",
+        f"after Holm over hosts are in benchmarks/results/{study.record}.json. A plug has one setting for all hosts.",
         "command": study.command,
     }

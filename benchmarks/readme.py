@@ -17,7 +17,7 @@ from prompttune.report.markdown import markdown_table
 from vidfeat.errors import explain
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("README.md", "docs/findings.md")
+PAGES = ("README.md", "docs/findings.md", "docs/limits.md")
 BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
 
 

@@ -81,7 +81,7 @@ def _listed(value: Any) -> Any:
 
 
 class Suite(Table):
-    """A whole comparison."""
+    """A whole comparison; `shared` lies under every method's and hard prompt's own configuration."""
 
     title: str
     command: str = "python -m benchmarks run SUITE.toml"
@@ -91,6 +91,7 @@ class Suite(Table):
     baseline: str
     stores: dict[str, str]
     world_seed: int | None = None
+    shared: dict[str, Any] = Field(default_factory=dict)
     resources: Resources = Resources()
     hard_prompts: tuple[HardPrompt, ...] = ()
     methods: Annotated[tuple[MethodRow, ...], Field(min_length=1)]
@@ -122,7 +123,7 @@ class Suite(Table):
 
     def _placeholder_problems(self) -> Iterator[str]:
         known = {"stores": set(self.stores), "prompts": {prompt.name for prompt in self.hard_prompts}}
-        tables = [(f"methods.{row.label}", row.config) for row in self.methods]
+        tables = [("shared", self.shared), *((f"methods.{row.label}", row.config) for row in self.methods)]
         tables += [(f"hard_prompts.{prompt.name}", prompt.config) for prompt in self.hard_prompts]
         tables += [(f"grid.{grid.name}", grid.config) for grid in self.grid]
         for where, config in tables:
@@ -263,7 +264,7 @@ def _cell(draft: _Draft, given: Mapping[str, Any], config: TrainConfig) -> Cell:
 
 def _drafts(suite: Suite) -> Iterator[_Draft]:
     for prompt in suite.hard_prompts:
-        given = merge(prompt.config, {"seeds": [prompt.seed]})
+        given = merge(merge(suite.shared, prompt.config), {"seeds": [prompt.seed]})
         protocol = {"name": "base-to-new", "shots": 16} | given.get("protocol", {})
         shots = protocol["shots"] if isinstance(protocol["shots"], int) else 0
         name, resources = f"{PROMPTS}{slug(prompt.name)}", prompt.resources or suite.resources
@@ -272,7 +273,7 @@ def _drafts(suite: Suite) -> Iterator[_Draft]:
         rows = [row for row in suite.methods if not grid.methods or row.label in grid.methods]
         for row, store, protocol, shots in itertools.product(rows, grid.stores, grid.protocols, grid.shots):
             placed = {"seeds": list(suite.seeds), "protocol": {"name": protocol, "shots": shots}}
-            given = merge(merge(row.config, placed), grid.config)
+            given = merge(merge(merge(suite.shared, row.config), placed), grid.config)
             name = "-".join(filter(None, (slug(row.label), store, protocol, str(shots), grid.name)))
             resources = row.resources or suite.resources
             yield _Draft(name, "method", row.label, store, protocol, shots, grid.name, given, resources)

@@ -8,12 +8,10 @@ stood in for by random ones of their shape.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,9 +131,12 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
     """A prompt file such as the cell will make, its context random."""
     import torch
 
-    from prompttune.prompts.file import PromptFile, write_prompt_file
+    from prompttune.prompts.file import DEEP, PromptFile, write_prompt_file
 
     n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.text.width
+    rows = 0.02 * torch.randn(
+        maker.config.context.prompt_depth, n_ctx, width, generator=torch.Generator().manual_seed(0)
+    )
     write_prompt_file(
         path,
         PromptFile(
@@ -148,8 +149,8 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
             pack_hash=sources.train.pack.hash,
             n_ctx=n_ctx,
             width=width,
-            ctx=0.02 * torch.randn(n_ctx, width, generator=torch.Generator().manual_seed(0)),
-            learned={},
+            ctx=rows[0],
+            learned={f"{DEEP}.{block}": row for block, row in enumerate(rows[1:])},
         ),
     )
 
@@ -157,13 +158,14 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
 def _n_steps(run: Run, sources: Sources) -> int:
     """Optimiser steps of a run; makes its split, which refuses what cannot be split."""
     from prompttune.data.protocols import make_split, split_table
+    from prompttune.training.schedules import steps_per_epoch
 
     protocol, optim = run.config.protocol, run.config.optim
     table = split_table(protocol, sources.train.table)
     split = make_split(protocol, table, seed=run.seed, trains=trains(run.config))
     if not trains_by_gradient(run.config):
         return 0
-    return math.ceil(len(split.train) / optim.batch_size) * optim.epochs
+    return steps_per_epoch(optim, len(split.train)) * optim.epochs
 
 
 def _shape_key(runs: Sequence[Run]) -> str:
@@ -183,7 +185,6 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     from prompttune.training.run_group import make_trainer, plan_groups, prepare
 
     groups = plan_groups(runs, sources)
-    _import_optimisers()
     started = time.perf_counter()
     group = prepare(groups[0], sources)
     opening = len(groups) * (time.perf_counter() - started)
@@ -200,11 +201,3 @@ def _measure(runs: Sequence[Run], sources: Sources) -> _Shape:
     if counted > LONGEST_TRIAL_SECONDS:
         return _Shape(opening, len(groups) * counted, memory, "counted")
     return _Shape(opening, len(groups) * step_seconds(trainer, at_least=TIMED_STEPS), memory, "measured")
-
-
-@cache
-def _import_optimisers() -> None:
-    """The first optimiser of a process imports much of torch, which is no part of any cell's time."""
-    import torch
-
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).step()

@@ -8,8 +8,9 @@ slow moment of the machine hits all of them:
     plain         the same through our blocks (`plain_encode`), which use PyTorch's fused attention
     engine        one run, and four runs at once
 
-It then measures two whole processes (`text_whole.py`): a base-to-new run as large as HMDB-51's, and the memory of a
-step on 1,000 classes. `--part` measures one of the three alone and leaves the others' figures in the file.
+It then measures towers of other families (`text_towers.py`) and two whole processes (`text_whole.py`): a base-to-new
+run as large as HMDB-51's, and the memory of a step on 1,000 classes. `--part` measures one of the four alone and leaves
+the others' figures in the file.
 
 A machine that others share changes its speed by half within a minute, so everything is compared with its neighbours in
 time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside
@@ -28,13 +29,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.speed import text_whole
+from benchmarks.speed import text_towers, text_whole
 from benchmarks.speed.text_paths import N_CTX, RUNS_AT_ONCE, random_towers, text_steps
 
 RESULT = Path(__file__).parents[1] / "results" / "speed_text.json"
@@ -211,6 +212,7 @@ class Measured:
     n_rounds: int  # the fewest of any row
     run: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    towers: list[text_towers.TowerRow] = field(default_factory=list)
 
     @classmethod
     def before(cls, out: Path, setting: Setting, parts: Sequence[str]) -> Measured:
@@ -229,14 +231,19 @@ class Measured:
             kept[name] = [Row(**row) for row in found[name] if row["class_list"] not in again]
         given = (setting.n_threads, setting.clock)
         theirs = (found["setting"]["n_threads"], found["setting"]["clock"])
-        if given != theirs and any(kept.values()):
+        # Rows of towers say themselves how they were measured.
+        if given != theirs and any(kept.values()) and set(parts) != {"towers"}:
             raise click.UsageError(
                 f"{out} holds rows of {theirs[0]} thread(s) and the {theirs[1]} clock, which {given[0]} and {given[1]} "
                 "do not go with: measure everything again, or give another --out"
             )
         whole = {name: found[name] for name in ("run", "memory") if name not in parts}
         n_rounds = min(setting.n_rounds, found["setting"]["n_rounds"]) if any(kept.values()) else setting.n_rounds
-        return cls(kept["rows"], kept["in_pieces"], n_rounds, **whole)
+        measured = cls(kept["rows"], kept["in_pieces"], n_rounds, **whole)
+        again = setting.class_lists if "towers" in parts else ()
+        towers = [text_towers.TowerRow(**row) for row in found.get("towers", [])]
+        measured.towers = [row for row in towers if row.class_list not in again]
+        return measured
 
     def add(self, row: Row, setting: Setting) -> None:
         """A new row, in the order of the lists."""
@@ -252,6 +259,7 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
     setting = replace(setting, n_rounds=measured.n_rounds)
     rows, memory, run = measured.rows, measured.memory, measured.run
     misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
+    misses += [miss for row in measured.towers for miss in row.misses()]
     rates = [SGEMM_FLOP / row.seconds["sgemm"] / 1e9 for row in rows] or [0.0]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -259,6 +267,7 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
         "goal": {"met": not misses, "missed": misses},
         "rows": [asdict(row) for row in rows],
         "in_pieces": [asdict(row) for row in measured.in_pieces],
+        "towers": [asdict(row) for row in measured.towers],
         "memory": memory,
         "run": run,
         "sgemm_gigaflop_per_second": [min(rates), max(rates)],
@@ -268,7 +277,7 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
             "torch": version("torch"),
             "open_clip": version("open_clip_torch"),
         },
-        "readme": _readme(setting, rows, _in_pieces(measured.in_pieces) + text_whole.sentences(memory, run)),
+        "readme": _readme(setting, measured, _in_pieces(measured.in_pieces) + text_whole.sentences(memory, run)),
     }
 
 
@@ -285,7 +294,7 @@ def _in_pieces(rows: Sequence[Row]) -> str:
     return f" With the plain paths in pieces, which spares memory (`--plain-classes`): {ratios}." if rows else ""
 
 
-def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
+def _readme(setting: Setting, measured: Measured, whole: str) -> dict[str, Any]:
     return {
         "columns": [
             "class names",
@@ -308,19 +317,20 @@ def _readme(setting: Setting, rows: list[Row], whole: str) -> dict[str, Any]:
                 f"{row.ratio_to_plain:.1f}x, {row.ratio_to_plain_per_run_of_4:.1f}x",
                 f"{row.share_of_sgemm:.0%}, {row.share_of_sgemm_of_4:.0%}",
             ]
-            for row in rows
-        ],
+            for row in measured.rows
+        ]
+        + [row.cells() for row in measured.towers],
         "note": f"ViT-B/16's text tower, {N_CTX} context vectors, forward and backward, float32, {setting.n_threads} "
         f"CPU thread(s), {setting.clock} clock, medians over {setting.n_rounds} rounds or more. Plain paths push "
         "all classes x 77 tokens through the tower at once, as the published code does; ours differs from open_clip's "
         "in its attention kernel. "
-        f"Pairs: one run, four.{whole}",
+        f"Pairs: one run, four.{whole}{text_towers.sentence(measured.towers)}",
         "command": f"python -m benchmarks speed text --rounds {setting.n_rounds} --threads {setting.n_threads} "
         f"--clock {setting.clock}",
     }
 
 
-PARTS = ("steps", "run", "memory")
+PARTS = ("steps", "run", "memory", "towers")
 
 
 @click.command()
@@ -361,6 +371,12 @@ def text(class_lists: tuple[str, ...], parts: tuple[str, ...], out: Path, **how:
         measured.add(row, setting)
         write()
         click.echo(f"{row.class_list}, {row.depth} prompted block(s): {row.ratio_to_open_clip:.1f}x", err=True)
+    if "towers" in parts:
+        how = {"n_rounds": setting.n_rounds, "n_threads": setting.n_threads, "clock": setting.clock}
+        for tower_row in text_towers.measure(setting.class_lists, CLASS_NAMES, now=setting.now, **how):
+            measured.towers = text_towers.in_order([*measured.towers, tower_row])
+            write()
+            click.echo(f"{tower_row.tower}, {tower_row.class_list}: {tower_row.ratio_to_open_clip:.1f}x", err=True)
     result = write()
     click.echo(markdown_table(result["readme"]["columns"], result["readme"]["rows"]))
     click.echo(f"\n{result['readme']['note']}\nWritten to {out}")

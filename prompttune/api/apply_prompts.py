@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from prompttune.base.machine import training_device
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
@@ -46,6 +48,7 @@ def apply_prompts(
     *,
     given: Mapping[str, Any],
     base_to_new: bool = False,
+    average: bool = False,
     out: str | Path | None = None,
 ) -> Result:
     """The result of prompt files (of the bare zero-shot classifier where there are none) on a store's test videos.
@@ -57,6 +60,7 @@ def apply_prompts(
             file's own configuration decides the rest.
         base_to_new: tests base and new classes each among their own, as the training protocol does; else one test set
             among all of the store's classes.
+        average: adds, for each row of several prompt files, what the mean of their logits predicts.
         out: a run folder to write: `result.json`, and each prompt file's predictions as a training leaves them, so that
             the report counts them in.
 
@@ -86,6 +90,10 @@ def apply_prompts(
         runs.append(_run_result(prompt, path, row, tests, found, model).model_copy(update={"name": name}))
         predictions[name] = found
     assert model is not None
+    if average:
+        for run, mean in _averages(runs, predictions):
+            runs.append(run)
+            predictions[run.name] = mean
     classes = {name: list(videos.test.classes) for name, videos in tests.items()}
     result = Result(
         schema_version=SCHEMA_VERSION,
@@ -111,6 +119,40 @@ def apply_prompts(
             evaluate.save_predictions(str(Path(out) / name / "predictions.npz"), kept)
         result.write(out)
     return result
+
+
+def _averages(
+    runs: Sequence[RunResult], predictions: Mapping[str, Mapping[str, Predictions]]
+) -> list[tuple[RunResult, dict[str, Predictions]]]:
+    """For each row of several runs, the mean of their logits as a run of its own.
+
+    Raises:
+        PromptFileError: not one row has several runs.
+    """
+    rows: dict[str, list[RunResult]] = {}
+    for run in runs:
+        rows.setdefault(repr(run.overrides), []).append(run)
+    found = []
+    for of_row in (own for own in rows.values() if len(own) > 1):
+        sets = [predictions[run.name] for run in of_row]
+        mean = {
+            name: replace(one, logits=torch.stack([own[name].logits for own in sets]).mean(dim=0))
+            for name, one in sets[0].items()
+        }
+        row = f"{of_row[0].overrides['prompts']}, logits of {len(of_row)} averaged"
+        update = {
+            "name": _run_name(f"{of_row[0].name}-average", taken=predictions),
+            "overrides": {"prompts": row},
+            "metrics": evaluate.metrics(mean),
+            "tests": {name: test_result(one) for name, one in mean.items()},
+            "n_parameters": sum(run.n_parameters for run in of_row),
+        }
+        found.append((of_row[0].model_copy(update=update), mean))
+    if not found:
+        got = "no two prompt files in one row" if runs else "no prompt file"
+        fix = "a run folder with several seeds, or a pattern in quotes: --prompts 'runs/coop/seed*/prompt.safetensors'"
+        raise PromptFileError(explain("there is nothing to average", got=got, fix=fix))
+    return found
 
 
 def _run_name(path: str | Path | None, *, taken: Container[str]) -> str:

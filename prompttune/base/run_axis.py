@@ -1,8 +1,8 @@
 """The run axis R: several trainings in one process, each with exactly the arithmetic it would have alone.
 
-A run owns its parameters and its random numbers. `RunParameter` keeps R separate parameters and stacks them when it is
-called; the sum over runs of a loss [R] then gives each parameter the gradient of its own run only, and one optimiser
-per run sees the tensors it would see alone. `RunGenerators` draws for every run from that run's own generator, on the
+A run owns its parameters and its random numbers. `RunParameter` keeps R tensors in one, [R ...]; the gradient of the
+sum over runs of a loss [R] is at each run's place that of its own loss only, and an optimiser that works element by
+element does to it what it would do alone. `RunGenerators` draws for every run from that run's own generator, on the
 CPU, so that a run's numbers depend on its seed and neither on its neighbours nor on the device.
 """
 
@@ -16,27 +16,35 @@ from torch import Tensor, nn
 
 
 class RunParameter(nn.Module):
-    """R trainable tensors of one shape; calling it gives them stacked, [R ...].
+    """R trainable tensors of one shape in one, [R ...]; calling it gives that tensor.
 
     Args:
         values: the initial values [R ...], one slice per run; copied.
+
+    Attributes:
+        values: the one trained parameter.
     """
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
         if values.dim() < 1 or values.shape[0] < 1:
             raise ValueError(f"a RunParameter needs a leading run axis, got shape {tuple(values.shape)}")
-        self.runs = nn.ParameterList([nn.Parameter(value.detach().clone()) for value in values])
+        self.values = nn.Parameter(values.detach().clone())
 
     @property
     def n_runs(self) -> int:
-        return len(self.runs)
+        return len(self.values)
+
+    @property
+    def runs(self) -> tuple[Tensor, ...]:
+        """Each run's tensor, without gradient; writing to it writes to the parameter."""
+        return self.values.detach().unbind()
 
     def forward(self) -> Tensor:
-        return torch.stack(tuple(self.runs))
+        return self.values.view_as(self.values)
 
     def extra_repr(self) -> str:
-        return f"n_runs={self.n_runs}, shape={tuple(self.runs[0].shape)}"
+        return f"n_runs={self.n_runs}, shape={tuple(self.values.shape[1:])}"
 
 
 def named_run_parameters(module: nn.Module) -> Iterator[tuple[str, RunParameter]]:
@@ -46,14 +54,14 @@ def named_run_parameters(module: nn.Module) -> Iterator[tuple[str, RunParameter]
             yield name, child
 
 
-def parameters_of_run(module: nn.Module, run: int) -> dict[str, nn.Parameter]:
-    """The parameters that run `run` trains, by the dotted name of their RunParameter."""
+def parameters_of_run(module: nn.Module, run: int) -> dict[str, Tensor]:
+    """What run `run` trains, by the dotted name of its RunParameter; views, without gradient."""
     return {name: parameter.runs[run] for name, parameter in named_run_parameters(module)}
 
 
 def n_parameters_per_run(module: nn.Module) -> int:
     """How many numbers one run trains."""
-    return sum(parameter.runs[0].numel() for _, parameter in named_run_parameters(module))
+    return sum(parameter.values[0].numel() for _, parameter in named_run_parameters(module))
 
 
 def generator_seed(seed: int, purpose: str) -> int:

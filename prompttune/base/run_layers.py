@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prompttune.base.devices import send
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.errors import explain
 
@@ -86,13 +87,26 @@ class RunDropout(nn.Module):
             raise ValueError(explain("dropout is a probability", expected="0 <= p < 1", got=p))
         self.p = p
         self.generators = generators
+        self._ahead: list[Tensor] = []
+        self._shapes: dict[int, list[torch.Size]] = {}  # of the masks of a step, by its batch size
+        self._taken: list[torch.Size] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [R ...]`, elements zeroed with probability p, the rest divided by 1 - p; `x` itself in eval mode."""
         if not self.training or self.p == 0.0:
             return x
-        kept = self.generators.uniform(*x.shape[1:]) >= self.p
-        return x * (kept.to(device=x.device, dtype=x.dtype) / (1.0 - self.p))
+        self._taken.append(x.shape[1:])
+        mask = self._ahead.pop(0) if self._ahead else self._draw(x.shape[1:], x.device)
+        return x * mask.to(x.dtype)
+
+    def send_ahead(self, batch_size: int, device: torch.device) -> None:
+        """Draws the masks of the next step and sends them to the device, if a step on as many videos was seen; else it
+        draws and sends them itself when it comes to them."""
+        self._ahead = [self._draw(shape, device) for shape in self._shapes.get(batch_size, ())]
+        self._taken = self._shapes[batch_size] = []
+
+    def _draw(self, shape: torch.Size, device: torch.device) -> Tensor:
+        return send((self.generators.uniform(*shape) >= self.p).float() / (1.0 - self.p), device)
 
     def get_extra_state(self) -> Tensor:
         """The generators' states, uint8 `[R n_bytes]`."""

@@ -18,6 +18,7 @@ from prompttune import __version__
 from prompttune.cli.forms import forms, print_rows
 from prompttune.cli.prompts import prompts as prompts_group
 from prompttune.cli.splits import splits as splits_group
+from vidfeat.startup import quick_exit, quick_imports
 
 if TYPE_CHECKING:
     from prompttune.config.runs import Run
@@ -78,10 +79,11 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, form
     """
     runs, axes = _runs(config, overrides, named)  # before torch is imported: a mistyped word is told at once
 
-    from prompttune.api.step_bar import StepBar
-    from prompttune.base.console import plain_console
-    from prompttune.training.fit import FitOptions, fit
-    from prompttune.training.run_folder import CHECKPOINTS, run_folder_name
+    with quick_imports():
+        from prompttune.api.step_bar import StepBar
+        from prompttune.base.console import plain_console
+        from prompttune.training.fit import FitOptions, fit
+        from prompttune.training.run_folder import CHECKPOINTS, run_folder_name
 
     out = run_folder_name(runs[0].config)
     try:
@@ -119,7 +121,8 @@ def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **na
     """
     runs, _ = _runs(config, overrides, named)
 
-    from prompttune.training.plan import plan_training
+    with quick_imports():
+        from prompttune.training.plan import plan_training
 
     planned = plan_training(runs)
     if form is not None:
@@ -139,6 +142,7 @@ def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **na
 @click.argument("more_prompts", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--split", "split_file", help="A split file of `prompttune splits`; its test sets are taken.")
 @click.option("--base-to-new", is_flag=True, help="Base and new classes each among their own, instead of all together.")
+@click.option("--average", is_flag=True, help="Also the mean of the logits of a row's prompt files, its seeds say.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help='E.g. templates.zero_shot="a photo of {}."'
 )
@@ -153,6 +157,7 @@ def evaluate(
     prompts: tuple[Path, ...],
     more_prompts: tuple[Path, ...],
     base_to_new: bool,
+    average: bool,
     overrides: tuple[str, ...],
     out: Path | None,
     form: str | None,
@@ -162,24 +167,27 @@ def evaluate(
 
     \b
     prompttune eval --store target.zarr
-    prompttune eval --store target.zarr --prompts runs/coop-target
+    prompttune eval --store target.zarr --prompts runs/coop-target --average
+    prompttune eval --store k400.zarr --set templates.ensemble=@clip-kinetics
     """
     if more_prompts and not prompts:
         raise click.UsageError(f"{more_prompts[0]} is no option; prompt files come after --prompts")
     prompts += more_prompts
-    from prompttune.config.effects import require_effect_in_evaluation
-    from prompttune.config.runs import parse_overrides, set_keys
-    from prompttune.errors import ConfigError
+    with quick_imports():
+        from prompttune.config.effects import require_effect_in_evaluation
+        from prompttune.config.runs import parse_overrides, set_keys
+        from prompttune.errors import ConfigError
 
     given, axes = parse_overrides([*_as_overrides(named), *overrides])
     if axes:
         raise ConfigError(f"eval has no run axes; one value each for {', '.join(axes)}")
     require_effect_in_evaluation(set_keys(overrides), zero_shot=not prompts)
 
-    from prompttune.api.apply_prompts import apply_prompts
-    from prompttune.base.console import plain_console
+    with quick_imports():
+        from prompttune.api.apply_prompts import apply_prompts
+        from prompttune.base.console import plain_console
 
-    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, out=out)
+    result = apply_prompts(prompts, given=given, base_to_new=base_to_new, average=average, out=out)
     printed = _print_result(result, form)
     console = plain_console(stderr=printed)
     if not printed:
@@ -210,10 +218,11 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
     prompttune classify new.zarr --prompts runs/coop-target/seed1/prompt.safetensors
     prompttune classify clip.mp4 --like target.zarr --classes "clapping,sitting down,walking"
     """
-    from prompttune.api.classify import ClassifyOptions
-    from prompttune.api.classify import classify as classify_videos
-    from prompttune.base.console import plain_console
-    from prompttune.cli.tables import classified_rows, classified_table, write_classified
+    with quick_imports():
+        from prompttune.api.classify import ClassifyOptions
+        from prompttune.api.classify import classify as classify_videos
+        from prompttune.base.console import plain_console
+        from prompttune.cli.tables import classified_rows, classified_table, write_classified
 
     found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
@@ -280,9 +289,10 @@ def _runs(
     config: Path | None, overrides: tuple[str, ...], named: dict[str, Any]
 ) -> tuple[list[Run], dict[str, list[Any]]]:
     """The runs of a command line, and its run axes."""
-    from prompttune.config.effects import require_effect
-    from prompttune.config.runs import expand_runs, parse_overrides, set_keys
-    from prompttune.config.train_config import merge, read_toml
+    with quick_imports():
+        from prompttune.config.effects import require_effect
+        from prompttune.config.runs import expand_runs, parse_overrides, set_keys
+        from prompttune.config.train_config import merge, read_toml
 
     plain, axes = parse_overrides([*_as_overrides(named), *overrides])
     runs = expand_runs(merge(read_toml(config) if config is not None else {}, plain), axes)
@@ -329,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
+    quick_exit()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # A file name may hold bytes that are no text here: they are printed as they are.
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")

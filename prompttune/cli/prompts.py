@@ -12,7 +12,7 @@ from prompttune.cli.forms import forms, print_rows
 
 @click.group()
 def prompts() -> None:
-    """List, show, import, export and compare prompt files."""
+    """List, show, spell, import, export and compare prompt files."""
 
 
 @prompts.command("list")
@@ -72,19 +72,60 @@ def show(file: Path) -> None:
     help="Classes it was trained on: CSV `id,name`, or lines.",
 )
 @click.option("--key", help="The tensor's name, where several could be meant.")
-def import_(checkpoint: Path, out: Path, store: str, classes: Path, key: str | None) -> None:
-    """Write the context of a CoOp-, ViFi- or GA2-style CHECKPOINT to the prompt file OUT.
+@click.option(
+    "--position",
+    type=click.Choice(["end", "middle", "front"]),
+    default="end",
+    show_default=True,
+    help="Where the context stands (CLASS_TOKEN_POSITION).",
+)
+@click.option("--hand-written", metavar="TEMPLATE", help="TCP's hand-written prompt: 'a photo of a person doing {}.'.")
+def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str | None) -> None:
+    """Write what a CHECKPOINT of CoOp, CoCoOp, KgCoOp, ProGrad, TCP, MaPLe, IVLP or PromptSRC learned to the file OUT.
 
-    The checkpoint is read as tensors alone; nothing it contains is run.
+    Of ViFi- and GA2-style checkpoints the context. The checkpoint is read as tensors alone; nothing it contains is run.
     """
     from prompttune.data.features import open_source
     from prompttune.prompts.registry import import_prompt
 
     names = read_class_names(classes)
-    held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, key=key)
+    held = import_prompt(checkpoint, out, pack=open_source(store).pack, classes=names, **given)  # type: ignore[arg-type]
+    trained = held.config["as_trained"]
     click.echo(f"prompt:  {out} ({held.n_ctx} tokens of width {held.width}, {len(names)} classes)")
+    words = f"[{held.n_ctx}] {trained['context']['words_behind']}".rstrip()
+    click.echo(f'read as: {trained["method"]}, prompts "{words} {{}}."')
     if held.config["left_out"]:
         click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
+
+
+@prompts.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--store", required=True, help="A store of the backbone the prompt was learned with.")
+@click.option("--nearest", default=3, show_default=True, help="How many words for each vector.")
+@forms
+def words(file: Path, store: str, nearest: int, form: str | None) -> None:
+    """Show the words nearest to each learned vector of FILE, with their distances in the token embedding."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from prompttune.base.console import plain_console
+    from prompttune.data.features import open_source
+    from prompttune.prompts.file import read_prompt_file
+    from prompttune.prompts.nearest_words import nearest_words, usual_distance
+
+    pack = open_source(store).pack
+    found = nearest_words(read_prompt_file(file, pack_hash=pack.hash), pack, n=nearest)
+    if form is not None:
+        return print_rows([asdict(word) for word in found], form)
+    table = Table("vector", "nearest words (distance)")
+    lines: dict[tuple[str, int], list[str]] = {}
+    for word in found:
+        lines.setdefault((word.class_name, word.vector), []).append(f"{word.word} ({word.distance:.3f})")
+    for (name, vector), near in lines.items():
+        table.add_row(f"{name} {vector}".strip(), ", ".join(near))
+    plain_console().print(table)
+    click.echo(f"words of this vocabulary are {usual_distance(pack):.3f} from their nearest other word (median)")
 
 
 @prompts.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from prompttune.config.train_config import merge, resolve
 
 if TYPE_CHECKING:
     from prompttune.api.classify import Classified
+
+
+_COMMENT_WIDTH = 77  # behind "# " it fits 80 columns
 
 
 def methods_table() -> Table:
@@ -38,7 +41,7 @@ def _tokens_needed(method: Method) -> list[str]:
 
 
 def describe_method(name: str) -> str:
-    """A method's source as comments, then its configuration as TOML.
+    """A method's source, its release, what differs from it and its recipes as comments, then its configuration as TOML.
 
     Raises:
         ConfigError: an unknown method.
@@ -47,8 +50,30 @@ def describe_method(name: str) -> str:
     for key in METHODS[name].requires if name in METHODS else ():
         required = merge(required, nested(key, ["PROMPT.safetensors"]))
     config = resolve({"method": name, **required})
-    about = textwrap.wrap(f"{METHODS[name].summary}. Defaults: {METHODS[name].source}", 100)
-    return "\n".join([*(f"# {line}" for line in about), config.to_toml()])
+    return "\n".join([*(f"# {line}".rstrip() for line in _about(METHODS[name])), config.to_toml()])
+
+
+def _about(method: Method) -> Iterator[str]:
+    yield from _wrapped(f"{method.summary}. Source: {method.source}")
+    if method.release:
+        yield from _wrapped(f"Release: {method.release}")
+    for title, lines in (
+        ("Not as in the release:", method.differs),
+        ("Recipes, by --set recipe=NAME:", [_recipe(name, tables) for name, tables in method.recipes.items()]),
+    ):
+        if lines:
+            yield title
+        for line in lines:
+            yield from _wrapped(f"- {line}", indent="  ")
+
+
+def _wrapped(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, _COMMENT_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _recipe(name: str, tables: Mapping[str, Any]) -> str:
+    settings = [f"{table}.{key} = {value}" for table, keys in tables.items() for key, value in keys.items()]
+    return f"{name}: {', '.join(settings)}"
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -58,6 +83,9 @@ def method_rows() -> list[dict[str, Any]]:
             "name": method.name,
             "summary": method.summary,
             "source": method.source,
+            "release": method.release,
+            "differs": list(method.differs),
+            "recipes": {name: dict(tables) for name, tables in method.recipes.items()},
             "needs": ["pooled features", *_tokens_needed(method), *method.requires],
             "fit": method.fit,
             "text": method.text,

@@ -24,14 +24,20 @@ _NEEDS: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("optim.warmup_lr", "optim.warmup_epochs above 0", lambda c: c.optim.warmup_epochs > 0),
     ("context.n_ctx", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.init", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
+    ("context.init_pad", 'words in context.init, or "template"', lambda c: c.context.init != "random"),
+    ("context.words_behind", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.position", "a learned context (context.kind)", lambda c: c.context.kind != "none"),
     ("context.image_hidden", 'context.kind = "image"', lambda c: c.context.kind == "image"),
     ("context.class_tokens_hidden", "context.class_tokens_block", lambda c: c.context.class_tokens_block is not None),
     ("head.adapter_ratio", 'head.adapter = "clip-adapter"', lambda c: c.head.adapter == "clip-adapter"),
     ("head.tip_alpha", 'head.adapter = "tip-adapter"', lambda c: c.head.adapter == "tip-adapter"),
     ("head.tip_beta", 'head.adapter = "tip-adapter"', lambda c: c.head.adapter == "tip-adapter"),
+    ("head.tip_keys", 'head.adapter = "tip-adapter"', lambda c: c.head.adapter == "tip-adapter"),
+    ("head.tip_largest_alpha", "Tip-Adapter with validation shots (--val)", lambda c: _searches_tip(c)),
+    ("head.tip_largest_beta", "Tip-Adapter with validation shots (--val)", lambda c: _searches_tip(c)),
     ("head.temporal_layers", 'head.temporal = "transformer"', lambda c: c.head.temporal == "transformer"),
     ("head.spotting_temperature", "concept spotting (head.temporal)", lambda c: c.head.temporal == "concept-spotting"),
+    ("templates.average", "several templates.ensemble", lambda c: len(c.templates.ensemble) > 1),
     ("classes.n_negatives", "classes.sample other than all", lambda c: c.classes.sample != "all"),
     ("protocol.split_seed", "protocol.test_fraction", lambda c: c.protocol.test_fraction is not None),
     ("coupling.dropout_mask", "coupling.dropout above 0", lambda c: c.coupling is None or c.coupling.dropout != 0),
@@ -88,6 +94,10 @@ def require_effect_in_evaluation(keys: Iterable[str], *, zero_shot: bool) -> Non
                 fix="leave them out; they act in `prompttune train`",
             )
         )
+
+
+def _searches_tip(config: TrainConfig) -> bool:
+    return config.head.adapter == "tip-adapter" and config.protocol.val_shots > 0
 
 
 def _is_of(key: str, name: str) -> bool:

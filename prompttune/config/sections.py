@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from prompttune.config.template_presets import TEMPLATE_PRESETS
+
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,7 +41,7 @@ Device = Annotated[str, AfterValidator(_device)]  # whether this machine has it,
 
 
 def _with_files(templates: Any) -> Any:
-    """`@FILE` replaced by the templates in it, so that a resolved configuration holds the words themselves."""
+    """`@NAME` and `@FILE` replaced by their templates, so that a resolved configuration holds the words themselves."""
     if isinstance(templates, str):
         templates = [templates]
     if not isinstance(templates, list | tuple):
@@ -49,10 +51,16 @@ def _with_files(templates: Any) -> Any:
         if not (isinstance(one, str) and one.startswith("@")):
             found.append(one)
             continue
+        if one[1:] in TEMPLATE_PRESETS:
+            found += TEMPLATE_PRESETS[one[1:]]
+            continue
         try:
             lines = [line.strip() for line in Path(one[1:]).read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"no file of templates can be read at {one[1:]} ({error})") from None
+            names = ", ".join(f"@{name}" for name in TEMPLATE_PRESETS)
+            raise ValueError(
+                f"no file of templates can be read at {one[1:]} ({error}); known by name: {names}"
+            ) from None
         found += [line for line in lines if line and not line.startswith("#")]
     return found
 
@@ -102,22 +110,32 @@ class ProtocolConfig(Section):
 
 
 class ContextConfig(Section):
-    """The learned tokens in the text tower: `kind = "none"` trains none."""
+    """The learned tokens in the text tower: `kind = "none"` trains none.
+
+    `init`: "random", N(0, init_std); "template", the words before the name in templates.zero_shot; "@FILE", the context
+    of a prompt file; else words. n_ctx tokens, or fewer words where `init_pad` puts zeros before them (ProGrad).
+    `words_behind` stand frozen between the learned tokens and the class name (MaPLe's "of a", TCP's "person doing").
+    `class_tokens_hidden = "none"` is E/4.
+    """
 
     kind: Literal["none", "shared", "class", "image"] = "none"
     n_ctx: Positive = 16
     init: str = "random"
     init_std: Annotated[float, Field(gt=0)] = 0.02
+    init_pad: bool = False
+    words_behind: str = ""
     position: Literal["end", "middle", "front"] = "end"
     prompt_depth: Positive = 1
     image_hidden: Annotated[Positive | None, BeforeValidator(none_word)] = None
     class_tokens_block: Annotated[Positive | None, BeforeValidator(none_word)] = None
-    class_tokens_hidden: Positive = 128
+    class_tokens_hidden: Annotated[Positive | None, BeforeValidator(none_word)] = 128
 
     @model_validator(mode="after")
     def _check(self) -> ContextConfig:
         if self.kind == "none" and (self.prompt_depth > 1 or self.class_tokens_block is not None):
             raise ValueError('prompt_depth and class_tokens_block need a context: kind = "none" has none')
+        if self.words_behind and self.position != "end":
+            raise ValueError(f'words_behind stand behind the context: position = "end", not {self.position!r}')
         return self
 
 
@@ -156,6 +174,8 @@ class CouplingConfig(Section):
     the soft prompt to what the mapping gives. `dropout_mask`: "shared" is one mask per run and step; "per-class" one
     for each class, which is what the released code does and what forbids the shared-prefix text path in training.
     `depth`: blocks whose context is coupled, the text input included. `shared_mapping`: one mapping for all of them.
+    `deep_hard`: every block is coupled with the hard prompt's own context of that block, which the file must have; else
+    with its text input's at all of them.
     `init`: "torch" is Linear's default; with "soft" the mixed prompt starts as the soft prompt, so that training starts
     where the method without coupling starts. Not behind a ReLU: at the zero it would start from, that passes no
     gradient, and the mapping would never move.
@@ -167,11 +187,14 @@ class CouplingConfig(Section):
     dropout: Annotated[float | None, Field(ge=0, lt=1), BeforeValidator(none_word)] = None
     dropout_mask: Annotated[Literal["shared", "per-class"] | None, BeforeValidator(none_word)] = None
     depth: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    deep_hard: bool = False
     shared_mapping: Annotated[bool | None, BeforeValidator(none_word)] = None
     init: Annotated[Literal["torch", "soft"] | None, BeforeValidator(none_word)] = None
 
     @model_validator(mode="after")
     def _check(self) -> CouplingConfig:
+        if self.deep_hard and (self.depth or 1) == 1:
+            raise ValueError("deep_hard couples blocks behind the text input: depth = 2 or more")
         if self.init == "soft" and not (self.variant == "linear" or (self.variant == "two-layer" and self.residual)):
             raise ValueError('init = "soft" needs variant = "linear", or "two-layer" with residual = true')
         return self
@@ -183,11 +206,16 @@ AnchorLossName = Literal[
 
 
 class AnchorsConfig(Section):
-    """Irrelevant videos from a store of their own, and the negative prompts that describe them."""
+    """Irrelevant videos from a store of their own, and the negative prompts that describe them.
+
+    `weighting = "balanced"`: a loss's weight is the share of the other terms' gradient that its own is given, at every
+    step (`prompttune.training.balance`), so that one setting serves all methods; "fixed" multiplies the loss.
+    """
 
     store: str
     loss: AnchorLossName = "margin-softplus"
     weight: Weight = 1.0
+    weighting: Literal["fixed", "balanced"] = "fixed"
     also: dict[AnchorLossName, Weight] = Field(default_factory=dict)
     options: dict[str, float | bool | str] = Field(default_factory=dict)
     n_anchors: Positive = 8
@@ -209,7 +237,11 @@ class AnchorsConfig(Section):
 
 
 class HeadConfig(Section):
-    """How frame features become one video feature, and what comes after it."""
+    """How frame features become one video feature, and what comes after it.
+
+    `tip_keys = "views"` makes Tip-Adapter's keys of the mean over the store's augmented views, all but the first.
+    `tip_largest_*` bound the values that are tried on validation videos.
+    """
 
     temporal: Literal["mean", "mean-of-normalised", "transformer", "attention", "concept-spotting"] = "mean"
     temporal_layers: Positive = 1
@@ -220,6 +252,9 @@ class HeadConfig(Section):
     adapter_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
     tip_alpha: Annotated[float, Field(ge=0)] = 1.17
     tip_beta: Annotated[float, Field(ge=0)] = 1.0
+    tip_largest_alpha: Annotated[float, Field(gt=0.1)] = 3.0
+    tip_largest_beta: Annotated[float, Field(gt=0.1)] = 7.0
+    tip_keys: Literal["first", "views"] = "first"
     train_keys: bool = False
     logit_scale: Annotated[float | None, Field(gt=0), BeforeValidator(none_word)] = None
 
@@ -246,7 +281,12 @@ class AggregationConfig(Section):
 
 
 class OptimConfig(Section):
-    """The optimiser; the learning rate is warmed up linearly and follows a cosine, stepped per iteration."""
+    """The optimiser and its learning rate (`prompttune.training.schedules`).
+
+    `schedule`: "cosine" and "constant" warm up linearly and move with every step; "dassl" is the CoOp line's, which
+    holds `warmup_lr` for whole epochs and moves once an epoch; "vifi" is ViFi-CLIP's, whose cosine runs from the first
+    step on. `drop_last` leaves the videos that do not fill a batch out of an epoch.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
@@ -257,7 +297,8 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "dassl", "vifi"] = "cosine"
+    drop_last: bool = False
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
     gradient: Literal["sum", "prograd"] = "sum"
@@ -266,11 +307,14 @@ class OptimConfig(Section):
 class TemplatesConfig(Section):
     """Hand-written prompts, and how class names are cleaned before they enter any prompt.
 
-    An item `@FILE` of `ensemble` stands for the templates in that file, one a line; blank lines and `#` lines aside.
+    An item of `ensemble` that begins with `@` stands for several: `@clip-kinetics` (28), `@clip-ucf101` (48) and
+    `@promptsrc` (60) for published lists, `@FILE` for those in a file, one a line, blank lines and `#` lines aside.
+    `average`: of several templates the unit features (CLIP) or the features as they are (PromptSRC) are averaged.
     """
 
     zero_shot: Template = "a video of a person {}."
     ensemble: Annotated[tuple[Template, ...], BeforeValidator(_with_files)] = ()
+    average: Literal["unit", "raw"] = "unit"
     split_camel_case: bool = False
     replace_underscores: bool = True
 

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from prompttune.config.method import DEFAULT_RECIPE, merge
 from prompttune.config.methods import LOSS_TERMS, METHODS
+from prompttune.config.record import is_whole
 from prompttune.config.sections import (
     NONE,
     AggregationConfig,
@@ -45,6 +47,7 @@ class TrainConfig(Section):
     """Everything one command does."""
 
     method: str
+    recipe: str = DEFAULT_RECIPE
     store: str
     seeds: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1, 2, 3)
     out: str = "runs/{method}-{store}"
@@ -97,6 +100,8 @@ class TrainConfig(Section):
         block = self.context.class_tokens_block
         if block is not None and block < self.context.prompt_depth:
             yield f"context.class_tokens_block = {block} is among the blocks of context.prompt_depth"
+        if self.aggregation is not None and self.optim.epochs == 0 and METHODS[self.method].fit == "gradient":
+            yield "aggregation is a mean over epochs, and optim.epochs = 0 has none: set aggregation = none"
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
         yield from self._head_problems()
@@ -105,6 +110,8 @@ class TrainConfig(Section):
         if self.classes.sample != "all":
             yield from self._class_sampling_problems()
         anchors = self.anchors
+        if anchors is not None and anchors.weighting == "balanced" and self.optim.gradient != "sum":
+            yield f'anchors.weighting = "balanced" does not go with optim.gradient = {self.optim.gradient!r}'
         puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
         if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
             yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"
@@ -183,10 +190,12 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
     """The configuration of one run: the method's defaults under what is given.
 
     Args:
-        given: nested tables as a TOML file has them.
+        given: nested tables as a TOML file has them; of a whole resolved configuration what it lacks is newer than it
+            and has the value that changes nothing (`prompttune.config.record`).
 
     Raises:
-        ConfigError: naming every unknown key with its nearest valid one, and every value that is not allowed.
+        ConfigError: naming every unknown key with its nearest valid one, and every value that is not allowed; a method
+            or recipe that is not there.
     """
     name = given.get("method")
     if name is None:
@@ -195,8 +204,9 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(
             explain(f"unknown method {name!r}", expected=f"one of {', '.join(METHODS)}", fix=nearest(name, METHODS))
         )
+    defaults = {} if is_whole(given) else METHODS[name].settings(given.get("recipe", DEFAULT_RECIPE))
     try:
-        return TrainConfig.model_validate(merge(METHODS[name].defaults, given))
+        return TrainConfig.model_validate(merge(defaults, given))
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors()]
         plural = "" if len(problems) == 1 else "s"
@@ -217,15 +227,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(explain("no such configuration file", where=path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError(explain("this is not a TOML file", where=path, got=error)) from None
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `under`, table by table; what is no table on either side is replaced whole."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -33,7 +33,7 @@ class StepOperations:
 
     Attributes:
         visual, text: forward and backward.
-        norms: what measuring each term's gradient adds, spread over all steps.
+        norms: what measuring each term's gradient adds, spread over all steps, and anchors that are balanced by theirs.
     """
 
     visual: float
@@ -107,6 +107,8 @@ def step_operations(runs: Sequence[Run], model: PromptModel, sent: TextPass | No
         if sent is not None:
             backward += text * sent.engine.flops(sent.prompts, sent.context).backward * sent.n_images / sent.flops
         norms = n_terms * backward / config.log.every
+        if config.anchors is not None and config.anchors.weighting == "balanced":
+            norms += len(config.anchors.weights) * backward
     return StepOperations(visual, text, norms)
 
 

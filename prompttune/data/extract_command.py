@@ -16,12 +16,15 @@ def extract_command(
     """The `vidfeat extract` that gives a store these taps and views; everything else as the fingerprint has it.
 
     Args:
-        out: the store; an existing one of the same fingerprint is extended.
+        out: the store; an existing one of the same fingerprint is extended. One of imported features cannot be, so the
+            command writes a new one.
         reader: the store whose videos they are.
         taps: by their names in the store.
         model: another backbone than that store's own.
     """
     fields: Mapping[str, Any] = reader.fingerprint.fields
+    if is_imported(reader):
+        out = "NEW.zarr"
     known = fields.get("model", {})
     name = model.name if model is not None else known.get("name", "MODEL")
     pretrained = model.pretrained if model is not None else known.get("pretrained", "PRETRAINED")
@@ -35,6 +38,11 @@ def extract_command(
     if fields.get("dtype", "float16") != "float16":
         flags.append(f"--dtype {fields['dtype']}")
     return f"vidfeat extract SOURCE --out {out} {' '.join(flags)}"
+
+
+def is_imported(reader: StoreReader) -> bool:
+    """Whether the features were another program's: how the videos were read is then not known."""
+    return "imported" in reader.fingerprint.fields
 
 
 def _sampling_flags(sampling: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from prompttune.data.local_pack import local_pack
 from prompttune.errors import FeatureError, explain
 from prompttune.splits.split import VideoTable
 from vidfeat.backbone import BackboneConfig, BackbonePack
-from vidfeat.store import POOLED, StoreReader, open_store
+from vidfeat.store import POOLED, StoreReader, open_store, rows_without_direction
 
 _READ_CHUNK = 512  # videos per read: bounds the memory beside the features that are kept
 
@@ -171,16 +171,30 @@ def read_features(
     return FeatureTable(unique, torch.from_numpy(np.concatenate(parts)))
 
 
+def mean_of_views(source: FeatureSource, rows: np.ndarray, *, reduce: FrameReduction) -> FeatureTable:
+    """The same averaged over the store's augmented views, all but the first, which is the centre crop."""
+    tables = [read_features(source, rows, reduce=reduce, view=view) for view in range(1, source.reader.n_views)]
+    return FeatureTable(tables[0].rows, torch.stack([table.values for table in tables]).mean(dim=0))
+
+
 def _check_finite(source: FeatureSource, rows: np.ndarray, values: np.ndarray, offsets: np.ndarray) -> None:
     finite = np.isfinite(values).all(axis=1)
-    if finite.all():
+    lost = ~finite | rows_without_direction(values)
+    if not lost.any():
         return
-    first = int(np.searchsorted(offsets, int(np.flatnonzero(~finite)[0]), side="right")) - 1
+    frames = np.flatnonzero(lost)
+    videos = np.unique(np.searchsorted(offsets, frames, side="right") - 1)
+    first = int(videos[0])
+    frame = int(frames[0] - offsets[first])
+    kind = "not finite" if not finite[frames[0]] else "all zeros, or too large or small to be given unit length"
+    others = f"; {len(videos) - 1} other videos like it" if len(videos) > 1 else ""
     raise FeatureError(
         explain(
-            "the store holds features that are not finite",
-            where=f"{source.path}, video {source.table.ids[rows[first]]}",
-            fix="vidfeat verify STORE --level full; then extract the videos it names again",
+            "the store holds features that say nothing about their video",
+            where=f"{source.path}, video {source.table.ids[rows[first]]}, frame {frame}",
+            got=f"values that are {kind}{others}",
+            fix="leave these videos out of the source, or mend what wrote them, and make the store anew: `vidfeat "
+            "extract` and `vidfeat import` record such videos as failures, by name",
         )
     )
 
@@ -195,7 +209,18 @@ def _reduced(
         return values.reshape(len(rows), int(counts[0]), -1)
     if reduce == "mean-of-normalised":
         values = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return np.add.reduceat(values, offsets[:-1], axis=0) / counts[:, None].astype(np.float32)
+    means = np.add.reduceat(values, offsets[:-1], axis=0) / counts[:, None].astype(np.float32)
+    opposed = np.flatnonzero(rows_without_direction(means))
+    if len(opposed):
+        raise FeatureError(
+            explain(
+                "the frames of a video average to nothing",
+                where=f"{source.path}, video {source.table.ids[rows[opposed[0]]]}",
+                got="frames that point in opposite directions",
+                fix="leave this video out of the split, or make the store anew without it",
+            )
+        )
+    return means
 
 
 def unequal_frames(source: FeatureSource, counts: Sequence[int]) -> FeatureError:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prompttune.base.devices import send
 from prompttune.base.run_axis import RunGenerators
 from prompttune.config.sections import FramesConfig, VisualConfig
 from prompttune.data.features import (
@@ -176,22 +177,21 @@ class VideoReader:
             self.values = torch.stack(views, dim=1).to(self.device)
 
     def take(self, positions: Tensor) -> VideoInputs:
-        """The videos at `positions` of `rows`, int64 [R B]."""
-        rows = self.rows[positions.cpu().numpy()]
+        """The videos at `positions` of `rows`, int64 [R B] on the host; sent to the device."""
+        rows, places = self.rows[positions.numpy()], send(positions, self.device)
         if self.sampler is None:
-            tokens = None if self.tokens is None else self.tokens.read(rows).to(self.device)
-            return VideoInputs(self.values[positions.to(self.device)], tokens)
+            tokens = None if self.tokens is None else send(self.tokens.read(rows), self.device)
+            return VideoInputs(self.values[places], tokens)
         draw = self.sampler.draw(positions.shape[1])
-        features = self.values[positions.to(self.device), draw.views.to(self.device)]
+        features = self.values[places, send(draw.views, self.device)]
         if self._draws_frames:
-            features = features.gather(
-                2, draw.frames.to(self.device).unsqueeze(-1).expand(*draw.frames.shape, features.shape[-1])
-            )
+            shown = send(draw.frames, self.device).unsqueeze(-1)
+            features = features.gather(2, shown.expand(-1, -1, -1, features.shape[-1]))
         if self.tokens is None:
             return VideoInputs(features)
         frames = draw.frames.numpy() if self._draws_frames else None
         tokens = self.tokens.read(rows, views=draw.views.numpy(), frames=frames)
-        return VideoInputs(features, tokens.to(self.device))
+        return VideoInputs(features, send(tokens, self.device))
 
     def state(self) -> dict[str, Tensor]:
         """Of what is drawn; empty where nothing is."""
@@ -233,21 +233,39 @@ class TrainingVideos:
         device = table.values.device
         self.values, self.reader = table.values, reader
         known = table if reader is None else reader.still
-        self.positions = torch.stack([known.positions(split.train) for split in splits]).to(device)
-        self.labels = torch.stack([labels_of(split.table, split.train, split.classes) for split in splits]).to(device)
+        self.device = device
+        self.positions = torch.stack([known.positions(split.train) for split in splits])
+        self.labels = torch.stack([labels_of(split.table, split.train, split.classes) for split in splits])
+        self.set_order(torch.arange(self.positions.shape[1]).expand(len(splits), -1))
 
     def __len__(self) -> int:
         """Training videos per run."""
         return self.positions.shape[1]
 
+    def set_order(self, order: Tensor) -> None:
+        """The order of an epoch, int64 [R n_videos], a permutation for each run; sent to the device here, once."""
+        self._ordered = self.positions.gather(1, order)
+        self._labels = self.labels.gather(1, order)
+        self._on_device = send(self._ordered, self.device), send(self._labels, self.device)
+
+    def labels_at(self, first: int, stop: int) -> Tensor:
+        """Labels of the epoch's videos [first, stop), int64 [R B], on the host."""
+        return self._labels[:, first:stop]
+
+    def in_order(self, first: int, stop: int) -> Batch:
+        """The epoch's videos [first, stop) of every run; views and frames are drawn anew at every call."""
+        positions, labels = (values[:, first:stop] for values in self._on_device)
+        return self._batch(self._ordered[:, first:stop], positions, labels)
+
     def batch(self, picks: Tensor) -> Batch:
-        """The videos at `picks`, int64 [R B], each in [0, len(self)); views and frames are drawn anew at every call."""
-        picks = picks.to(self.positions.device)
-        positions = self.positions.gather(1, picks)
-        labels = self.labels.gather(1, picks)
+        """The videos at `picks`, int64 [R B] on the host, whatever the order; drawn anew as `in_order`."""
+        positions, labels = self.positions.gather(1, picks), self.labels.gather(1, picks)
+        return self._batch(positions, send(positions, self.device), send(labels, self.device))
+
+    def _batch(self, on_host: Tensor, positions: Tensor, labels: Tensor) -> Batch:
         if self.reader is None:
             return Batch(self.values[positions], labels)
-        inputs = self.reader.take(positions)
+        inputs = self.reader.take(on_host)
         return Batch(inputs.features, labels, inputs.tokens)
 
     def state(self) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """Whether the stores hold what a configuration trains and tests on. Checked before any feature is read.
 
 Every method reads the pooled features. Visual prompts from block k also read the tokens that enter block k, from every
-store that trains, tests or anchors. `frames.views = "random"` needs a training store of several views, and
-`frames.used = T` one with at least T frames per video. A store that lacks something is refused, and the message holds
-the `vidfeat extract` command that adds it.
+store that trains, tests or anchors. `frames.views = "random"` and `head.tip_keys = "views"` need a training store of
+several views, and `frames.used = T` one with at least T frames per video. A store that lacks something is refused, and
+the message holds the `vidfeat extract` command that adds it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from prompttune.config.train_config import TrainConfig
-from prompttune.data.extract_command import extract_command
+from prompttune.data.extract_command import extract_command, is_imported
 from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
 from vidfeat.errors import UnsupportedModelError
@@ -55,7 +55,8 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
     problems = [*_block_problems(config, sources[0])]
     commands = []
     for place, source in enumerate(sources):
-        wanted_views = 2 if trains and place == 0 and config.frames.views == "random" else 1
+        asks = _asks_for_views(config) if trains and place == 0 else ""
+        wanted_views = 2 if asks else 1
         lacking = [tap for tap in needed_taps(config) if tap not in source.reader.taps]
         if lacking:
             size = sum(tap_bytes(source, tap) for tap in lacking) / 2**30
@@ -64,7 +65,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
                 f"{size:.3g} GiB"
             )
         if source.reader.n_views < wanted_views:
-            problems.append(f'{source.path} has one view, and frames.views = "random" needs several')
+            problems.append(f"{source.path} has one view, and {asks} needs several")
         problems += _frame_problems(config, source, trains=trains and place == 0)
         if lacking or source.reader.n_views < wanted_views:
             taps = [*source.reader.taps, *lacking]
@@ -76,6 +77,8 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
     fix = "; ".join(commands)
     if commands:
         fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
+    if any(is_imported(source.reader) for source in sources):
+        fix += "; imported features cannot be added to, NEW.zarr takes their place"
     raise FeatureError(
         explain(
             f"the configuration of {config.method} asks for what is not there",
@@ -85,6 +88,13 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             fix=fix or None,
         )
     )
+
+
+def _asks_for_views(config: TrainConfig) -> str:
+    """The setting that reads augmented views of the training store; empty where none does."""
+    if config.head.adapter == "tip-adapter" and config.head.tip_keys == "views":
+        return 'head.tip_keys = "views"'
+    return 'frames.views = "random"' if config.frames.views == "random" else ""
 
 
 def _require_vit(config: TrainConfig, sources: Sequence[FeatureSource]) -> None:

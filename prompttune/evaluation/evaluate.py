@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prompttune.base.devices import autocast
 from prompttune.data.features import FeatureTable, labels_of
 from prompttune.data.frames import TokenReader
 from prompttune.errors import explain
-from prompttune.model.prompt_model import PromptModel, autocast
+from prompttune.model.prompt_model import PromptModel
 from prompttune.splits.split import TestSet, VideoTable
 
 _EVALUATION_BATCH = 512  # videos per pass through the head

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prompttune.base.devices import CPU, send
 from prompttune.base.run_axis import RunGenerators
 
 
@@ -27,18 +28,18 @@ class Mix:
 
     def features(self, features: Tensor) -> Tensor:
         """`keep x + (1 - keep) x[partner]` of `[R B ... E]`, not normalised; frozen and learned features mix alike."""
-        keep = self.keep.to(features).view(-1, *[1] * (features.dim() - 1))
+        keep = self.keep.to(features.dtype).view(-1, *[1] * (features.dim() - 1))
         return keep * features + (1.0 - keep) * self._partners(features)
 
     def targets(self, labels: Tensor, n_classes: int) -> Tensor:
         """Soft labels `[R B C]` float32 of `labels [R B]`."""
         onehot = F.one_hot(labels, n_classes).float()
-        keep = self.keep.to(onehot).view(-1, 1, 1)
+        keep = self.keep.view(-1, 1, 1)
         return keep * onehot + (1.0 - keep) * self._partners(onehot)
 
     def _partners(self, values: Tensor) -> Tensor:
         runs = torch.arange(len(values), device=values.device).unsqueeze(1)
-        return values[runs, self.partner.to(values.device)]
+        return values[runs, self.partner]
 
 
 class FeatureMixup:
@@ -59,13 +60,13 @@ class FeatureMixup:
         self.alpha = alpha
         self.generators = RunGenerators(seeds, "mixup")
 
-    def draw(self, batch_size: int) -> Mix:
-        """The mix of the next step for batches of `batch_size` videos."""
+    def draw(self, batch_size: int, *, device: torch.device = CPU) -> Mix:
+        """The mix of the next step for batches of `batch_size` videos, sent to the device."""
         partner = self.generators.permutation(batch_size)
         # torch draws no Beta from a generator of one's own; its generator seeds numpy's, which does.
         entropy = self.generators.integers(2**62, 1).flatten().tolist()
         keep = [np.random.default_rng(seed).beta(self.alpha, self.alpha) for seed in entropy]
-        return Mix(keep=torch.tensor(keep, dtype=torch.float32), partner=partner)
+        return Mix(keep=send(torch.tensor(keep, dtype=torch.float32), device), partner=send(partner, device))
 
     def state(self) -> Tensor:
         """The generators' states, uint8 `[R n_bytes]`: what a checkpoint keeps."""

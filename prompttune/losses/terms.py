@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -240,8 +241,14 @@ class WeightedTerm:
         if isinstance(self.weight, tuple):
             if len(self.weight) != step.n_runs:
                 raise ValueError(f"term {self.name!r} has {len(self.weight)} weights for {step.n_runs} runs")
-            return value * value.new_tensor(self.weight)
+            return value * _on_device(self.weight, value.dtype, value.device)
         return value * self.weight
+
+
+@lru_cache(maxsize=64)
+def _on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor | float:
+    """Weights `[R]`, sent once; one number where all runs have the same."""
+    return weights[0] if len(set(weights)) == 1 else torch.tensor(weights, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -258,6 +265,10 @@ class StepLosses:
     @property
     def total(self) -> Tensor:
         return torch.stack(tuple(self.terms.values())).sum(dim=0)
+
+    def scaled(self, factors: Mapping[str, Tensor]) -> StepLosses:
+        """The same with some terms times a factor of each run `[R]`."""
+        return StepLosses({name: value * factors.get(name, 1.0) for name, value in self.terms.items()})
 
 
 def compute_losses(step: StepTensors, terms: Sequence[WeightedTerm]) -> StepLosses:

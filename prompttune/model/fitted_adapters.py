@@ -15,12 +15,14 @@ from prompttune.data.features import FeatureTable, labels_of
 from prompttune.data.frames import TrainingVideos
 from prompttune.errors import ConfigError, explain
 from prompttune.model.prompt_model import PromptModel
-from prompttune.parts.adapters import ProbeVideos, TipAdapter, fit_linear_probe
+from prompttune.parts.adapters import ProbeVideos, TipAdapter, TipGrid, fit_linear_probe
 from prompttune.parts.class_adapters import ClassCache, ClassProbe
 from prompttune.splits.split import Split
 
 
-def attach_adapter(model: PromptModel, *, splits: Sequence[Split], features: FeatureTable) -> None:
+def attach_adapter(
+    model: PromptModel, *, splits: Sequence[Split], features: FeatureTable, keys: FeatureTable | None = None
+) -> None:
     """Gives the model the adapter of its configuration, made of the runs' training videos; none where none is asked
     for.
 
@@ -28,16 +30,16 @@ def attach_adapter(model: PromptModel, *, splits: Sequence[Split], features: Fea
         model: of R runs.
         splits: one per run.
         features: of at least their training and validation videos.
+        keys: what Tip-Adapter's keys are made of, where that is not `features`.
 
     Raises:
         ConfigError: a linear probe without validation videos to choose its strength on.
     """
     kind = model.config.head.adapter
     if kind == "tip-adapter" and len(splits[0].train):
-        head, videos = model.config.head, TrainingVideos(features, splits)
-        keys = model.video_features(videos.values[videos.positions])
+        head, videos = model.config.head, TrainingVideos(features if keys is None else keys, splits)
         tip = TipAdapter(
-            keys=keys,
+            keys=model.video_features(videos.values[videos.positions]),
             labels=videos.labels,
             n_classes=len(splits[0].classes),
             train_keys=head.train_keys,
@@ -61,7 +63,11 @@ def tune_adapter(model: PromptModel, *, splits: Sequence[Split], features: Featu
     labels = torch.stack([labels_of(split.table, split.val, split.classes) for split in splits])
     videos = model.video_features(features.values[positions])
     zero_shot = model.logits(videos, model.class_features(model.vocabulary(splits[0].classes)))
-    model.fitted.tip.search(video_features=videos, labels=labels.to(videos.device), zero_shot_logits=zero_shot)
+    head = model.config.head
+    grid = TipGrid(largest_beta=head.tip_largest_beta, largest_alpha=head.tip_largest_alpha)
+    model.fitted.tip.search(
+        video_features=videos, labels=labels.to(videos.device), zero_shot_logits=zero_shot, grid=grid
+    )
 
 
 @torch.no_grad()

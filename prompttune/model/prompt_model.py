@@ -11,14 +11,14 @@ modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prompttune.base.run_axis import n_parameters_per_run, named_run_parameters
+from prompttune.base.devices import without_autocast
+from prompttune.base.run_axis import n_parameters_per_run, parameters_of_run
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
@@ -119,9 +119,14 @@ class PromptModel(nn.Module):
         texts = self.class_texts(names)
         prompts = None
         if self.context is not None:
-            position = self.config.context.position
+            context, behind = self.config.context, self.config.context.words_behind
+            template = f"{behind} {{}}." if behind else None
             prompts = ClassPrompts.build(
-                list(texts), self.pack.tokenizer(), n_ctx=self.context.n_ctx, position=position
+                list(texts),
+                self.pack.tokenizer(),
+                n_ctx=self.context.n_ctx,
+                position=context.position,
+                template=template,
             )
         return Vocabulary(names, texts, prompts, self.frozen_text(texts))
 
@@ -132,18 +137,19 @@ class PromptModel(nn.Module):
 
     def frozen_text(self, texts: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         """Unit features of words in the hand-written templates, float32 [len(texts) E]; of several templates the mean
-        of the unit features, of unit length again.
+        of the unit features (or of the features as they are, `templates.average`), of unit length again.
 
-        Source: Radford et al. 2021, section 3.1.4 for the ensemble.
+        Source: Radford et al. 2021, section 3.1.4 for the ensemble; muzairkhattak/PromptSRC@8be7dcf
+        trainers/promptsrc.py `fixed_embeddings` for features as they are.
         """
         templates = templates or self.config.templates.ensemble or (self.config.templates.zero_shot,)
         total = torch.zeros(len(texts), self.pack.config.embed_dim, device=self.device)
         for template in templates:
             written = [template.format(text) for text in texts]
             # Once per run, so in full precision whatever the training runs in.
-            with torch.autocast(self.device.type, enabled=False):
+            with without_autocast(self.device.type):
                 features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
-            total = total + F.normalize(features, dim=-1)
+            total = total + (features if self.config.templates.average == "raw" else F.normalize(features, dim=-1))
         return F.normalize(total, dim=-1)
 
     def prompt_texts(self, names: Sequence[str]) -> dict[str, str]:
@@ -157,8 +163,9 @@ class PromptModel(nn.Module):
             }
         before, n_ctx = vocabulary.prompts.n_ctx_before, vocabulary.prompts.n_ctx
         front, behind = (f"[{n}] " if n else "" for n in (before, n_ctx - before))
+        words = f"{self.config.context.words_behind} ".lstrip()
         return {
-            name: f"{front}{text}{' ' + behind.rstrip() if behind else ''}."
+            name: f"{front}{words}{text}{' ' + behind.rstrip() if behind else ''}."
             for name, text in zip(vocabulary.names, vocabulary.texts, strict=True)
         }
 
@@ -298,7 +305,7 @@ class PromptModel(nn.Module):
             runs = [slice(run, run + 1) for run in range(self.n_runs)]
         class_features, found = self._classes_and_anchors(vocabulary, anchors, video_features, classes)
         # Losses are taken in float32 whatever the towers ran in.
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device.type):
             logits = self.predicted_logits(shown, class_features, vocabulary.names)
             frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
             targets = None if mix is None else mix.targets(labels, logits.shape[-1])
@@ -359,7 +366,7 @@ class PromptModel(nn.Module):
 
     def run_tensors(self, run: int) -> dict[str, Tensor]:
         """What run `run` learned, by name, without the run axis; frozen buffers included."""
-        learned = {name: parameter.runs[run] for name, parameter in named_run_parameters(self)}
+        learned = parameters_of_run(self, run)
         return {name: value.detach().cpu().clone() for name, value in [*learned.items(), *self.named_buffers()]}
 
     @torch.no_grad()
@@ -369,8 +376,7 @@ class PromptModel(nn.Module):
         Raises:
             PromptFileError: a missing tensor, or one of another shape.
         """
-        targets = {name: parameter.runs[run].data for name, parameter in named_run_parameters(self)}
-        targets |= dict(self.named_buffers())
+        targets = {**parameters_of_run(self, run), **dict(self.named_buffers())}
         problems = [f"no {name}" for name in targets if name not in tensors]
         problems += [
             f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
@@ -389,10 +395,3 @@ class _Text:
 
     tower: TextTower
     engine: TextEngine
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Half precision for what follows, by device; a no-op for fp32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

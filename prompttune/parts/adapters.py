@@ -62,8 +62,8 @@ class TipAdapter(nn.Module):
         beta: `[R]`, sharpness of the affinity.
 
     Source: Zhang et al. 2022 (Tip-Adapter), gaopengcuhk/Tip-Adapter@327763e main.py; alpha 1.17, beta 1 (ImageNet).
-    Its keys are the mean of 10 augmented passes; here they are what the store holds. F: AdamW 1e-3, eps 1e-4, 20
-    epochs, batch 256, cosine; the best epoch on test data, as released, is not offered.
+    Its keys are the mean of 10 augmented passes (`head.tip_keys = "views"` with a store of 11 views). F: AdamW 1e-3,
+    eps 1e-4, 20 epochs, batch 256, cosine; the best epoch on test data, as released, is not offered.
     """
 
     alpha: Tensor

@@ -18,6 +18,7 @@ from prompttune.base.run_layers import RunLinear
 from prompttune.config.train_config import ContextConfig, TrainConfig
 from prompttune.errors import ConfigError, explain
 from prompttune.parts.coupling import Coupling, ModalityCoupling
+from prompttune.text.class_prompts import split_template
 from prompttune.text.engine import TextContext
 from vidfeat.backbone import BackbonePack
 
@@ -57,7 +58,7 @@ class LearnedContext(nn.Module):
             sizes = {"n_in": pack.config.vit.width, "n_out": width}
             self.from_visual = ModalityCoupling(depth=context.prompt_depth, seeds=seeds, **sizes)
         else:
-            self.ctx = RunParameter(_start(context, pack, seeds=seeds, n_classes=n_classes))
+            self.ctx = RunParameter(_start(config, pack, seeds=seeds, n_classes=n_classes))
             for block in range(1, context.prompt_depth):
                 generators = RunGenerators(seeds, f"context.{block}")
                 self.deep.append(RunParameter(generators.normal(context.n_ctx, width, std=context.init_std)))
@@ -68,11 +69,19 @@ class LearnedContext(nn.Module):
         self.class_net: ClassNet | None = None
         if context.class_tokens_block is not None:
             generators = RunGenerators(seeds, "class-net")
-            class_sizes = (embed_dim, context.class_tokens_hidden, context.n_ctx, width)
+            hidden = context.class_tokens_hidden or max(embed_dim // 4, 1)
+            class_sizes = (embed_dim, hidden, context.n_ctx, width)
             self.class_net = ClassNet(class_sizes, generators=generators)
         self.coupling: Coupling | None = None
         if config.coupling is not None:
             self.coupling = _make_coupling(config, hard_prompts, seeds=seeds, width=width)
+
+    @torch.no_grad()
+    def start_from(self, values: Tensor) -> None:
+        """Sets every run's context, and every class's, to `values` [M W]."""
+        assert self.ctx is not None
+        for own in self.ctx.runs:
+            own.copy_(values.expand_as(own))
 
     @property
     def n_ctx(self) -> int:
@@ -158,7 +167,7 @@ class ClassNet(nn.Module):
     """TCP's class-aware tokens of R runs: a class's hand-written feature to M tokens.
 
     Source: Yao et al. 2024 (TCP), htyao89/Textual-based_Class-aware_prompt_tuning trainers/tcp.py `meta_net`: Linear(E,
-    128), QuickGELU, Linear(128, M W), on normalised features; what it gives replaces the context at block 8.
+    E/4), QuickGELU, Linear(E/4, M W), on normalised features; what it gives replaces the context at block 8.
     """
 
     def __init__(self, sizes: tuple[int, int, int, int], *, generators: RunGenerators) -> None:
@@ -175,27 +184,35 @@ class ClassNet(nn.Module):
         return tokens.unflatten(-1, (self.n_ctx, self.width))
 
 
-def _start(context: ContextConfig, pack: BackbonePack, *, seeds: Sequence[int], n_classes: int) -> Tensor:
+def _start(config: TrainConfig, pack: BackbonePack, *, seeds: Sequence[int], n_classes: int) -> Tensor:
     """Initial values [R M W], or [R C M W] for a context per class."""
+    context = config.context
     per_class = (n_classes,) if context.kind == "class" else ()
     if context.init == "random":
         shape = (*per_class, context.n_ctx, pack.config.text.width)
         return RunGenerators(seeds, "context").normal(*shape, std=context.init_std)
-    ids = pack.tokenizer().encode(context.init)
-    if len(ids) != context.n_ctx:
+    if context.init.startswith("@"):  # whoever trains puts the file's values here, see `start_from`
+        return torch.zeros(len(seeds), *per_class, context.n_ctx, pack.config.text.width)
+    words = split_template(config.templates.zero_shot)[0].strip() if context.init == "template" else context.init
+    ids = pack.tokenizer().encode(words)
+    n_zeros = context.n_ctx - len(ids)
+    if n_zeros and not (context.init_pad and n_zeros > 0):
+        padded = ", or context.init_pad = true for zeros before the words" if n_zeros > 0 else ""
         raise ConfigError(
             explain(
                 "the context's words are not as many tokens as the context",
                 where="context.init",
                 expected=f"context.n_ctx = {context.n_ctx} tokens",
-                got=f"{context.init!r}, {len(ids)} tokens",
-                fix=f"context.n_ctx = {len(ids)}",
+                got=f"{words!r}, {len(ids)} tokens",
+                fix=f"context.n_ctx = {len(ids)}{padded}",
             )
         )
     tower = pack.text_tower()
     with torch.no_grad():
-        words = tower.embed(torch.tensor(ids, device=tower.positional_embedding.device)).float().cpu()
-    return words.expand(len(seeds), *per_class, -1, -1)
+        values = tower.embed(torch.tensor(ids, device=tower.positional_embedding.device)).float().cpu()
+    # Words end where the class name begins, as in the hand-written prompt. Source: ProGrad, trainers/prograd.py.
+    values = torch.cat([values.new_zeros(n_zeros, values.shape[1]), values])
+    return values.expand(len(seeds), *per_class, -1, -1)
 
 
 def _make_coupling(
@@ -205,7 +222,8 @@ def _make_coupling(
     try:
         coupling = Coupling(hard_prompts, config=config.coupling, seeds=seeds, width=width)
         with torch.no_grad():  # finds hard prompts that do not pair with the soft ones before anything is trained
-            coupling.eval()(torch.zeros(len(seeds), config.context.n_ctx, width))
+            for block in range(coupling.depth):
+                coupling.eval()(torch.zeros(len(seeds), config.context.n_ctx, width), block=block)
         return coupling.train()
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -57,11 +57,19 @@ class PromptFile:
         """What it couples: the context [M W]; for `depth` > 1 and a deep prompt [J M W], blocks in order, J <= depth.
 
         Raises:
-            PromptFileError: no context that classes share.
+            PromptFileError: no context that classes share, or deep prompts of which the file holds a part.
         """
         if self.ctx is None:
             raise PromptFileError(explain(f"the method {self.method} learned no context that classes share"))
         names = [f"{DEEP}.{block}" for block in range(depth - 1)]
+        if depth > 1 and ((self.config.get("coupling") or {}).get("depth") or 1) > 1:
+            raise PromptFileError(
+                explain(
+                    "deep prompts that were coupled themselves are not in the file as they entered the blocks",
+                    got=f"a prompt of {self.method} with coupling.depth = {self.config['coupling']['depth']}",
+                    fix="a hard prompt of a method without coupling, or coupling.deep_hard = false",
+                )
+            )
         deep = [self.learned[name] for name in names if name in self.learned]
         return torch.stack([self.ctx, *deep]) if deep else self.ctx
 

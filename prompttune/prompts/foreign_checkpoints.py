@@ -24,19 +24,15 @@ import torch
 from torch import Tensor
 
 from prompttune.errors import PromptFileError, explain
-from prompttune.prompts.file import DEEP, PromptFile
+from prompttune.prompts.file import PromptFile
+from prompttune.prompts.released_parts import ReleasedParts, released_parts
 
 # The context's name in CoOp, KgCoOp, ProGrad, MaPLe, PromptSRC and ViFi-CLIP; in GA2-CLIP.
 CONTEXT_NAMES = ("ctx", "ctx_VPT")
 # Real checkpoints wrap their tensors two or three times; a dictionary that holds itself must end somewhere.
 _DEEPEST_NESTING = 6
-# Deep prompts of the text tower in MaPLe, PromptSRC, ViFi-CLIP and GA2-CLIP.
+# Deep prompts of the text tower in PromptSRC, ViFi-CLIP and GA2-CLIP.
 _DEEP_NAME = re.compile(r"(?:^|\.)text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow$")
-# Learned beside the context: CoCoOp's meta-net; MaPLe's compound prompts and their projections; visual prompts.
-_LEARNED_BESIDE = re.compile(
-    r"(?:^|\.)(?:meta_net\.|compound_prompts_text\.|compound_prompt_projections\.|prompt_learner\.proj\.|image_encoder\..*VPT)"
-    r"|^(?:state_dict\.)?proj\."
-)
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,15 @@ class ImportedContext:
     """A context found in a checkpoint.
 
     Attributes:
-        ctx: float32 `[M W]`, the vectors in front of the class name.
+        ctx: float32 `[M W]`, the vectors beside the class name; `[C M W]` where every class has its own.
         deep: float32 `[J-1 M W]`, those that replace them at the input of blocks 1, 2, ...; None without deep prompts.
         key: the context's name in the file.
         path: where it was read.
         sha256: of the whole file.
         dtype: as it was stored.
         n_classes: how many classes the file was trained on, where it says so (`token_prefix`); None where not.
-        left_out: learned tensors beside the context that no prompt file of ours takes: a meta-net, a coupling, visual
-            prompts. The context alone is not what was trained.
+        parts: what else was learned, as parts of ours.
+        suffix: float32 `[C S W]`, embeddings of the words behind the context, where the file has them.
     """
 
     ctx: Tensor = field(repr=False)
@@ -62,15 +58,21 @@ class ImportedContext:
     sha256: str
     dtype: str
     n_classes: int | None = None
-    left_out: tuple[str, ...] = ()
+    parts: ReleasedParts = field(default_factory=ReleasedParts)
+    suffix: Tensor | None = field(default=None, repr=False)
 
     @property
     def n_ctx(self) -> int:
-        return self.ctx.shape[0]
+        return self.ctx.shape[-2]
 
     @property
     def width(self) -> int:
-        return self.ctx.shape[1]
+        return self.ctx.shape[-1]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Learned tensors that no prompt file of ours takes: the rest alone is not what was trained."""
+        return self.parts.left_out
 
     def stacked(self) -> Tensor:
         """`[J M W]` with the text input's context first, as `Coupling` takes hard prompts of several blocks."""
@@ -86,22 +88,19 @@ def import_context(path: str | os.PathLike[str], *, key: str | None = None) -> I
         key: the tensor's name, or how it ends; None where one name alone ends in `ctx` or `ctx_VPT`.
 
     Raises:
-        PromptFileError: no such file; a file with more in it than tensors and plain values; no context, several, or one
-            per class.
+        PromptFileError: no such file; a file with more in it than tensors and plain values; no context, or several.
     """
     tensors = dict(_named_tensors(_read(Path(path))))
     name = _context_key(tensors, path=path, key=key)
     found = tensors[name]
-    if found.dim() != 2 or not found.is_floating_point():
+    if found.dim() not in (2, 3) or not found.is_floating_point():
         raise PromptFileError(
             explain(
-                "this is no context that classes share",
+                "this is no context",
                 where=f"{path}, {name}",
-                expected="a floating-point tensor [M W]",
+                expected="a floating-point tensor [M W], or [C M W] for a context per class",
                 got=f"{found.dtype} {list(found.shape)}",
-                fix="a context per class [C M W] belongs to its own classes; train one that is shared"
-                if found.dim() == 3
-                else "name another tensor",
+                fix="name another tensor: --key NAME",
             )
         )
     if not torch.isfinite(found).all():
@@ -113,17 +112,29 @@ def import_context(path: str | os.PathLike[str], *, key: str | None = None) -> I
         path=str(path),
         sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         dtype=str(found.dtype).removeprefix("torch."),
-        n_classes=_n_classes(tensors, name),
-        left_out=tuple(sorted({tensor for tensor in tensors if _LEARNED_BESIDE.search(tensor)})),
+        n_classes=len(found) if found.dim() == 3 else _n_classes(tensors, name),
+        parts=released_parts(tensors, name, found),
+        suffix=tensors.get(_beside(name, "token_suffix")),
     )
 
 
-def as_prompt_file(context: ImportedContext, *, classes: Sequence[str], pack_hash: str) -> PromptFile:
+def as_prompt_file(
+    context: ImportedContext,
+    *,
+    classes: Sequence[str],
+    pack_hash: str,
+    words_behind: str = "",
+    position: str = "end",
+    hand_written: str | None = None,
+) -> PromptFile:
     """The context as a prompt file of ours, for `coupling.hard_prompts`, `eval` and `classify`.
 
     Args:
-        classes: the classes it was trained on, whose number alone the file may tell.
+        classes: the classes it was trained on, in their order.
         pack_hash: the backbone it was trained with, which the file cannot tell.
+        words_behind: frozen words between the context and the name (MaPLe's "of a").
+        position: where the context stands, as CoOp's CLASS_TOKEN_POSITION, which the file cannot tell.
+        hand_written: the template of the hand-written prompts that the method reads (TCP); the file cannot tell.
 
     Raises:
         PromptFileError: more or fewer classes than it was trained on.
@@ -138,22 +149,30 @@ def as_prompt_file(context: ImportedContext, *, classes: Sequence[str], pack_has
                 fix="the class file of that training: base classes alone where it was base-to-new",
             )
         )
-    deep = [] if context.deep is None else list(context.deep)
-    shape = {"kind": "shared", "n_ctx": context.n_ctx, "prompt_depth": 1 + len(deep)}
+    parts, per_class = context.parts, context.ctx.dim() == 3
+    shape = {"kind": "class" if per_class else "shared", "n_ctx": context.n_ctx, "init": "random"}
+    shape |= {"init_pad": False, "words_behind": words_behind, "position": position}
+    tables: dict[str, Any] = {"method": parts.method, "context": shape | parts.context}
+    if parts.visual:
+        tables["visual"] = parts.visual
+    if hand_written is not None:
+        tables["templates"] = {"zero_shot": hand_written}
+    missing = list(context.left_out)
+    if parts.asks_template and hand_written is None:
+        missing.append(f"{parts.method} reads hand-written prompts: import with --hand-written TEMPLATE")
     origin = {"imported_from": Path(context.path).name, "sha256": context.sha256, "key": context.key}
-    learned = {f"{DEEP}.{block}": value for block, value in enumerate(deep)}
     return PromptFile(
         method="imported",
         seed=0,
-        config=origin | {"left_out": list(context.left_out), "as_trained": {"method": "coop", "context": shape}},
+        config=origin | {"left_out": missing, "as_trained": tables},
         classes=tuple(classes),
         split_sha256="",
         store_fingerprint="",
         pack_hash=pack_hash,
         n_ctx=context.n_ctx,
         width=context.width,
-        ctx=context.ctx,
-        learned=learned | {"context.ctx": context.ctx.clone()},
+        ctx=None if per_class else context.ctx,
+        learned=parts.learned | {"context.ctx": context.ctx.clone()},
     )
 
 
@@ -206,8 +225,12 @@ def _deep_prompts(tensors: Mapping[str, Tensor], *, like: Tensor, path: object) 
 
 def _n_classes(tensors: Mapping[str, Tensor], key: str) -> int | None:
     """Rows of the `token_prefix` that lies beside the context."""
-    prefix = tensors.get(f"{key.rpartition('.')[0]}.token_prefix".lstrip("."))
+    prefix = tensors.get(_beside(key, "token_prefix"))
     return None if prefix is None else len(prefix)
+
+
+def _beside(key: str, name: str) -> str:
+    return f"{key.rpartition('.')[0]}.{name}".lstrip(".")
 
 
 def _listed(names: Sequence[str], limit: int = 12) -> str:

@@ -10,14 +10,17 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompttune.base.tensor_files import write_bytes
+from prompttune.config.train_config import merge, resolve
 from prompttune.errors import PromptFileError, explain
 from prompttune.prompts.file import PromptFile, read_prompt_file, write_prompt_file
 from prompttune.prompts.foreign_checkpoints import as_prompt_file, import_context
+from prompttune.prompts.suffix_words import words_behind
 from prompttune.splits.class_overlap import OverlapReport, class_overlap
 from vidfeat.backbone import BackbonePack
 
@@ -92,18 +95,22 @@ def import_prompt(
     pack: BackbonePack,
     classes: Sequence[str],
     key: str | None = None,
+    position: str = "end",
+    hand_written: str | None = None,
 ) -> PromptFile:
-    """The context of another project's checkpoint, written as a prompt file.
+    """What another project's checkpoint learned, written as a prompt file.
 
     Args:
         checkpoint: read without running anything in it, see `hard_prompts`.
         out: the prompt file to write; never overwritten.
         pack: the backbone it was trained with; the caller vouches for it, the file cannot.
-        classes: the classes it was trained on, for the overlap report.
+        classes: the classes it was trained on, in their order.
         key: the tensor's name where several could be meant.
+        position, hand_written: see `as_prompt_file`.
 
     Raises:
-        PromptFileError: as `import_context`; a context of another width than the backbone's; `out` exists.
+        PromptFileError: as `import_context` and `words_behind`; a context of another width than the backbone's; parts
+            that do not fit the backbone; `out` exists.
     """
     if Path(out).exists():
         raise PromptFileError(explain("the prompt file is there already", where=out, fix="another name"))
@@ -118,9 +125,23 @@ def import_prompt(
                 fix="name a store of the backbone it was trained with",
             )
         )
-    prompt = as_prompt_file(context, classes=classes, pack_hash=pack.hash)
+    make = partial(
+        as_prompt_file, context, classes=classes, pack_hash=pack.hash, position=position, hand_written=hand_written
+    )
+    prompt = make()  # more or fewer classes are told before anything else
+    if context.suffix is not None and context.suffix.shape[-1] == context.width:
+        prompt = make(words_behind=words_behind(context.suffix, pack=pack, classes=classes, where=checkpoint))
+    _require_fit(prompt, pack)
     write_prompt_file(out, prompt)
     return prompt
+
+
+def _require_fit(prompt: PromptFile, pack: BackbonePack) -> None:
+    """Refuses learned parts that this backbone has no place for, now and not when they are used."""
+    from prompttune.model.prompt_model import PromptModel
+
+    tables = merge(prompt.config["as_trained"], {"store": "any"})
+    PromptModel(resolve(tables), pack, seeds=[0], classes=prompt.classes).load_run_tensors(0, prompt.learned)
 
 
 def export_prompt(prompt: PromptFile, out: str | os.PathLike[str]) -> None:

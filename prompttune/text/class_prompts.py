@@ -18,18 +18,23 @@ DEFAULT_TEMPLATE = "{}."
 
 
 class PromptTokenizer(Protocol):
-    """What this module needs of `vidfeat.backbone.Tokenizer`.
+    """What this module needs of a pack's tokenizer."""
 
-    Attributes:
-        sot_id, eot_id: what stands before and behind every text; None where nothing does (T5's and Gemma's vocabularies
-            have no start of text; CLIPA reads a text without an end).
-        pad_id: what fills it up to the context length.
-    """
+    @property
+    def sot_id(self) -> int | None:
+        """What stands before every text; None where nothing does (T5's and Gemma's vocabularies)."""
 
-    sot_id: int | None
-    eot_id: int | None
-    pad_id: int
-    context_length: int
+    @property
+    def eot_id(self) -> int | None:
+        """What stands behind every text; None where nothing does."""
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a text up to the context length."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens per text, start and end included."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end of text."""

@@ -97,7 +97,9 @@ class PromptAggregation:
         Raises:
             CheckpointError: the sums of other parameters.
         """
-        wrong = sorted(set(self.sums) ^ (set(state) - {"n_epochs_seen"}))
+        given = {(name, value.shape) for name, value in state.items() if name != "n_epochs_seen"}
+        own = {(name, value.shape) for name, value in self.sums.items()}
+        wrong = sorted(f"{name} {list(shape)}" for name, shape in given ^ own)
         if wrong:
             raise CheckpointError(explain("aggregated prompts of another model", got=", ".join(wrong)))
         self.n_epochs_seen = int(state["n_epochs_seen"])
@@ -106,8 +108,4 @@ class PromptAggregation:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {
-        f"{name}.{run}": parameter
-        for name, held in named_run_parameters(model)
-        for run, parameter in enumerate(held.runs)
-    }
+    return {name: held.values for name, held in named_run_parameters(model)}

@@ -10,11 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from prompttune.base.tensor_files import read_tensors, write_tensors
+from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run
 from prompttune.errors import CheckpointError, explain
 from prompttune.splits.split import Split
 
 KIND = "prompttune checkpoint"
+VERSION = 2  # 1 held an optimiser for each run
 # Keys that say where and how something is computed and written, and change nothing that is learned.
 NOT_TRAINING = {"out", "log", "device", "runs_at_once"}
 
@@ -26,7 +28,7 @@ def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequenc
     """
     excluded = {*NOT_TRAINING, "store"}  # stores are told apart by their fingerprints, wherever they lie
     content = {
-        "runs": [[run.name, run.config.model_dump(mode="json", exclude=excluded)] for run in runs],
+        "runs": [[run.name, fingerprint_tables(run.config, exclude=excluded)] for run in runs],
         "splits": [split.sha256 for split in splits],
         "sources": list(sources),
     }
@@ -35,14 +37,14 @@ def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequenc
 
 def write_checkpoint(path: Path, state: dict[str, Tensor], *, training: str) -> None:
     """Writes a trainer's state; a kill in the middle leaves the previous checkpoint."""
-    write_tensors(path, state, {"format": KIND, "version": 1, "training": training})
+    write_tensors(path, state, {"format": KIND, "version": VERSION, "training": training})
 
 
 def read_checkpoint(path: Path, *, training: str) -> dict[str, Tensor]:
     """The state written there.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, or one of another training.
+        CheckpointError: no checkpoint, a damaged one, one of another training, or of another version.
     """
     tensors, document = read_tensors(path, kind=KIND, error=CheckpointError)
     if document.get("training") != training:
@@ -53,6 +55,16 @@ def read_checkpoint(path: Path, *, training: str) -> dict[str, Tensor]:
                 expected=training,
                 got=document.get("training"),
                 fix="resume with the configuration, seeds and store it was written with, or --overwrite",
+            )
+        )
+    if document.get("version") != VERSION:
+        raise CheckpointError(
+            explain(
+                "the checkpoint was written by another version of prompttune",
+                where=path,
+                expected=f"layout {VERSION}",
+                got=f"layout {document.get('version')}",
+                fix="finish with the version that wrote it, or delete the file to train from the start",
             )
         )
     return tensors

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prompttune.errors import explain
 
@@ -15,27 +15,20 @@ from prompttune.errors import explain
 INERT_RELATIVE_NORM = 1e-5
 
 
-def gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-    """The norm of each term's gradient over each run's parameters, name -> `[R]`; the graph is kept for `backward`.
-
-    Costs one backward pass per term: called when logging is due, not at every step.
+def gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Each term's gradient norm over each run's parameters, `[R]`; the graph stays.
 
     Args:
-        terms: name -> value per run `[R]`, as in `StepLosses.terms`.
-        parameters: the parameters of run r at `parameters[r]`.
+        terms: name -> value per run `[R]`.
+        parameters: every trained tensor `[R ...]`.
     """
-    flat = [parameter for run in parameters for parameter in run]
     norms = {}
     for name, value in terms.items():
-        gradients: Sequence[Tensor | None] = [None] * len(flat)
+        found: Sequence[Tensor | None] = [None]
         if value.requires_grad:
-            gradients = torch.autograd.grad(value.sum(), flat, retain_graph=True, allow_unused=True)
-        squares, start = [], 0
-        for run in parameters:
-            own = [g.float().square().sum() for g in gradients[start : start + len(run)] if g is not None]
-            squares.append(torch.stack(own).sum() if own else value.new_zeros(()))
-            start += len(run)
-        norms[name] = torch.stack(squares).sqrt().detach()
+            found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
+        own = [gradient.float().flatten(1) for gradient in found if gradient is not None]
+        norms[name] = torch.linalg.vector_norm(torch.cat(own, dim=1), dim=1) if own else value.detach() * 0
     return norms
 
 
@@ -96,44 +89,34 @@ def inert_terms(
 
 
 def project_off(gradient: Tensor, knowledge: Tensor, *, strength: float = 1.0) -> Tensor:
-    """`g - strength (g.k/|k|) k/|k|` where `g.k < 0`, else `g` itself: a step that does not unlearn what k keeps.
+    """Run by run, of `[R ...]`: `g - strength (g.k/|k|) k/|k|` where `g.k < 0`, else `g` itself: a step that does not
+    unlearn what k keeps.
 
     Source: Zhu et al. 2023 (ProGrad), equation 6; trainers/prograd.py `prograd_backward_and_update`. A knowledge
     gradient of zero length, where theirs divides by zero, leaves g as it is.
     """
-    dot = (gradient * knowledge).sum()
-    squared = knowledge.square().sum()
-    if dot >= 0 or squared == 0:
-        return gradient
-    return gradient - strength * (dot / squared) * knowledge
+    per_run = (-1, *[1] * (gradient.dim() - 1))
+    dot = (gradient * knowledge).flatten(1).sum(dim=1).view(per_run)
+    squared = knowledge.square().flatten(1).sum(dim=1).view(per_run)
+    opposed = (dot < 0) & (squared != 0)
+    return torch.where(opposed, gradient - strength * (dot / squared) * knowledge, gradient)
 
 
-def prograd_backward(
-    *, main: Tensor, knowledge: Tensor, parameters: Sequence[Sequence[nn.Parameter]], strength: float = 1.0
-) -> Tensor:
-    """The share of each run's tensors whose gradient was projected `[R]`; adds ProGrad's gradient to every `.grad`.
+def prograd_gradients(
+    *, main: Tensor, knowledge: Tensor, parameters: Sequence[Tensor], strength: float = 1.0
+) -> list[Tensor | None]:
+    """ProGrad's gradient of each parameter; None where the loss does not reach it.
 
     The projection is done per parameter tensor and per run, as in the authors' code.
 
     Args:
         main: what is minimised `[R]` (cross-entropy and all other terms).
         knowledge: what must not rise `[R]` (`ZeroShotConsistency`).
-        parameters: the parameters of run r at `parameters[r]`.
+        parameters: every trained tensor `[R ...]`.
         strength: lambda, 1 in the paper.
     """
-    flat = [parameter for run in parameters for parameter in run]
-    keep = torch.autograd.grad(knowledge.sum(), flat, retain_graph=True, allow_unused=True)
-    step = torch.autograd.grad(main.sum(), flat, allow_unused=True)
-    projected = []
-    for parameter, g, k in zip(flat, step, keep, strict=True):
-        if g is None:
-            projected.append(False)
-            continue
-        update = g if k is None else project_off(g, k, strength=strength)
-        projected.append(update is not g)
-        parameter.grad = update if parameter.grad is None else parameter.grad + update
-    shares, start = [], 0
-    for run in parameters:
-        shares.append(sum(projected[start : start + len(run)]) / max(len(run), 1))
-        start += len(run)
-    return torch.tensor(shares)
+    keep = torch.autograd.grad(knowledge.sum(), parameters, retain_graph=True, allow_unused=True)
+    step = torch.autograd.grad(main.sum(), parameters, allow_unused=True)
+    return [
+        g if g is None or k is None else project_off(g, k, strength=strength) for g, k in zip(step, keep, strict=True)
+    ]

@@ -7,7 +7,6 @@ steps are timed instead, and thrown away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +32,7 @@ from prompttune.parts.visual_prompts import placement
 from prompttune.splits.split import Split
 from prompttune.text.vocabulary import TextPass
 from prompttune.training.run_group import make_trainer, plan_groups, planned, prepare
+from prompttune.training.schedules import steps_per_epoch
 
 # Shorter steps are timed whole, if no more features than this must be read for it.
 SHORT_STEP_SECONDS, FEATURE_BYTES = 0.25, 256 * 2**20
@@ -136,8 +136,8 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         if trains_by_gradient(config) and is_short:
             trainer = make_trainer(prepare(members, sources))
             seconds = replace(seconds, step=step_seconds(trainer, at_least=config.log.every + 1))
-    batch = config.optim.batch_size
     memory = memory_bytes(model, split, sources, n_frames=n_frames)
+    n_epochs = config.optim.epochs if trains_by_gradient(config) else 0
     return TrainingPlan(
         title=_title(config),
         taps=tuple(_taps(config, sources)),
@@ -146,7 +146,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         together=len(members),
         step=step,
         text_path="" if sent is None else sent.engine.path(sent.prompts, sent.context),
-        n_steps=math.ceil(len(split.train) / batch) * config.optim.epochs if trains_by_gradient(config) else 0,
+        n_steps=n_epochs * steps_per_epoch(config.optim, len(split.train)),
         evaluation_flops=evaluation,
         memory_bytes=memory,
         process_bytes=libraries + memory,

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from prompttune.base.tensor_files import write_bytes
+from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.protocols import split_file_hashes
@@ -50,7 +51,7 @@ CLAIM, CHECKPOINTS = "runs.json", "checkpoints"
 def claim_content(runs: Sequence[Run]) -> bytes:
     """What `runs.json` says of a folder: whose it is, and with which settings."""
     described: dict[str, Any] = {
-        "runs": {run.name: run.config.model_dump(mode="json", exclude=NOT_TRAINING) for run in runs}
+        "runs": {run.name: fingerprint_tables(run.config, exclude=NOT_TRAINING) for run in runs}
     }
     if hashes := split_file_hashes(runs[0].config.protocol):
         described["split_files"] = hashes
@@ -248,7 +249,10 @@ def command_result(
         split_files=split_file_hashes(config.protocol),
         classes=classes,
         prompts=prompts,
-        hard_prompts=[_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts],
+        hard_prompts=[
+            *(_provenance(prompt, group, classes.get("new", [])) for prompt in group.hard_prompts),
+            *(_provenance(p, group, classes.get("new", [])) | {"used_as": "context.init"} for p in group.started_from),
+        ],
         runs=[found[run.name] for run in runs],
         cells=_cells(runs, found),
         versions=package_versions(),

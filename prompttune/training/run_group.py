@@ -14,10 +14,10 @@ from prompttune.base.machine import training_device
 from prompttune.config.runs import Run, group_runs, trains, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
 from prompttune.cost.memory import runs_that_fit
-from prompttune.data.features import FeatureSource, FeatureTable, read_features
+from prompttune.data.features import FeatureSource, FeatureTable, mean_of_views, read_features
 from prompttune.data.frames import TokenReader, TrainingVideos, VideoReader, make_sampler, token_reader
 from prompttune.data.protocols import Sources, make_split, other_test_sets, split_table
-from prompttune.errors import SplitError, explain
+from prompttune.errors import PromptFileError, SplitError, explain
 from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict, predict_own
 from prompttune.losses.of_runs import loss_terms
 from prompttune.model.anchor_videos import AnchorVideos
@@ -88,14 +88,64 @@ def _make_model(
     runs: Sequence[Run], sources: Sources, classes: Sequence[str], hard_prompts: Sequence[PromptFile]
 ) -> PromptModel:
     config = runs[0].config
-    return PromptModel(
+    model = PromptModel(
         config,
         sources.train.pack,
         seeds=[run.seed for run in runs],
         classes=classes,
-        hard_prompts=[prompt.ctx for prompt in hard_prompts if prompt.ctx is not None],
+        hard_prompts=[_hard_rows(config, prompt) for prompt in hard_prompts],
         device=training_device(config.device),
     )
+    for prompt in _started_from(config, sources):
+        assert model.context is not None
+        assert prompt.ctx is not None
+        model.context.start_from(prompt.ctx)
+    return model
+
+
+def _started_from(config: TrainConfig, sources: Sources) -> list[PromptFile]:
+    """The prompt file whose context training starts from, `context.init = "@FILE"`; none for words and random values.
+
+    Raises:
+        PromptFileError: no such file, one of another backbone, or one of another number of tokens.
+    """
+    if config.context.kind == "none" or not config.context.init.startswith("@"):
+        return []
+    path, pack = config.context.init[1:], sources.train.pack
+    prompt = read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width)
+    if prompt.n_ctx != config.context.n_ctx:
+        raise PromptFileError(
+            explain(
+                "the context cannot start from this prompt",
+                where=path,
+                expected=f"context.n_ctx = {config.context.n_ctx} tokens",
+                got=f"{prompt.n_ctx} tokens",
+                fix=f"--set context.n_ctx={prompt.n_ctx}",
+            )
+        )
+    return [prompt]
+
+
+def _hard_rows(config: TrainConfig, prompt: PromptFile) -> Tensor:
+    """What is coupled of a hard prompt: its text input's context [M W], or every block's [J M W].
+
+    Raises:
+        PromptFileError: `coupling.deep_hard`, and a prompt of fewer blocks.
+    """
+    coupling = config.coupling
+    depth = (coupling.depth or 1) if coupling is not None and coupling.deep_hard else 1
+    rows = prompt.hard_prompt(depth=depth)
+    n_blocks = 1 if rows.dim() == 2 else len(rows)
+    if n_blocks < depth:
+        raise PromptFileError(
+            explain(
+                "the hard prompt has not as many blocks as are coupled",
+                expected=f"{depth} blocks, coupling.depth with coupling.deep_hard",
+                got=f"{n_blocks} in a prompt of {prompt.method}, seed {prompt.seed}",
+                fix=f"train it with context.prompt_depth = {depth}, or set coupling.deep_hard = false",
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -107,6 +157,7 @@ class RunGroup:
         splits: one per run.
         others: test sets of further stores, by name.
         hard_prompts: the prompt files that are coupled.
+        started_from: the prompt file whose context the runs start from, if any.
         features: by store, "" for the training store's.
         model: of all runs.
     """
@@ -118,6 +169,7 @@ class RunGroup:
     hard_prompts: Sequence[PromptFile]
     features: Mapping[str, FeatureTable] = field(repr=False)
     model: PromptModel = field(repr=False)
+    started_from: Sequence[PromptFile] = ()
 
     @property
     def config(self) -> TrainConfig:
@@ -164,8 +216,12 @@ def prepare(runs: Sequence[Run], sources: Sources, *, splits: Sequence[Split] | 
     features = {"": read_features(sources.train, rows, reduce=reduce).to(model.device)}
     for name, test in others.items():
         features[name] = read_features(sources.tests[name], test.videos, reduce=reduce).to(model.device)
-    attach_adapter(model, splits=splits, features=features[""])
-    return RunGroup(runs, sources, splits, others, hard, features, model)
+    keys = None
+    if config.head.tip_keys == "views" and config.head.adapter == "tip-adapter":
+        trained = np.concatenate([split.train for split in splits])
+        keys = mean_of_views(sources.train, trained, reduce=reduce).to(model.device)
+    attach_adapter(model, splits=splits, features=features[""], keys=keys)
+    return RunGroup(runs, sources, splits, others, hard, features, model, _started_from(config, sources))
 
 
 def make_trainer(group: RunGroup) -> Trainer:

@@ -1,40 +1,41 @@
 """The one training loop: any method, R runs at once, resumable at every step.
 
-Each run has its own optimiser, learning rate, data order and random numbers; the runs share the passes through the text
-tower and nothing else. `Trainer.state` is everything a step depends on, so a trainer that loads it goes on exactly as
-the one that gave it.
+Each run has its own learning rate, data order and random numbers; the runs share the passes through the towers and
+nothing else. The host draws and sends, `DeviceStep` computes, and the host looks at what came out every few steps.
+`Trainer.state` is everything a step depends on, so a trainer that loads it goes on exactly as the one that gave it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prompttune.base.run_axis import RunGenerators, parameters_of_run
+from prompttune.base.run_layers import RunDropout
 from prompttune.config.runs import Run
-from prompttune.data.features import Batch
 from prompttune.data.frames import TrainingVideos
 from prompttune.errors import NonFiniteLossError, explain
 from prompttune.losses.mixup import FeatureMixup
-from prompttune.losses.terms import StepLosses, StepTensors, WeightedTerm
+from prompttune.losses.terms import WeightedTerm
 from prompttune.model.anchor_videos import AnchorVideos
-from prompttune.model.class_sampling import ClassSampler, step_accuracy, step_losses
-from prompttune.model.prompt_model import PromptModel, Vocabulary, autocast
+from prompttune.model.class_sampling import ClassSampler
+from prompttune.model.prompt_model import PromptModel
+from prompttune.text.vocabulary import Vocabulary
 from prompttune.training.aggregation import PromptAggregation
-from prompttune.training.gradients import gradient_norms, prograd_backward
-from prompttune.training.optimisers import below, learning_rate, load_optimiser_state, make_optimiser, optimiser_state
-
-KNOWLEDGE_TERM = "zero-shot-consistency"
+from prompttune.training.device_step import DeviceStep, MicroBatch, StepRow
+from prompttune.training.optimisers import below
+from prompttune.training.schedules import learning_rate, steps_per_epoch
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did; every tensor is float32 [R] on the CPU.
+    """What one step did; every tensor is float32 [R] on the CPU. Where the device is not asked at every step
+    (`Trainer.read_every`), terms, norms and accuracy are those of the last step that was read.
 
     Attributes:
         step, epoch: counted from 0.
@@ -94,19 +95,27 @@ class TrainingInputs:
 
 
 class Trainer:
-    """Trains R runs of one model, a step at a time."""
+    """Trains R runs of one model, a step at a time.
 
-    def __init__(self, model: PromptModel, inputs: TrainingInputs) -> None:
+    Args:
+        model: of these runs.
+        inputs: what it trains on.
+        read_every: steps between two looks at what the device found; None for every step on the CPU, where a look costs
+            nothing, and `log.every` elsewhere.
+    """
+
+    def __init__(self, model: PromptModel, inputs: TrainingInputs, *, read_every: int | None = None) -> None:
         config = inputs.runs[0].config
         seeds = [run.seed for run in inputs.runs]
         self.model, self.inputs, self.config = model, inputs, config
-        self.parameters = [parameters_of_run(model, run) for run in range(len(seeds))]
-        self.optimisers = [
-            make_optimiser(run.config.optim, list(parameters.values()))
-            for run, parameters in zip(inputs.runs, self.parameters, strict=True)
-        ]
-        self.steps_per_epoch = math.ceil(len(inputs.videos) / config.optim.batch_size)
+        self.device = inputs.videos.device
+        self.read_every = read_every or (1 if self.device.type == "cpu" else config.log.every)
+        self.steps_per_epoch = steps_per_epoch(config.optim, len(inputs.videos))
         self.n_steps = self.steps_per_epoch * config.optim.epochs
+        self.rates = self._learning_rates()
+        self.device_step = DeviceStep(
+            model, inputs.runs, vocabulary=inputs.vocabulary, terms=inputs.terms, rates=self.rates
+        )
         self.step_index = 0
         self.between_steps = True
         self.order_generators = RunGenerators(seeds, "order")
@@ -116,13 +125,14 @@ class Trainer:
         self.class_sampler: ClassSampler | None = None
         if config.classes.sample != "all":
             self.class_sampler = ClassSampler(config.classes, frozen=inputs.vocabulary.frozen, seeds=seeds)
+        self.dropouts = [module for module in model.modules() if isinstance(module, RunDropout)]
+        self.parameters = [parameters_of_run(model, run) for run in range(len(seeds))]
         self.aggregation = self._make_aggregation()
         self.selection = Selection(torch.full((len(seeds),), -1.0), torch.zeros(len(seeds), dtype=torch.int64))
-        self.device = inputs.videos.values.device
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=config.precision == "fp16" and self.device.type == "cuda"
-        )
         self.seconds = 0.0
+        self._row: StepRow | None = None
+        self._read_at = 0
+        self._drawn_at_read: dict[str, Tensor] = {}
 
     @property
     def epoch(self) -> int:
@@ -153,108 +163,77 @@ class Trainer:
         """
         self.between_steps = False
         step, epoch = self.step_index, self.epoch
-        rates = self._set_learning_rates()
+        if self.read_every > 1 and step == self._read_at:
+            self._drawn_at_read = self._drawn_state()
         self.model.train()
-        picks = self._next_picks()
-        classes = self._draw_classes(picks)
-        with_norms = len(self.inputs.terms) > 1 and step % self.config.log.every == 0
-        sums: dict[str, Tensor] = {}
-        norms: dict[str, Tensor] = {}
-        accuracy = torch.zeros(len(self.optimisers))
-        for micro in picks.chunk(self.config.optim.accumulate, dim=1):
-            share = micro.shape[1] / picks.shape[1]
-            steps = self._forward(self.inputs.videos.batch(micro), classes)
-            losses = step_losses(steps, self.inputs.terms)
-            self._check_losses(losses)
-            if with_norms:
-                found = gradient_norms(losses.terms, self._parameter_lists())
-                norms = {name: norms.get(name, 0.0) + share * value.cpu() for name, value in found.items()}
-            self._backward(losses, share)
-            for name, value in losses.terms.items():
-                sums[name] = sums.get(name, torch.zeros(())) + share * value.detach().float().cpu()
-            accuracy = accuracy + share * step_accuracy(steps).cpu()
-        gradient_norm = self._update()
+        logged = step % self.config.log.every == 0
+        with_norms = logged and len(self.inputs.terms) > 1
+        self.device_step(self._draw(step), step, with_norms=with_norms)
         self.step_index += 1
-        if self.step_index % self.steps_per_epoch == 0:
+        ends_epoch = self.step_index % self.steps_per_epoch == 0
+        looks = ends_epoch and (self.aggregation is not None or self.inputs.validate is not None)
+        if logged or looks or self.finished or self.step_index - self._read_at >= self.read_every:
+            self._read()
+        if ends_epoch:
             self._end_epoch(epoch)
         self.between_steps = True
-        return StepRecord(step, epoch, sums, norms, gradient_norm, accuracy, torch.tensor(rates))
+        row = self._row
+        assert row is not None  # step 0 is logged
+        norms = row.term_gradient_norms if with_norms else {}
+        return StepRecord(step, epoch, row.terms, norms, row.gradient_norm, row.accuracy, self.rates[step].float())
 
-    def finish(self) -> None:
-        """Puts the selected or aggregated prompts in place of the last step's."""
-        if self.aggregation is not None:
-            self.aggregation.apply(self.model)
-        if self.inputs.validate is not None and self.selection.parameters:
-            for run, best in enumerate(self.selection.parameters):
-                _load(self.parameters[run], best)
-
-    def _set_learning_rates(self) -> list[float]:
-        rates = []
-        for run, optimiser in zip(self.inputs.runs, self.optimisers, strict=True):
-            rate = learning_rate(
-                run.config.optim, self.step_index, n_steps=self.n_steps, steps_per_epoch=self.steps_per_epoch
-            )
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            rates.append(rate)
-        return rates
-
-    def _next_picks(self) -> Tensor:
-        """Positions of the next batch among each run's training videos, int64 [R B]; a new order each epoch."""
-        place = self.step_index % self.steps_per_epoch
+    def _draw(self, step: int) -> Iterator[MicroBatch]:
+        """Everything random of a step, drawn on the host and sent to the device, one micro-batch after the other."""
+        place = step % self.steps_per_epoch
         if place == 0:
             self.order = self.order_generators.permutation(len(self.inputs.videos))
-        size = self.config.optim.batch_size
-        return self.order[:, place * size : (place + 1) * size]
+            self.inputs.videos.set_order(self.order)
+        first = place * self.config.optim.batch_size
+        stop = min(first + self.config.optim.batch_size, len(self.inputs.videos))
+        classes = None
+        if self.class_sampler is not None:
+            classes = self.class_sampler.draw(self.inputs.videos.labels_at(first, stop))
+        size = math.ceil((stop - first) / self.config.optim.accumulate)
+        for start in range(first, stop, size):
+            n_videos = min(size, stop - start)
+            batch = self.inputs.videos.in_order(start, start + n_videos)
+            mix = self.mixup.draw(n_videos, device=self.device) if self.mixup is not None else None
+            anchors = self.inputs.anchors.draw() if self.inputs.anchors is not None else None
+            for dropout in self.dropouts:
+                dropout.send_ahead(n_videos, self.device)
+            yield MicroBatch(n_videos / (stop - first), batch, anchors, mix, classes)
 
-    def _draw_classes(self, picks: Tensor) -> Tensor | None:
-        """The classes [R K] that the step on these videos takes; None for all of them."""
-        if self.class_sampler is None:
-            return None
-        labels = self.inputs.videos.labels
-        return self.class_sampler.draw(labels.gather(1, picks.to(labels.device)))
+    def _read(self) -> None:
+        """Waits for the device.
 
-    def _forward(self, batch: Batch, classes: Tensor | None) -> tuple[StepTensors, ...]:
-        mix = self.mixup.draw(batch.labels.shape[1]) if self.mixup is not None else None
-        anchors = self.inputs.anchors.draw() if self.inputs.anchors is not None else None
-        with autocast(self.device, self.config.precision):
-            return self.model.steps(batch, self.inputs.vocabulary, anchors=anchors, mix=mix, classes=classes)
-
-    def _backward(self, losses: StepLosses, share: float) -> None:
-        if self.config.optim.gradient == "prograd":
-            knowledge = losses.terms[KNOWLEDGE_TERM]
-            main = self.scaler.scale((losses.total - knowledge) * share)
-            prograd_backward(main=main, knowledge=self.scaler.scale(knowledge), parameters=self._parameter_lists())
+        Raises:
+            NonFiniteLossError: a step since the last look was not finite; everything is as it was before that step.
+        """
+        self._row = row = self.device_step.read()
+        done = self._read_at + row.n_done
+        if done == self.step_index:
+            self._read_at = done
             return
-        self.scaler.scale(losses.total.sum() * share).backward()
+        self.device_step.reset()
+        if self._drawn_at_read:
+            # The host has drawn for steps that came to nothing: back to the last look, and on to the step that failed.
+            self._load_drawn_state(self._drawn_at_read)
+            for step in range(self._read_at, done):
+                for _ in self._draw(step):
+                    pass
+        self.step_index = self._read_at = done
+        self._fail(row)
 
-    def _update(self) -> Tensor:
-        """One step of every run's optimiser; the gradients' norms [R] before it."""
-        for optimiser in self.optimisers:
-            self.scaler.unscale_(optimiser)
-        gradients = [[p.grad for p in run.values() if p.grad is not None] for run in self.parameters]
-        norms = torch.stack([torch.nn.utils.get_total_norm(run) for run in gradients]).float().cpu()
-        if not self.scaler.is_enabled() and not torch.isfinite(norms).all():
-            self._fail(int((~torch.isfinite(norms)).nonzero()[0]), "the gradient", norms)
-        for optimiser in self.optimisers:
-            self.scaler.step(optimiser)
-            optimiser.zero_grad(set_to_none=True)
-        self.scaler.update()
-        return norms
-
-    def _check_losses(self, losses: StepLosses) -> None:
-        if bool(torch.isfinite(losses.total).all()):
-            return
-        for name, value in losses.terms.items():
-            bad = (~torch.isfinite(value)).nonzero()
-            if len(bad):
-                self._fail(int(bad[0]), f"the term {name!r}", value.detach().cpu())
-        self._fail(int((~torch.isfinite(losses.total)).nonzero()[0]), "the sum of the terms", losses.total.detach())
-
-    def _fail(self, run: int, what: str, values: Tensor) -> None:
+    def _fail(self, row: StepRow) -> None:
+        what, values = "the gradient", row.gradient_norm
+        if not torch.isfinite(row.total).all():
+            what, values = "the sum of the terms", row.total
+        for name, found in row.terms.items():
+            if not torch.isfinite(found).all():
+                what, values = f"the term {name!r}", found
+                break
+        run = int((~torch.isfinite(values)).nonzero()[0])
         name = self.inputs.runs[run].name
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
         raise NonFiniteLossError(
             explain(
                 f"{what} is not finite",
@@ -266,6 +245,25 @@ class Trainer:
             run=name,
             term=what.removeprefix("the term ").strip("'"),
         )
+
+    def _learning_rates(self) -> Tensor:
+        """Of every step and run, float64 [n_steps R]."""
+        rates = [
+            [
+                learning_rate(run.config.optim, step, n_steps=self.n_steps, steps_per_epoch=self.steps_per_epoch)
+                for run in self.inputs.runs
+            ]
+            for step in range(self.n_steps)
+        ]
+        return torch.tensor(rates, dtype=torch.float64).view(self.n_steps, len(self.inputs.runs))
+
+    def finish(self) -> None:
+        """Puts the selected or aggregated prompts in place of the last step's."""
+        if self.aggregation is not None:
+            self.aggregation.apply(self.model)
+        if self.inputs.validate is not None and self.selection.parameters:
+            for run, best in enumerate(self.selection.parameters):
+                _load(self.parameters[run], best)
 
     def _end_epoch(self, epoch: int) -> None:
         if self.aggregation is not None:
@@ -281,20 +279,15 @@ class Trainer:
             self.selection.epoch[run] = epoch
             self.selection.parameters[run] = _copy(self.parameters[run])
 
-    def _parameter_lists(self) -> list[list[nn.Parameter]]:
-        return [list(parameters.values()) for parameters in self.parameters]
-
     def _make_aggregation(self) -> PromptAggregation | None:
         options = self.config.aggregation
         if options is None:
             return None
         return PromptAggregation(self.model, n_epochs=self.config.optim.epochs, mean=options.mean, std=options.std)
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor a later step depends on, by name."""
-        state = {"step_index": torch.tensor(self.step_index), "order": self.order}
-        state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
-        state["generators.order"] = self.order_generators.state()
+    def _drawn_state(self) -> dict[str, Tensor]:
+        """What the host's draws of later steps depend on, by name."""
+        state = {"order": self.order, "generators.order": self.order_generators.state()}
         if self.mixup is not None:
             state["generators.mixup"] = self.mixup.state()
         if self.class_sampler is not None:
@@ -302,23 +295,11 @@ class Trainer:
         if self.inputs.anchors is not None:
             state |= {f"anchors.{name}": value for name, value in self.inputs.anchors.state().items()}
         state |= {f"videos.{name}": value for name, value in self.inputs.videos.state().items()}
-        if self.aggregation is not None:
-            state |= {f"aggregation.{name}": value for name, value in self.aggregation.state().items()}
-        if self.scaler.is_enabled():
-            state |= {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
-        state |= {f"model.{name}": value for name, value in self.model.trained_state().items()}
-        for run, optimiser in enumerate(self.optimisers):
-            state |= optimiser_state(optimiser, self.parameters[run], f"optimiser.{run}.")
-        state |= {"selection.accuracy": self.selection.accuracy, "selection.epoch": self.selection.epoch}
-        for run, best in enumerate(self.selection.parameters):
-            state |= {f"selection.parameters.{run}.{name}": value for name, value in best.items()}
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
+        return state | {f"dropout.{place}": one.get_extra_state() for place, one in enumerate(self.dropouts)}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from where `state` was taken; nothing is left of what this trainer did before."""
-        self.step_index = int(state["step_index"])
-        self.seconds = float(state["seconds"])
+    def _load_drawn_state(self, state: Mapping[str, Tensor]) -> None:
         self.order = state["order"].clone()
+        self.inputs.videos.set_order(self.order)
         self.order_generators.load_state(state["generators.order"])
         if self.mixup is not None:
             self.mixup.load_state(state["generators.mixup"])
@@ -327,24 +308,53 @@ class Trainer:
         if self.inputs.anchors is not None:
             self.inputs.anchors.load_state(below(state, "anchors."))
         self.inputs.videos.load_state(below(state, "videos."))
+        for place, dropout in enumerate(self.dropouts):
+            dropout.set_extra_state(state[f"dropout.{place}"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor a later step depends on, by name.
+
+        Raises:
+            NonFiniteLossError: as `train`.
+        """
+        if self._read_at != self.step_index:
+            self._read()
+        state = {"step_index": torch.tensor(self.step_index), **self._drawn_state()}
+        state["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        if self.aggregation is not None:
+            state |= {f"aggregation.{name}": value for name, value in self.aggregation.state().items()}
+        if self.device_step.scale is not None:
+            state |= {f"scale.{name}": value for name, value in self.device_step.scale.state().items()}
+        state |= {f"model.{name}": value for name, value in self.model.trained_state().items()}
+        state |= {f"optimiser.{name}": value for name, value in self.device_step.optimiser.named_state().items()}
+        state |= {"selection.accuracy": self.selection.accuracy, "selection.epoch": self.selection.epoch}
+        for run, best in enumerate(self.selection.parameters):
+            state |= {f"selection.parameters.{run}.{name}": value for name, value in best.items()}
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from where `state` was taken; nothing is left of what this trainer did before."""
+        self.step_index = self._read_at = int(state["step_index"])
+        self.seconds = float(state["seconds"])
+        self.device_step.reset()
         if self.aggregation is not None:
             self.aggregation.load_state(below(state, "aggregation."))
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict({name: value.item() for name, value in below(state, "scaler.").items()})
+        if self.device_step.scale is not None:
+            self.device_step.scale.load_state(below(state, "scale."))
         self.model.load_trained_state(below(state, "model."))
-        for run, optimiser in enumerate(self.optimisers):
-            load_optimiser_state(optimiser, self.parameters[run], below(state, f"optimiser.{run}."))
+        self._load_drawn_state(state)
+        self.device_step.optimiser.load_named_state(below(state, "optimiser."))
         self.selection = Selection(state["selection.accuracy"].clone(), state["selection.epoch"].clone())
-        best = [below(state, f"selection.parameters.{run}.") for run in range(len(self.optimisers))]
+        best = [below(state, f"selection.parameters.{run}.") for run in range(len(self.inputs.runs))]
         if any(best):
             self.selection.parameters = [{name: v.to(self.device) for name, v in run.items()} for run in best]
 
 
-def _copy(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+def _copy(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.clone() for name, parameter in parameters.items()}
 
 
 @torch.no_grad()
-def _load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+def _load(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(values[name])

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tiny_store import Recipe, write_tiny_store
 
+from benchmarks import plug
 from benchmarks.evidence import grid_of
 from benchmarks.evidence_figures import draw_forest, forest_figure
 from benchmarks.plug import (
     BOTH,
+    PlugStudy,
     Settings,
     effects,
     final_rows,
@@ -23,9 +25,13 @@ from benchmarks.plug import (
     settings_of,
     suite_of,
     write_record,
+    write_search,
 )
+from benchmarks.sources import make_sources
+from benchmarks.suite import cells
 from prompttune.errors import ConfigError
 from prompttune.evaluation.results import Result
+from vidfeat.store import open_store, verify
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks" / "plug.toml"
 OTHER_CLASSES = ("cook", "paint", "dance", "sleep", "drive", "read")
@@ -94,6 +100,85 @@ def test_the_shipped_study_is_the_issue() -> None:
         trained = (study.target if stage == "final" else study.other,)
         assert suite.grid[0].stores == trained
         assert {prompt.store for prompt in suite.hard_prompts} == {"target", "other"} - set(trained)
+
+
+def test_the_hard_prompt_study_couples_each_arm_with_its_own_sources() -> None:
+    study = load_study(SHIPPED.with_name("hard.toml"))
+    chosen = Settings({h.label: settings_of(study, h)[0] for h in study.hosts}, {name: {} for name in study.plugs})
+    suite = suite_of(study, "final", 2, final_rows(study, chosen))
+    assert {prompt.name: prompt.store for prompt in suite.hard_prompts if "large" in prompt.name} == {
+        "large": "sources",
+        "large-deep": "sources",
+    }
+    assert suite.stores["sources"] == "world2/sources.zarr"
+    by_label = {cell.label: cell for cell in cells(suite, out=Path("out"), data=Path("data")) if cell.kind == "method"}
+    assert "CoOp, 90 classes, deep" not in by_label
+    assert "CoOp, both" not in by_label
+    deep = by_label["CoOp, 3 blocks, 90 classes, deep"]
+    assert deep.needs == ("prompts-large-deep",)
+    assert deep.config.coupling is not None
+    assert (deep.config.coupling.depth, deep.config.coupling.deep_hard) == (3, True)
+    assert by_label["CoOp, two sources"].needs == ("prompts-all", "prompts-large")
+    assert by_label["CoOp, alone"].config.coupling is None
+
+
+def test_sources_are_other_worlds_videos_without_the_target_s_classes(tmp_path: Path) -> None:
+    for world in range(3):
+        folder = tmp_path / f"world{world}"
+        write_tiny_store(
+            folder / "target.zarr", Recipe(seed=world, classes=("run", "jump", "cook"), n_train=1, n_test=1)
+        )
+        classes = (*OTHER_CLASSES[:2], f"hum {world}")
+        write_tiny_store(folder / "other.zarr", Recipe(classes=classes, seed=world, n_train=2, n_test=1, failed=(0,)))
+    made = make_sources([0, 1, 2], data=tmp_path)
+    again = make_sources([0, 1, 2], data=tmp_path)  # finished: nothing is done
+    assert made == again
+    joined, first = open_store(made[0]), open_store(tmp_path / "world1" / "other.zarr")
+    assert joined.classes == ("paint", "hum 1", "hum 2")
+    assert sorted(set(joined.labels)) == ["hum 1", "hum 2", "paint"]
+    assert len(joined) == 2 * 2 * 3  # two worlds, two classes each that the target does not name, three videos
+    row, own = list(joined.ids).index("world1/paint/001.mp4"), list(first.ids).index("paint/001.mp4")
+    assert np.array_equal(joined.rows("pooled", [row]).values, first.rows("pooled", [own]).values)
+    assert not verify(made[0], level="full").problems
+    assert (made[0] / "pack" / "text.safetensors").exists()
+
+
+@pytest.mark.parametrize(("until", "expected"), [("plugs", "plugs"), ("final", "final")])
+def test_stages_without_a_choice_are_left_out(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, until: str, expected: str
+) -> None:
+    text = SMALL.replace("trials = 2", f'trials = 1\nuntil = "{until}"\ntogether = false').replace(
+        "[0.1, 1.0]", "[0.1]"
+    )
+    small.write_text(text.replace("[0.001, 0.3]", "[0.001]"))
+    stages: list[str] = []
+    ran = lambda study, stage, rows, **_: stages.append(stage) or {r["label"]: {1: np.ones(1)} for r in rows}  # noqa: E731
+    monkeypatch.setattr(plug, "_run", ran)
+    study = load_study(small)
+    settings = run_study(study, out=tmp_path / "out", data=tmp_path)
+    assert stages == [expected]
+    assert settings.plugs["anchors"] == {"anchors.weight": 0.1}
+    assert study.arms(study.hosts[0]) == ("alone", "anchors", "coupling")
+
+
+def test_a_search_ranks_every_setting_and_looks_at_no_target(tmp_path: Path, small: Path) -> None:
+    study = load_study(small)
+    settings = Settings({"CoOp": {"optim.lr": 0.001}, "CLIP-Adapter": {"optim.lr": 0.001}}, {})
+    values = iter(range(100))
+
+    def scores(study: PlugStudy, stage: str, rows: list[dict], **_: object) -> dict:
+        assert stage == "plugs"
+        metrics = ("base", "new", "harmonic_mean")
+        return {row["label"]: {1: {key: [next(values) / 100] for key in metrics}} for row in rows}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plug, "read_scores", scores)
+        record = write_search(study, settings, out=tmp_path, data=tmp_path, path=tmp_path / "found.json")
+    found = [line["harmonic_mean"] for line in record["lines"]]
+    assert found == sorted(found, reverse=True)
+    assert len(found) == len(plug_trials(study, settings))
+    assert record["baseline"] == "CoOp, alone"
+    assert json.loads((tmp_path / "found.json").read_text()) == record
 
 
 def test_a_host_with_fewer_settings_than_the_budget_is_refused(small: Path) -> None:

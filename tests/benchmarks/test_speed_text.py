@@ -12,7 +12,7 @@ import click
 import pytest
 import torch
 
-from benchmarks.speed import text, text_paths, text_whole
+from benchmarks.speed import text, text_paths, text_towers, text_whole
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine import TextContext, TextEngine, plain_encode
 
@@ -129,3 +129,46 @@ def test_the_timed_paths_compute_the_same_features() -> None:
         for found in (plain_encode(towers.ours, prompts, context), TextEngine(towers.ours).encode(prompts, context)):
             # float32 over 12 blocks of a real width
             assert (found - expected).norm() / expected.norm() < 1e-5
+
+
+def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same functions on narrow towers of one block: PE-Core's by the shared prefix, SigLIP 2's at full length."""
+    import open_clip
+
+    whole = open_clip.get_model_config
+
+    def cut(name: str) -> dict[str, Any]:
+        config = whole(name)
+        config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 2}
+        return config
+
+    monkeypatch.setattr(open_clip, "get_model_config", cut)
+    paths = []
+    for name in text_towers.GOALS:
+        theirs, ours = text_towers.towers_of(name)
+        prompts = ClassPrompts.build(("run", "pour tea"), text_towers.FamilyTokenizer(ours), n_ctx=text_paths.N_CTX)
+        context = TextContext(torch.randn(1, text_paths.N_CTX, 32))
+        expected = text_towers.open_clip_encode(theirs, prompts, context)
+        torch.testing.assert_close(TextEngine(ours).encode(prompts, context), expected, rtol=1e-4, atol=1e-5)
+        steps, _, path = text_towers.tower_steps(theirs, ours, ("run", "pour tea"))
+        for step in steps.values():
+            step()
+        paths.append(path)
+    assert paths == ["shared-prefix", "full-length"]
+
+
+def test_rows_of_towers_say_how_they_were_measured_and_stay(tmp_path: Path) -> None:
+    how = {"n_rounds": 2, "n_threads": 1, "clock": "cpu", "load": 9.0}
+    seconds = {"open_clip": 3.0, "engine": 2.0, "engine, 4 runs": 11.0}
+    slow = text_towers.TowerRow(
+        "ViT-B-16-SigLIP2", "HMDB-51 base", 26, 64, "full-length", 1.0, seconds, 1.5, 1.1, **how
+    )
+    assert slow.misses() == ["ViT-B-16-SigLIP2, HMDB-51 base: 1.10x per run of four, goal 1.2x"]
+    setting = text.Setting(tuple(text.GOALS), 1, 2, "wall")
+    out = tmp_path / "speed.json"
+    result = text.summary(setting, text.Measured([], [], 1, towers=[slow]))
+    out.write_text(json.dumps(result))
+    assert len(result["readme"]["rows"][0]) == len(result["readme"]["columns"])
+    assert "1 thread(s), cpu clock, 2 round(s), while up to 9 processes" in result["readme"]["note"]
+    assert text.Measured.before(out, setting, ["run"]).towers == [slow]
+    assert text.Measured.before(out, setting, ["towers"]).towers == []

@@ -2,17 +2,20 @@
 
 from .blocks import ResidualBlock, quick_gelu
 from .config import BackboneConfig, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
-from .pack import BackbonePack
+from .hub_tokenizer import HubTokenizer
+from .pack import AnyTokenizer, BackbonePack
 from .text import FrozenText, PromptableText, TextTower
 from .tokenizer import Tokenizer, clean_text
 from .vision import VisionTaps, VisionTower
 from .weights import weights_sha256
 
 __all__ = [
+    "AnyTokenizer",
     "BackboneConfig",
     "BackbonePack",
     "ForeignVision",
     "FrozenText",
+    "HubTokenizer",
     "PromptableText",
     "ResidualBlock",
     "TextConfig",

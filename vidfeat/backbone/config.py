@@ -187,17 +187,17 @@ class TokenizerSettings:
     Attributes:
         name: where open_clip takes it from (`timm/ViT-B-16-SigLIP2`).
         clean: what is done to a text first, in open_clip's words: `lower`, `whitespace`, `canonicalize`.
-        start_ids, end_ids: what stands before and behind every text; each may be empty.
+        start_id, end_id: what stands before and behind every text; None where nothing does.
         pad_id: what fills a text up to the context length.
         zeroed_id: a token that is replaced by 0 wherever it stands (CLIPA's separator); None: none is.
     """
 
     name: str
     clean: Literal["lower", "whitespace", "canonicalize"]
-    start_ids: tuple[int, ...]
-    end_ids: tuple[int, ...]
+    start_id: int | None
+    end_id: int | None
     pad_id: int
-    zeroed_id: int | None
+    zeroed_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     config.json          sizes, preprocessing, logit scale, weights hash; size and sha256 of the three other files
     text.safetensors     the text tower      names as in open_clip
     visual.safetensors   the vision tower    names as in open_clip, without `visual.`
-    tokenizer.json       CLIP's merges
+    tokenizer.json       CLIP's merges, or a tokenizer of the `tokenizers` library
 
 Tensors are float32, stored as float16 where that loses nothing, and a token embedding that is mostly zero rows keeps
 the others alone (`token_embedding.ids`, `token_embedding.rows`). Files are read when a tower is asked for, so that
@@ -16,7 +16,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,21 +27,18 @@ from torch import Tensor, nn
 
 from vidfeat.errors import PackError, explain
 
-from .config import BackboneConfig, VisionConfig
-from .config_json import uses_later
+from .config import BackboneConfig
+from .hub_tokenizer import HubTokenizer
+from .pack_config import CONFIG, PAYLOADS, REWRITE, TEXT, TOKENIZER, VISUAL, config_bytes, damaged, read_config
+from .state_check import empty_text_tower, empty_vision_tower, state_problems, tower_problems
 from .text import TextTower
 from .tokenizer import Tokenizer
 from .vision import VisionTower
-from .weights import decode_state, encode_state, weights_sha256
-from .whole_directory import write_directory
-
-FORMAT = "vidfeat-backbone-pack"
-FORMAT_VERSIONS = (1, 2)
-CONFIG, TEXT, VISUAL, TOKENIZER = "config.json", "text.safetensors", "visual.safetensors", "tokenizer.json"
-PAYLOADS = (TEXT, VISUAL, TOKENIZER)
-_REWRITE = "copy the pack again from where it is whole, or write it again with `vidfeat extract`"
+from .weights import EncodedState, decode_state, weights_sha256
+from .whole_directory import Content, write_directory
 
 Tower = TypeVar("Tower", bound=nn.Module)
+AnyTokenizer = Tokenizer | HubTokenizer
 
 
 class BackbonePack:
@@ -50,7 +48,10 @@ class BackbonePack:
         path: the directory.
         config: sizes, preprocessing constants, logit scale, weights hash.
         hash: sha256 over the names and hashes of the four files; what a store or a prompt file names its pack by.
+        files_seen: size and sha256 of those files whose every byte this object has written, or read and checked.
     """
+
+    files_seen: dict[str, tuple[int, str]]
 
     def __init__(self, path: Path, *, config: BackboneConfig, config_sha256: str, files: Mapping[str, Any]) -> None:
         self.path = path
@@ -59,6 +60,9 @@ class BackbonePack:
         hashes = {CONFIG: config_sha256} | {name: files[name]["sha256"] for name in PAYLOADS}
         listing = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
         self.hash = hashlib.sha256(listing.encode()).hexdigest()
+        self.files_seen = {}
+        self._unsaved: dict[str, Content] = {}
+        self._states: dict[str, dict[str, Tensor]] = {}  # of a pack made from them
 
     def __repr__(self) -> str:
         return f"BackbonePack({self.config.name}, {self.config.pretrained}, {self.hash[:12]}, {self.path})"
@@ -75,17 +79,17 @@ class BackbonePack:
             PackError: no pack there, a file missing or of another size, a damaged config, or another hash.
         """
         directory = Path(path)
-        raw, values = _read_config(directory)
+        raw, values = read_config(directory)
         problems = [problem for name in PAYLOADS if (problem := _size_problem(directory, name, values["files"]))]
         if problems:
             raise PackError(
-                explain("the backbone pack is not whole", where=directory, got="; ".join(problems), fix=_REWRITE)
+                explain("the backbone pack is not whole", where=directory, got="; ".join(problems), fix=REWRITE)
             )
         try:
             config = BackboneConfig.from_json(values["config"])
         except (ValueError, TypeError) as error:
             raise PackError(
-                explain("the pack's config cannot be used", where=directory / CONFIG, got=error, fix=_REWRITE)
+                explain("the pack's config cannot be used", where=directory / CONFIG, got=error, fix=REWRITE)
             ) from error
         pack = cls(directory, config=config, config_sha256=hashlib.sha256(raw).hexdigest(), files=values["files"])
         if expected_hash is not None and pack.hash != expected_hash:
@@ -108,7 +112,7 @@ class BackbonePack:
         config: BackboneConfig,
         text_state: Mapping[str, Tensor],
         visual_state: Mapping[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
     ) -> BackbonePack:
         """The pack just written there: complete, or not there at all.
 
@@ -124,28 +128,75 @@ class BackbonePack:
             PackError: tensors missing, left over, of another shape or not finite; another thing at `path`; no room, or
                 no right, to write there.
         """
-        directory = Path(path)
         config = _checked(config, text_state=text_state, visual_state=visual_state, tokenizer=tokenizer)
-        payloads = {
-            TEXT: encode_state(text_state),
-            VISUAL: encode_state(visual_state),
-            TOKENIZER: tokenizer.to_bytes(),
+        cls.of_checked(
+            path, config=config, text_state=text_state, visual_state=visual_state, tokenizer=tokenizer
+        ).save()
+        return cls.load(path)
+
+    @classmethod
+    def of_checked(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        config: BackboneConfig,
+        text_state: Mapping[str, Tensor],
+        visual_state: Mapping[str, Tensor],
+        tokenizer: AnyTokenizer,
+    ) -> BackbonePack:
+        """The pack that `save` will write there, with its hash; its image tower is ready, read from no file.
+
+        The text tower and the tokenizer can be had once it is saved. Tensors are taken as they are.
+
+        Args:
+            path, text_state, visual_state, tokenizer: as of `write`.
+            config: `weights_sha256` is that of these states, which `tower_problems` found nothing wrong with.
+
+        Raises:
+            PackError: a tokenizer that is not the text tower's.
+        """
+        _refuse(config, _tokenizer_problems(config, tokenizer))
+        payloads: dict[str, Content] = {
+            TEXT: EncodedState(text_state),
+            VISUAL: EncodedState(visual_state),
+            TOKENIZER: [tokenizer.to_bytes()],
         }
-        contents = payloads | {CONFIG: _config_bytes(config, payloads)}
+        with ThreadPoolExecutor(len(payloads)) as threads:  # hashing lets other threads run
+            files = dict(zip(payloads, threads.map(_size_and_hash, payloads.values()), strict=True))
+        raw = config_bytes(config, files)
+        pack = cls(Path(path), config=config, config_sha256=hashlib.sha256(raw).hexdigest(), files=files)
+        pack._unsaved = payloads | {CONFIG: [raw]}
+        # Copies, where the tensors may be views of a mapped file that somebody truncates while the tower is in use.
+        pack._states = {
+            VISUAL: {name: value.to("cpu", torch.float32, copy=True) for name, value in visual_state.items()}
+        }
+        return pack
+
+    def save(self) -> None:
+        """Nothing, once the pack is on disk: complete, or not there at all; again and it does nothing.
+
+        Raises:
+            PackError: another thing at its path; no room, or no right, to write there.
+        """
+        if not self._unsaved:
+            return
+        files = {name: _size_and_hash(content) for name, content in self._unsaved.items() if name == CONFIG}
+        files |= self._files
         try:
-            if directory.exists() or not write_directory(directory, contents):
-                return _kept_if_equal(directory, contents)
+            if self.path.exists() or not write_directory(self.path, self._unsaved):
+                _require_equal(self.path, files)
         except OSError as error:
             raise PackError(
                 explain(
                     "the backbone pack cannot be written",
-                    where=directory,
-                    expected=f"{sum(map(len, contents.values()))} free bytes, and the right to write there",
+                    where=self.path,
+                    expected=f"{sum(file['bytes'] for file in files.values())} free bytes, and the right to write",
                     got=error.strerror or error,
                     fix="free some space, or give another place to write to, and run the same command again",
                 )
             ) from error
-        return cls.load(directory)
+        self._unsaved = {}
+        self.files_seen = {name: (file["bytes"], file["sha256"]) for name, file in files.items()}
 
     def text_tower(self) -> TextTower:
         """The text tower: frozen, eval, float32, the same object at every call.
@@ -172,13 +223,23 @@ class BackbonePack:
         """
         return self._state(VISUAL)
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The tokenizer, the same object at every call.
 
         Raises:
             PackError: a damaged tokenizer file.
         """
         return self._tokenizer
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of its files, as stores hold them.
+
+        Raises:
+            PackError: a file that is damaged.
+        """
+        yield CONFIG, (self.path / CONFIG).read_bytes()
+        for name in PAYLOADS:
+            yield name, self._read(name)
 
     def verify(self) -> None:
         """None, if every byte of the pack is what was written and the weights have the hash the config names.
@@ -190,32 +251,37 @@ class BackbonePack:
         self._read(TOKENIZER)
         found = weights_sha256(text_state=text, visual_state=visual)
         if found != self.config.weights_sha256:
-            raise _damaged(self.path, "the weights", expected=self.config.weights_sha256, got=found)
+            raise damaged(self.path, "the weights", expected=self.config.weights_sha256, got=found)
 
     @cached_property
     def _text_tower(self) -> TextTower:
-        tower = _build_text(self.config)
+        tower = empty_text_tower(self.config)
         return self._filled(tower, TEXT)
 
     @cached_property
     def _vision_tower(self) -> VisionTower:
-        tower = _build_vision(self.config)
+        tower = empty_vision_tower(self.config)
         return self._filled(tower, VISUAL)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_json(json.loads(self._read(TOKENIZER)), where=self.path / TOKENIZER)
+    def _tokenizer(self) -> AnyTokenizer:
+        data, text = self._read(TOKENIZER), self.config.text
+        if text.tokenizer is None:
+            return Tokenizer.from_json(json.loads(data), where=self.path / TOKENIZER)
+        return HubTokenizer(data, text.tokenizer, context_length=text.context_length, vocab_size=text.vocab_size)
 
     def _filled(self, tower: Tower, name: str) -> Tower:
         state = self._state(name)
-        if problems := _state_problems(tower, state):
+        if problems := state_problems(tower, state):
             raise PackError(
-                explain("the pack's tensors do not fit its config", where=self.path / name, got=problems, fix=_REWRITE)
+                explain("the pack's tensors do not fit its config", where=self.path / name, got=problems, fix=REWRITE)
             )
         tower.load_state_dict(state, strict=True, assign=True)
         return tower.requires_grad_(False).eval()
 
     def _state(self, name: str) -> dict[str, Tensor]:
+        if name in self._states:
+            return self._states[name]
         return decode_state(self._read(name), vocab_size=self.config.text.vocab_size)
 
     def _read(self, name: str) -> bytes:
@@ -223,55 +289,9 @@ class BackbonePack:
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         if found != self._files[name]["sha256"]:
-            raise _damaged(path, f"the pack's {name}", expected=self._files[name]["sha256"], got=found)
+            raise damaged(path, f"the pack's {name}", expected=self._files[name]["sha256"], got=found)
+        self.files_seen[name] = len(data), found
         return data
-
-
-def _damaged(where: Path, what: str, *, expected: str, got: str) -> PackError:
-    return PackError(explain(f"{what} is damaged", where=where, expected=f"sha256 {expected}", got=got, fix=_REWRITE))
-
-
-def _build_text(config: BackboneConfig) -> TextTower:
-    with torch.device("meta"):
-        return TextTower(config.text, embed_dim=config.embed_dim)
-
-
-def _build_vision(config: BackboneConfig) -> VisionTower:
-    with torch.device("meta"):
-        return VisionTower(config.vit, embed_dim=config.embed_dim)
-
-
-def _is_finite(value: Tensor) -> bool:
-    return value.is_floating_point() and bool(torch.isfinite(value).all())
-
-
-def _state_problems(tower: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """What keeps a state from filling a tower, in words; empty when nothing does."""
-    expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
-    problems = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in state]
-    problems += [f"left over {name} {list(value.shape)}" for name, value in state.items() if name not in expected]
-    for name, shape in expected.items():
-        if name not in state:
-            continue
-        value = state[name]
-        if tuple(value.shape) != shape:
-            problems.append(f"{name} is {list(value.shape)}, not {list(shape)}")
-        elif not _is_finite(value):
-            problems.append(f"{name} ({value.dtype}) holds values that are no finite floats")
-    hidden = len(problems) - 12
-    return "; ".join(problems[:12]) + (f"; and {hidden} more" if hidden > 0 else "")
-
-
-def tower_problems(
-    config: BackboneConfig, *, text_state: Mapping[str, Tensor], visual_state: Mapping[str, Tensor]
-) -> list[str]:
-    """What keeps two states from being the towers a config describes, in words; empty when they are."""
-    text = _state_problems(_build_text(config), text_state)
-    if isinstance(config.vision, VisionConfig):
-        vision = _state_problems(_build_vision(config), visual_state)
-    else:
-        vision = "; ".join(f"{name} is not finite" for name, value in visual_state.items() if not _is_finite(value))
-    return [f"text tower: {text}"] * bool(text) + [f"vision tower: {vision}"] * bool(vision)
 
 
 def _checked(
@@ -279,18 +299,32 @@ def _checked(
     *,
     text_state: Mapping[str, Tensor],
     visual_state: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
 ) -> BackboneConfig:
     """The config with the hash of its weights, once tensors, tokenizer and config agree."""
     problems = tower_problems(config, text_state=text_state, visual_state=visual_state)
+    problems += _tokenizer_problems(config, tokenizer)
+    found = weights_sha256(text_state=text_state, visual_state=visual_state) if not problems else ""
+    if config.weights_sha256 and found and found != config.weights_sha256:
+        problems.append(f"the weights' sha256 is {found}, the config names {config.weights_sha256}")
+    _refuse(config, problems)
+    return dataclasses.replace(config, weights_sha256=found)
+
+
+def _tokenizer_problems(config: BackboneConfig, tokenizer: AnyTokenizer) -> list[str]:
+    problems = []
     if (tokenizer.vocab_size, tokenizer.context_length) != (config.text.vocab_size, config.text.context_length):
         problems.append(
             f"tokenizer: vocabulary {tokenizer.vocab_size} and context length {tokenizer.context_length}, "
             f"text tower: {config.text.vocab_size} and {config.text.context_length}"
         )
-    found = weights_sha256(text_state=text_state, visual_state=visual_state) if not problems else ""
-    if config.weights_sha256 and found and found != config.weights_sha256:
-        problems.append(f"the weights' sha256 is {found}, the config names {config.weights_sha256}")
+    settings = tokenizer.settings if isinstance(tokenizer, HubTokenizer) else None
+    if settings != config.text.tokenizer:
+        problems.append(f"tokenizer: {settings}, text tower: {config.text.tokenizer}")
+    return problems
+
+
+def _refuse(config: BackboneConfig, problems: list[str]) -> None:
     if problems:
         raise PackError(
             explain(
@@ -300,59 +334,14 @@ def _checked(
                 fix="give the model config these weights were trained with",
             )
         )
-    return dataclasses.replace(config, weights_sha256=found)
 
 
-def _config_bytes(config: BackboneConfig, payloads: Mapping[str, bytes]) -> bytes:
-    files = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in sorted(payloads.items())
-    }
-    # A pack that uses nothing new stays one that older versions read, under the hash they know.
-    version = FORMAT_VERSIONS[uses_later(config)]
-    values = {"format": FORMAT, "version": version, "config": config.to_json(), "files": files}
-    return (json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n").encode()
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    """sha256 of the config file's values, so that a flipped bit in it is found without a second file."""
-    canonical = json.dumps({key: value for key, value in values.items() if key != "checksum"}, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read_config(directory: Path) -> tuple[bytes, dict[str, Any]]:
-    path = directory / CONFIG
-    if not path.is_file():
-        raise PackError(
-            explain(
-                "there is no backbone pack here",
-                where=directory,
-                expected=f"a directory with {', '.join((CONFIG, *PAYLOADS))}",
-                got="no such directory" if not directory.exists() else f"no {CONFIG} in it",
-                fix="`vidfeat extract` writes the pack; copy it together with the store",
-            )
-        )
-    raw = path.read_bytes()
-    try:
-        values = json.loads(raw)
-        found = (values["format"], values["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackError(
-            explain("the pack's config cannot be read", where=path, got=repr(error), fix=_REWRITE)
-        ) from error
-    if found[0] != FORMAT or found[1] not in FORMAT_VERSIONS:
-        raise PackError(
-            explain(
-                "this is not a backbone pack this version reads",
-                where=path,
-                expected=f"{FORMAT}, version {' or '.join(map(str, FORMAT_VERSIONS))}",
-                got=f"{found[0]} version {found[1]}",
-                fix="write the pack again with this version of vidfeat",
-            )
-        )
-    if values.get("checksum") != _checksum(values):
-        raise _damaged(path, f"the pack's {CONFIG}", expected=str(values.get("checksum")), got=_checksum(values))
-    return raw, values
+def _size_and_hash(content: Content) -> dict[str, Any]:
+    digest, n_bytes = hashlib.sha256(), 0
+    for piece in content:
+        digest.update(piece)
+        n_bytes += len(piece)
+    return {"bytes": n_bytes, "sha256": digest.hexdigest()}
 
 
 def _size_problem(directory: Path, name: str, files: Mapping[str, Any]) -> str:
@@ -363,12 +352,9 @@ def _size_problem(directory: Path, name: str, files: Mapping[str, Any]) -> str:
     return "" if size == expected else f"{name} has {size} bytes, not {expected}"
 
 
-def _kept_if_equal(directory: Path, contents: Mapping[str, bytes]) -> BackbonePack:
-    different = [
-        name
-        for name, data in contents.items()
-        if not (directory / name).is_file() or (directory / name).read_bytes() != data
-    ]
+def _require_equal(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Nothing, where the directory has these files, byte for byte; PackError otherwise."""
+    different = [name for name, file in files.items() if _file_hash(directory / name) != file["sha256"]]
     if different:
         raise PackError(
             explain(
@@ -378,4 +364,10 @@ def _kept_if_equal(directory: Path, contents: Mapping[str, bytes]) -> BackbonePa
                 fix="give another path, or remove that directory if nothing uses it",
             )
         )
-    return BackbonePack.load(directory)
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

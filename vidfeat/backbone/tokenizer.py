@@ -53,6 +53,29 @@ def repair_text(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
+def token_rows(texts: Sequence[str], rows: Sequence[Sequence[int]], *, context_length: int, pad_id: int) -> Tensor:
+    """[C context_length] int64: each text's token ids, then padding.
+
+    Raises:
+        ValueError: texts that do not fit, each named with its token count; nothing is ever cut.
+    """
+    too_long = [(text, len(row)) for text, row in zip(texts, rows, strict=True) if len(row) > context_length]
+    if too_long:
+        shown = "; ".join(f"{text[:80]!r} has {count}" for text, count in too_long[:5])
+        raise ValueError(
+            explain(
+                f"{len(too_long)} of {len(texts)} texts do not fit the text tower",
+                expected=f"at most {context_length} tokens, start and end of text included",
+                got=shown + (f"; and {len(too_long) - 5} more" if len(too_long) > 5 else ""),
+                fix="shorten the text or the template; nothing is cut, a cut text means another thing",
+            )
+        )
+    token_ids = torch.full((len(rows), context_length), pad_id, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return token_ids
+
+
 class Tokenizer:
     """Text to token ids, identical to `open_clip.tokenize` for every text that fits.
 
@@ -73,8 +96,8 @@ class Tokenizer:
         self._vocabulary = vocabulary
         # A special token spelled out in a text is that token, as in CLIP.
         self._known_pieces: dict[str, tuple[int, ...]] = {token: (self._id_of[token],) for token in SPECIAL_TOKENS}
-        self.sot_id: int | None = self._id_of[SPECIAL_TOKENS[0]]
-        self.eot_id: int | None = self._id_of[SPECIAL_TOKENS[1]]
+        self.sot_id = self._id_of[SPECIAL_TOKENS[0]]
+        self.eot_id = self._id_of[SPECIAL_TOKENS[1]]
         self.pad_id = 0
 
     @property
@@ -118,21 +141,7 @@ class Tokenizer:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = [[self.sot_id, *self.encode(text), self.eot_id] for text in texts]
-        too_long = [(text, len(row)) for text, row in zip(texts, rows, strict=True) if len(row) > self.context_length]
-        if too_long:
-            shown = "; ".join(f"{text[:80]!r} has {count}" for text, count in too_long[:5])
-            raise ValueError(
-                explain(
-                    f"{len(too_long)} of {len(texts)} texts do not fit the text tower",
-                    expected=f"at most {self.context_length} tokens, start and end of text included",
-                    got=shown + (f"; and {len(too_long) - 5} more" if len(too_long) > 5 else ""),
-                    fix="shorten the text or the template; nothing is cut, a cut text means another thing",
-                )
-            )
-        token_ids = torch.zeros(len(rows), self.context_length, dtype=torch.int64)
-        for index, row in enumerate(rows):
-            token_ids[index, : len(row)] = torch.tensor(row)
-        return token_ids
+        return token_rows(texts, rows, context_length=self.context_length, pad_id=self.pad_id)
 
     def to_json(self) -> dict[str, Any]:
         """The tokenizer file: format, version, context length, special tokens, `"left right"` merges by rank."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 EMBEDDING = "token_embedding.weight"
 EMBEDDING_IDS, EMBEDDING_ROWS = "token_embedding.ids", "token_embedding.rows"
+# Safetensors puts the larger elements first, and names of one dtype in their order.
+_DTYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16"}
+_LAYOUT_ORDER = list(_DTYPE_NAMES)
+_HEADER_ALIGNMENT = 8
+_PROBED = 4096  # values that tell of most weights that they are no halves
 
 
 def weights_sha256(*, text_state: Mapping[str, Tensor], visual_state: Mapping[str, Tensor]) -> str:
@@ -42,15 +48,38 @@ def expand_embedding(*, ids: Tensor, rows: Tensor, vocab_size: int) -> Tensor:
     return weight
 
 
-def encode_state(state: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file of the state: float16 where exact, float32 otherwise, zero embedding rows left out."""
-    from safetensors.torch import save
+class EncodedState:
+    """A safetensors file of a state, piece by piece: float16 where exact, else float32; zero embedding rows left out.
 
-    return save({name: _smallest_exact(value) for name, value in sorted(_compact(state).items())})
+    The bytes are those of `safetensors.torch.save`, which would hold them all at once. Can be iterated again and again.
+    Source of the order and the padding: huggingface/safetensors, safetensors/src/tensor.rs, prepare.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        tensors = {name: _smallest_exact(value) for name, value in _compact(state).items()}
+        names = sorted(tensors, key=lambda name: (_LAYOUT_ORDER.index(tensors[name].dtype), name))
+        self._tensors = [tensors[name] for name in names]
+        header, start = {}, 0
+        for name, tensor in zip(names, self._tensors, strict=True):
+            stop = start + tensor.nbytes
+            header[name] = {
+                "dtype": _DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, stop],
+            }
+            start = stop
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+        self._header = len(text).to_bytes(8, "little") + text
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield memoryview(self._header)
+        for tensor in self._tensors:
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def encoded_bytes(state: Mapping[str, Tensor]) -> int:
-    """Bytes of the tensors in `encode_state`'s file, without making it; its header (100 bytes a tensor) is left out."""
+    """Bytes of the tensors in an `EncodedState`, without making it; its header (100 bytes a tensor) is left out."""
     tensors = map(_smallest_exact, _compact(state).values())
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -70,7 +99,7 @@ def decode_state(data: bytes, *, vocab_size: int) -> dict[str, Tensor]:
     """The float32 state of such a file.
 
     Args:
-        data: what `encode_state` gave.
+        data: the bytes of an `EncodedState`.
         vocab_size: rows of the token embedding, where it was stored without its zero rows.
 
     Raises:
@@ -91,6 +120,9 @@ def decode_state(data: bytes, *, vocab_size: int) -> dict[str, Tensor]:
 
 def _smallest_exact(value: Tensor) -> Tensor:
     if value.dtype != torch.float32:
+        return value.contiguous()
+    probe = value.reshape(-1)[:_PROBED]
+    if not torch.equal(probe.to(torch.float16).to(torch.float32), probe):
         return value.contiguous()
     half = value.to(torch.float16)
     return (half if torch.equal(half.to(torch.float32), value) else value).contiguous()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
 PARTIAL_SUFFIX = ".partial"
+Content = Iterable[bytes | memoryview]  # a file's bytes in pieces
 
 
-def write_directory(directory: Path, contents: Mapping[str, bytes]) -> bool:
+def write_directory(directory: Path, contents: Mapping[str, Content]) -> bool:
     """True when the directory with these files has appeared, False when another writer was first.
 
     Files go into a temporary directory beside it, each fsynced; one rename, then an fsync of the parent, make them
@@ -33,9 +34,10 @@ def write_directory(directory: Path, contents: Mapping[str, bytes]) -> bool:
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=PARTIAL_SUFFIX, dir=directory.parent))
         try:
             temporary.chmod(0o755)
-            for name, data in contents.items():
+            for name, pieces in contents.items():
                 with open(temporary / name, "wb") as file:
-                    file.write(data)
+                    for piece in pieces:
+                        file.write(piece)
                     file.flush()
                     os.fsync(file.fileno())
             _fsync_directory(temporary)

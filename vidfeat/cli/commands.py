@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidfeat.cli.anchors import anchors
+from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
+from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.startup import quick_exit, quick_imports
 
 if TYPE_CHECKING:
     from vidfeat.extraction.options import ExtractOptions
@@ -21,8 +23,6 @@ USER_ERROR = 2
 INTERRUPTED = 130
 # Packages below fsspec whose errors say that a bucket cannot be reached; they are no OSError.
 OBJECT_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
-FOLDER_OR_FILE = click.Path(path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class ErrorsAsMessages(click.Group):
@@ -63,35 +63,20 @@ def _how_to_install(module: str) -> str:
 @click.version_option(package_name="prompttune", prog_name="vidfeat")
 def main() -> None:
     """Video files -> frozen CLIP -> a feature store that trains prompts in seconds."""
+    quick_exit()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # A file name may hold bytes that are no text here: they are printed as they are.
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
 
 
-def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-SOURCE_OPTIONS = _together(
+SOURCE_OPTIONS = together(
     click.argument("source", type=FOLDER_OR_FILE),
     click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from."),
     click.option("--classes", type=FILE, help="CSV `id,name` or JSON: class names, their order, what integers mean."),
     click.option("--strict", is_flag=True, help="Refuse a source of which something would be left out."),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos."),
 )
-MODEL_OPTIONS = _together(
-    click.option("--model", help="open_clip's name of the model, e.g. ViT-B-16-quickgelu."),
-    click.option("--pretrained", help="open_clip's tag of the weights, e.g. openai, or a local checkpoint."),
-    click.option("--model-config", type=FILE, help="A model config in open_clip's JSON, with --weights."),
-    click.option("--weights", type=FILE, help="The weights of --model-config (safetensors, or a torch file)."),
-    click.option("--base-weights", type=FILE, help="The CLIP that partial --weights started from."),
-)
-SAMPLING_OPTIONS = _together(
+SAMPLING_OPTIONS = together(
     click.option("--frames", type=click.IntRange(min=1), help="Frames per video (per clip for `dense`).  [default: 8]"),
     click.option(
         "--sampling",
@@ -107,21 +92,21 @@ SAMPLING_OPTIONS = _together(
     click.option("--seed", default=0, show_default=True, help="Of the random views and of segments-random."),
     click.option("--decoder", default="auto", show_default=True, help="auto, pyav, decord, torchcodec."),
 )
-TAP_OPTIONS = _together(
+TAP_OPTIONS = together(
     click.option("--taps", default="pooled", show_default=True, help="Comma-separated: pooled, tokens@L for block L."),
     click.option("--dtype", default="float16", show_default=True, help="float16, float32, or int8 (tokens)."),
     click.option(
         "--shard-mb", default=128.0, show_default=True, help="Size of a shard, the unit of work and of commits."
     ),
 )
-MACHINE_OPTIONS = _together(
+MACHINE_OPTIONS = together(
     click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0: none.  [default: cores - 1]"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16."),
     click.option("--batch-frames", type=click.IntRange(min=1), help="Frames per batch.  [default: 32 cpu, 256 gpu]"),
     click.option("--timeout", default=300.0, show_default=True, help="Seconds without a frame until a video fails."),
 )
-EXTRACT_OPTIONS = _together(
+EXTRACT_OPTIONS = together(
     SOURCE_OPTIONS,
     click.option("--out", required=True, help="The store to write, e.g. X.zarr or s3://bucket/X.zarr."),
     MODEL_OPTIONS,
@@ -132,7 +117,8 @@ EXTRACT_OPTIONS = _together(
 
 
 def _options(values: dict[str, Any]) -> ExtractOptions:
-    from vidfeat.extraction.options import ExtractOptions
+    with quick_imports():
+        from vidfeat.extraction.options import ExtractOptions
 
     return ExtractOptions.from_flags(**values)
 
@@ -160,10 +146,12 @@ def extract(**flags: Any) -> None:
     engine = flags.pop("engine")
     cluster = [flags.pop(name) for name in ("address", "actors", "cpus_per_actor", "gpus_per_actor")]
     try:
-        from vidfeat.cli.tables import print_summary
-        from vidfeat.extraction.extract import extract_or_resume
-
         options = _options(flags)
+        with quick_imports():
+            import vidfeat.clip.openclip  # noqa: F401 - torch, and all else that a run needs of us
+            from vidfeat.cli.tables import print_summary
+            from vidfeat.extraction.extract import extract_or_resume
+
         if engine == "ray":
             from vidfeat.extraction.on_ray import RayOptions, extract_on_ray
 
@@ -198,10 +186,13 @@ def _this_command() -> str:
 @click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
 def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
     """Predict bytes, files, hours and the bottleneck of an extraction; refuse what will not fit."""
-    from vidfeat.cli.tables import print_prediction
-    from vidfeat.extraction.plan import predict
+    options = _options(flags)
+    with quick_imports():
+        import vidfeat.clip.openclip  # noqa: F401 - torch
+        from vidfeat.cli.tables import print_prediction
+        from vidfeat.extraction.plan import predict
 
-    print_prediction(predict(_options(flags), n_probed=n_probed, calibrate_seconds=calibrate_seconds))
+    print_prediction(predict(options, n_probed=n_probed, calibrate_seconds=calibrate_seconds))
 
 
 @main.command()
@@ -307,17 +298,6 @@ def export(store: str, hdf5: Path) -> None:
     click.echo(f"wrote {export_hdf5(store, hdf5)}")
 
 
-@main.command("import")
-@click.argument("hdf5", type=FOLDER_OR_FILE)
-@click.argument("store")
-@click.option("--tap", default="pooled", show_default=True, help="Name of the rows of a file of one dataset per video.")
-def import_(hdf5: Path, store: str, tap: str) -> None:
-    """Make a store of an HDF5 file: one that `vidfeat export` wrote, or one dataset per video."""
-    from vidfeat.tools.hdf5 import import_hdf5
-
-    click.echo(f"wrote {import_hdf5(hdf5, store, tap=tap)}")
-
-
 @main.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Everything, reasons included, for programs.")
@@ -339,4 +319,5 @@ def models(name: str | None, as_json: bool) -> None:
         print_models(verdicts)
 
 
-main.add_command(anchors)
+for command in (anchors, import_, manifest):
+    main.add_command(command)

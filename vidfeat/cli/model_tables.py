@@ -42,6 +42,7 @@ def print_model(verdict: Verdict) -> None:
     table.add_row("visual prompts", _said(verdict.visual_prompts))
     table.add_row("text prompts", _text_path(verdict.text_prompts))
     table.add_row("zero-shot", _said(verdict.zero_shot))
+    table.add_row("tokenizer", verdict.tokenizer)
     table.add_row("weights", ", ".join(verdict.weights) or "none in open_clip's list; give a file")
     print_parts(table)
     if verdict.pooled.yes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.extraction.progress import as_bytes, as_time, plain_console
+from vidfeat.extraction.progress import as_bytes, as_time, plain_console, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,9 +17,12 @@ if TYPE_CHECKING:
     from vidfeat.extraction.extract import ExtractSummary
     from vidfeat.extraction.plan import Prediction
     from vidfeat.store import StoreReader, VerifyReport
+    from vidfeat.tools.availability import Availability
+    from vidfeat.tools.features.into_store import Imported
     from vidfeat.video.decode import Comparison, DecoderStatus
 
 DETAIL_WIDTH = 100
+_CLASSES_SHOWN = 20
 
 
 def print_parts(*parts: Any) -> None:
@@ -55,6 +61,39 @@ def print_summary(summary: ExtractSummary) -> None:
         )
     for reason, count in summary.failures.items():
         print_parts(f"  {count} x {reason}")
+
+
+def print_imported(done: Imported) -> None:
+    """The last lines of `vidfeat import`."""
+    tell(done.notes, quiet=False)
+    lines = [f"{done.out}: {done.n_videos} videos of {done.n_classes} classes, {done.n_failed} failed ({done.layout})"]
+    print_parts(*lines, *(f"  {count} x {reason}" for reason, count in done.failures.items()))
+
+
+def print_availability(found: Availability, *, form: str | None) -> None:
+    """`vidfeat manifest`: every class for programs; for people the classes that lack most."""
+    rows = found.per_class()
+    if form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    tell(found.notes, quiet=False)
+    lacking = [row for row in rows if row["available"] != row["listed"]]
+    if lacking:
+        table = table_of("", *lacking[0])
+        for row in lacking[:_CLASSES_SHOWN]:
+            table.add_row(*map(str, row.values()))
+        more = len(lacking) - _CLASSES_SHOWN
+        print_parts(table, *([f"... and {more} more classes that lack videos (--csv: all)"] if more > 0 else []))
+    print_parts(
+        f"{found.count('available'):,} of {len(found.videos):,} listed videos are available, {found.count('failed'):,} "
+        f"failed, {found.count('missing'):,} missing; {len(rows) - len(lacking)} of {len(rows)} classes are whole; "
+        f"{found.n_unlisted:,} videos of the store are not in the list"
+    )
 
 
 def print_info(store: StoreReader) -> None:

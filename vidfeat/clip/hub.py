@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from vidfeat.clip import door
@@ -74,16 +75,29 @@ def not_loaded(
     return UnsupportedModelError(
         explain(
             f"open_clip could not load {what}",
-            where=f"the hub's cache, {_cache()}",
+            where=f"the hub's cache, {cache()}",
             got=f"{type(error).__name__}: {first_line}",
             fix=fix,
         )
     )
 
 
-def _cache() -> str:
+def hub_file(repository: str, name: str) -> Path:
+    """A file of a repository on the hub: out of the cache where it is there, downloaded otherwise.
+
+    Raises:
+        Exception: whatever the hub raises where it is neither.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, name)
+    return Path(cached if isinstance(cached, str) else hf_hub_download(repository, name))
+
+
+def cache(repository: str = "") -> str:
+    """Where the hub's files are kept on this machine, in words; those of one repository where it is named."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         return "for which huggingface_hub is not installed"
-    return str(HF_HUB_CACHE)
+    return str(Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" if repository else HF_HUB_CACHE)

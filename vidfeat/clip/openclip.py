@@ -15,13 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from vidfeat.backbone import BackboneConfig, BackbonePack, ForeignVision, Tokenizer, weights_sha256
-from vidfeat.backbone.pack import tower_problems
+from vidfeat.backbone import AnyTokenizer, BackboneConfig, BackbonePack, ForeignVision, Tokenizer, weights_sha256
+from vidfeat.backbone.state_check import tower_problems
 from vidfeat.clip import door
 from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
 from vidfeat.clip.config import TowerSizes, tower_sizes
 from vidfeat.clip.foreign import built, state_problems
 from vidfeat.clip.hub import not_loaded, require_tag, shared_preprocessing, unknown_model
+from vidfeat.clip.hub_tokenizer import hub_tokenizer
 from vidfeat.clip.rerun_check import require_same_features
 from vidfeat.clip.visual_state import visual_state
 from vidfeat.errors import UnsupportedModelError, explain
@@ -40,7 +41,7 @@ class LoadedClip:
     Attributes:
         config: sizes, preprocessing, logit scale, weights hash.
         text_state, visual_state: float tensors under the pack's names (open_clip's, `visual.` taken off).
-        tokenizer: CLIP's byte pairs.
+        tokenizer: CLIP's byte pairs, or one from the hub.
         leftovers: tensors of the checkpoint outside both towers that were not used; show them to the user.
         filled_from_base: tensors the checkpoint lacks and `base_weights` gave.
     """
@@ -48,19 +49,21 @@ class LoadedClip:
     config: BackboneConfig
     text_state: dict[str, Tensor]
     visual_state: dict[str, Tensor]
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     leftovers: tuple[str, ...] = ()
     filled_from_base: tuple[str, ...] = ()
 
+    def pack_for(self, path: str | os.PathLike[str]) -> BackbonePack:
+        """The pack that its `save` will write at `path`, without a second check; its image tower is ready."""
+        return BackbonePack.of_checked(path, **self._parts())
+
     def write_pack(self, path: str | os.PathLike[str]) -> BackbonePack:
         """The pack written at `path`; see BackbonePack.write."""
-        return BackbonePack.write(
-            path,
-            config=self.config,
-            text_state=self.text_state,
-            visual_state=self.visual_state,
-            tokenizer=self.tokenizer,
-        )
+        return BackbonePack.write(path, **self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("config", "text_state", "visual_state", "tokenizer")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class _Architecture:
     model_config: dict[str, Any]
     preprocess: dict[str, Any]
     sizes: TowerSizes
+    tokenizer: AnyTokenizer
 
 
 def load_open_clip(
@@ -80,6 +84,7 @@ def load_open_clip(
     model_config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     weights: str | os.PathLike[str] | None = None,
     base_weights: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> LoadedClip:
     """A CLIP by its open_clip name, or from a local checkpoint.
 
@@ -89,6 +94,8 @@ def load_open_clip(
         model_config: instead of `model`: an open_clip model config, as a JSON file or a mapping.
         weights: a local checkpoint; see `vidfeat.clip.checkpoint.read_checkpoint` for what is read.
         base_weights: the checkpoint `weights` was fine-tuned from, for tensors it was saved without.
+        tokenizer: the `tokenizer.json` of a model whose tokenizer is on the hub, with its `tokenizer_config.json`
+            beside it; None takes both out of the hub's cache, or downloads them.
 
     Raises:
         UnsupportedModelError: towers we cannot rerun exactly, weights that do not fit the config, an activation
@@ -111,7 +118,8 @@ def load_open_clip(
         )
     if base_weights is not None and weights is None:
         raise ValueError("base_weights fills what a local checkpoint lacks; give weights too")
-    architecture = _architecture(model) if model is not None else _local_architecture(model_config)
+    given = None if tokenizer is None else Path(tokenizer)
+    architecture = _architecture(model, given) if model is not None else _local_architecture(model_config, given)
     if weights is not None:
         return _from_files(architecture, weights=Path(weights), base_weights=base_weights)
     assert model is not None
@@ -124,17 +132,16 @@ def from_state_dict(
     model_config: Mapping[str, Any],
     name: str = "in-memory",
     pretrained: str = "in-memory",
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> LoadedClip:
     """The backbone of an open_clip model already in memory: its `state_dict()` and the config it was built from.
 
     Raises:
         UnsupportedModelError: as `load_open_clip`.
     """
-    sizes = tower_sizes(model_config, name=name)
-    architecture = _Architecture(name, dict(model_config), {}, sizes)
-    return _loaded(
-        architecture, part_state(state, path=Path(pretrained), vocab_size=sizes.text.vocab_size), pretrained=pretrained
-    )
+    architecture = _made(name, model_config, {}, None if tokenizer is None else Path(tokenizer))
+    parts = part_state(state, path=Path(pretrained), vocab_size=architecture.sizes.text.vocab_size)
+    return _loaded(architecture, parts, pretrained=pretrained)
 
 
 @cache
@@ -161,7 +168,20 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
     return tuple((left, right) for left, right in pairs)
 
 
-def _architecture(model: str) -> _Architecture:
+def _made(
+    name: str, model_config: Mapping[str, Any], preprocess: Mapping[str, Any], tokenizer: Path | None
+) -> _Architecture:
+    """The architecture of a model config, its tokenizer found."""
+    sizes = tower_sizes(model_config, name=name)
+    lengths = {"context_length": sizes.text.context_length, "vocab_size": sizes.text.vocab_size}
+    found = hub_tokenizer(model_config["text_cfg"], model=name, given=tokenizer, **lengths)
+    if found is not None:
+        sizes = replace(sizes, text=replace(sizes.text, tokenizer=found.settings))
+    own = found or Tokenizer(clip_merges(), context_length=sizes.text.context_length)
+    return _Architecture(name, dict(model_config), dict(preprocess), sizes, own)
+
+
+def _architecture(model: str, tokenizer: Path | None) -> _Architecture:
     """The architecture of an open_clip name, with the preprocessing that all its weights share."""
     try:
         found = door.model_config(model)
@@ -169,10 +189,12 @@ def _architecture(model: str) -> _Architecture:
         raise not_loaded(f"the config of {model}", error) from error
     if found is None:
         raise unknown_model(model)
-    return _Architecture(model, found, shared_preprocessing(model), tower_sizes(found, name=model))
+    return _made(model, found, shared_preprocessing(model), tokenizer)
 
 
-def _local_architecture(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> _Architecture:
+def _local_architecture(
+    source: str | os.PathLike[str] | Mapping[str, Any] | None, tokenizer: Path | None
+) -> _Architecture:
     """The architecture of a config file: a model config, or an `open_clip_config.json` with preprocessing."""
     if isinstance(source, Mapping):
         name, values = "in-memory config", dict(source)
@@ -186,7 +208,7 @@ def _local_architecture(source: str | os.PathLike[str] | Mapping[str, Any] | Non
             raise UnsupportedModelError(explain("the model config is not JSON", where=path, got=error)) from error
     preprocess = values.get("preprocess_cfg") or {}
     values = values.get("model_cfg", values)
-    return _Architecture(name, values, dict(preprocess), tower_sizes(values, name=name))
+    return _made(name, values, preprocess, tokenizer)
 
 
 def _from_files(
@@ -307,7 +329,7 @@ def _loaded(
         )
     return LoadedClip(
         config=replace(config, weights_sha256=weights_sha256(**states)),
-        tokenizer=Tokenizer(clip_merges(), context_length=sizes.text.context_length),
+        tokenizer=architecture.tokenizer,
         leftovers=checkpoint.leftovers,
         filled_from_base=filled,
         **states,

@@ -11,8 +11,6 @@ from vidfeat.clip.settings import CUSTOM_BLOCK, LAYER_SCALE, Refusal, is_not, is
 
 _REFUSALS = (
     Refusal("hf_model_name", is_set, "a Hugging Face text tower ({value})"),
-    Refusal("hf_tokenizer_name", is_set, "another tokenizer ({value}) than CLIP's byte pairs"),
-    Refusal("tokenizer_kwargs", is_set, "a tokenizer with other settings ({value})"),
     Refusal("tokenizer_mode", is_set, "a tokenizer with another mode ({value})"),
     Refusal("pool_type", is_not("argmax", "eos", "last"), "a text tower read by {value!r} (pool_type)"),
     Refusal("proj_type", is_not("linear", "none"), "a text projection of another kind (proj_type={value})"),
@@ -34,12 +32,25 @@ _REFUSALS = (
 _KNOWN = (
     *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id", "embed_cls"),
     *("no_causal_mask", "proj_bias", "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    *("hf_tokenizer_name", "tokenizer_kwargs"),
 )
+# What a tokenizer from the hub may be told, and the values that are known.
+_TOKENIZER_KWARGS: Mapping[str, tuple[Any, ...]] = {
+    "clean": ("lower", "whitespace", "canonicalize"),
+    "strip_sep_token": (True, False),
+}
 
 
 def text_reasons(text: Mapping[str, Any]) -> list[str]:
     """Why the text tower of a `text_cfg` cannot be rerun exactly; empty when it can."""
     found = reasons("text_cfg", text, _REFUSALS, _KNOWN)
+    kwargs = dict(text.get("tokenizer_kwargs") or {})
+    known = _TOKENIZER_KWARGS if text.get("hf_tokenizer_name") else {}
+    found += [
+        f"a tokenizer with other settings ({key}={value!r})"
+        for key, value in kwargs.items()
+        if value not in known.get(key, ())
+    ]
     if text.get("embed_cls") and text.get("no_causal_mask"):
         found.append("a class embedding behind a text that is not causal (embed_cls, no_causal_mask)")
     return found

@@ -47,6 +47,7 @@ class Verdict:
         visual_prompts: learned rows beside the tokens.
         text_prompts: learned context in the text tower, by which exact path (a key of PATHS).
         zero_shot: class features of written prompts.
+        tokenizer: where it comes from.
         weights: tags that open_clip knows, trained with the activation that the model has.
     """
 
@@ -58,6 +59,7 @@ class Verdict:
     visual_prompts: Can
     text_prompts: Can
     zero_shot: Can
+    tokenizer: str
     weights: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +89,9 @@ def judge(name: str) -> Verdict:
         for tag in door.weights_tags(name)
         if bool(door.tag_facts(name, tag).get("quick_gelu")) == bool(config.get("quick_gelu"))
     )
-    return Verdict(name, picture, int(config["embed_dim"]), weights=tags, **can)
+    on_hub = config["text_cfg"].get("hf_tokenizer_name")
+    tokenizer = f"tokenizer.json of the hub's {on_hub}" if on_hub else "CLIP's byte pairs, with open_clip"
+    return Verdict(name, picture, int(config["embed_dim"]), tokenizer=tokenizer, weights=tags, **can)
 
 
 def judge_all() -> Iterator[Verdict]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,30 +75,35 @@ def extract_or_resume(options: ExtractOptions, *, quiet: bool = False) -> Extrac
 def _run(job: Job, units: Sequence[Unit], machine: Machine, meter: Meter, *, quiet: bool) -> None:
     from vidfeat.clip.encode import Encoder
 
-    encoder = Encoder(job.pack, layers=layers_of(units), device=machine.device, precision=job.precision)
-    batch_frames = machine.batch_size(encoder.device.type)
-    n_videos = len({index for unit in units for index in unit.video_indices})
-    runner = UnitRunner(
-        job.writer,
-        recipe=job.recipe,
-        encoder=encoder,
-        batch_frames=batch_frames,
-        paths=job.paths,
-        known=job.known_facts(units),
-    )
-    n_rows = job.expected_rows(units)
-    with (
-        pixel_stream(job.recipe, machine, batch_frames=batch_frames, n_videos=n_videos) as pixels,
-        progress.shown(meter, n_videos=sum(len(unit.video_indices) for unit in units), n_rows=n_rows, quiet=quiet),
-    ):
-        runner.run(units, pixels, meter)
+    # The pack is written beside the first decoding; no unit is committed before it is there.
+    with ThreadPoolExecutor(1, thread_name_prefix="vidfeat-pack") as beside:
+        saved = beside.submit(job.pack.save)
+        encoder = Encoder(job.pack, layers=layers_of(units), device=machine.device, precision=job.precision)
+        batch_frames = machine.batch_size(encoder.device.type)
+        n_videos = len({index for unit in units for index in unit.video_indices})
+        runner = UnitRunner(
+            job.writer,
+            recipe=job.recipe,
+            encoder=encoder,
+            batch_frames=batch_frames,
+            paths=job.paths,
+            known=job.known_facts(units),
+            before_commit=saved.result,
+        )
+        n_rows = job.expected_rows(units)
+        with (
+            pixel_stream(job.recipe, machine, batch_frames=batch_frames, n_videos=n_videos) as pixels,
+            progress.shown(meter, n_videos=sum(len(unit.video_indices) for unit in units), n_rows=n_rows, quiet=quiet),
+        ):
+            runner.run(units, pixels, meter)
 
 
 def finish(job: Job, *, n_units_done: int, meter: Meter, started: float) -> ExtractSummary:
     """The summary of a run, after the store has been sealed if nothing is missing any more."""
+    job.pack.save()  # where no unit was left to do; else it is there
     n_left = len(job.writer.pending_units())
     if n_left == 0 and (job.rebuild or not job.writer.is_finished):
-        job.writer.finalize()
+        job.writer.finalize(seen=job.pack_records())
     reading = meter.read()
     if n_left == 0:
         # The index answers at once; the commit records of a million videos would take minutes to read.

@@ -22,7 +22,9 @@ from vidfeat.store import (
     VideoRow,
     token_layers,
 )
+from vidfeat.store.commits import FileRecord
 from vidfeat.store.location import files_at
+from vidfeat.store.sealing import PACK_PREFIX
 from vidfeat.store.spec import FORMAT_VERSION
 from vidfeat.store.unit_plan import read_plan
 from vidfeat.video.manifest import Manifest, load_manifest
@@ -40,6 +42,7 @@ class Job:
     Attributes:
         out: the store.
         paths: file of every video id of the source.
+        pack: with an image tower; where the store had none, its `save` is still to be called.
         precision: of the encoder, as the fingerprint has it.
         notes: what a person should know about the source: what was left out of it, what changed in it.
         n_changed: files that are not those that were extracted, and stay so.
@@ -63,6 +66,12 @@ class Job:
             pending = tuple(unit for unit in pending if unit.index % units[1] == units[0] - 1)
         self._require_sources(pending)
         return pending
+
+    def pack_records(self) -> dict[str, FileRecord]:
+        """Size and hash of the store's pack files whose every byte this process has seen."""
+        if "://" in self.out:
+            return {}
+        return {f"{PACK_PREFIX}/{name}": FileRecord(*facts) for name, facts in self.pack.files_seen.items()}
 
     def _require_sources(self, units: Sequence[Unit]) -> None:
         videos = self.writer.plan.videos
@@ -140,6 +149,7 @@ def load_clip(options: ExtractOptions) -> LoadedClip:
         model_config=choice.model_config,
         weights=choice.weights,
         base_weights=choice.base_weights,
+        tokenizer=choice.tokenizer,
     )
 
 

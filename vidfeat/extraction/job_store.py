@@ -52,12 +52,14 @@ def require_same(standing: Plan, spec: StoreSpec, out: str) -> None:
         spec.fingerprint,
         left_name=f"the store {out}",
         right_name="this extraction",
-        fix="give the store's own settings, or write to a new store",
+        fix="it holds imported features, which no extraction adds to; write to a new store"
+        if "imported" in standing.spec.fingerprint.fields
+        else "give the store's own settings, or write to a new store",
     )
 
 
 def pack_at(out: str, clip: LoadedClip, standing: Plan | None, *, check: Level) -> BackbonePack:
-    """The store's own pack; written when there is none yet."""
+    """The store's own pack; where there is none yet, one that its `save` will write there."""
     from vidfeat.backbone import BackbonePack
 
     if "://" in out:
@@ -72,20 +74,23 @@ def pack_at(out: str, clip: LoadedClip, standing: Plan | None, *, check: Level) 
             return pack
         except PackError:
             shutil.rmtree(directory)  # a damaged pack follows from the model, which is here
-    return clip.write_pack(directory)
+    pack = clip.pack_for(directory)
+    if directory.exists():
+        pack.save()  # of an earlier attempt that had no plan yet: the same, or refused before there is one
+    return pack
 
 
 def _remote_pack(out: str, clip: LoadedClip) -> BackbonePack:
-    """The pack in a temporary folder, and its files in the store that has none yet."""
-    # The folder lives as long as the process: the tower is read from it when the encoder is made.
-    folder = Path(tempfile.mkdtemp(prefix="vidfeat-pack-"), PACK)
-    pack = clip.write_pack(folder)
+    """The pack, whose image tower is in memory, and its files in the store that has none yet."""
     files = files_at(out)
-    present = files.listing(PACK)
-    for path in sorted(folder.iterdir()):
-        name = f"{PACK}/{path.name}"
-        if present.get(name) != path.stat().st_size:
-            files.write(name, path.read_bytes(), step="pack")
+    with tempfile.TemporaryDirectory(prefix="vidfeat-pack-") as folder:
+        pack = clip.pack_for(Path(folder, PACK))
+        pack.save()
+        present = files.listing(PACK)
+        for path in sorted(pack.path.iterdir()):
+            name = f"{PACK}/{path.name}"
+            if present.get(name) != path.stat().st_size:
+                files.write(name, path.read_bytes(), step="pack")
     return pack
 
 

@@ -147,6 +147,7 @@ def extract_on_ray(options: ExtractOptions, ray_options: RayOptions, *, quiet: b
 def _run(job: Job, units: Sequence[Unit], machine: Machine, ray_options: RayOptions, meter: Meter) -> None:
     import ray
 
+    job.pack.save()  # actors read it
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=ray_options.address, include_dashboard=False, log_to_driver=False)

@@ -30,7 +30,8 @@ class OptionsError(VidfeatError, ValueError):
 class ModelChoice:
     """Which CLIP: `model` with `pretrained` (open_clip's names), or `model_config` with `weights` (local files).
 
-    `base_weights` gives the tensors that a fine-tuned checkpoint left out (see `vidfeat.clip.openclip.load_open_clip`).
+    `base_weights` gives the tensors that a fine-tuned checkpoint left out, `tokenizer` the file of a tokenizer that is
+    on the hub (see `vidfeat.clip.openclip.load_open_clip`).
     """
 
     model: str | None = None
@@ -38,6 +39,7 @@ class ModelChoice:
     model_config: Path | None = None
     weights: Path | None = None
     base_weights: Path | None = None
+    tokenizer: Path | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the choice."""
@@ -160,7 +162,7 @@ class ExtractOptions:
         views = _attempt(problems, lambda: ViewSpec(n_views=flags["views"], seed=flags["seed"]))
         units = _attempt(problems, lambda: _units(flags.get("units")))
         model = ModelChoice(
-            *(flags[name] for name in ("model", "pretrained", "model_config", "weights", "base_weights"))
+            *(flags[name] for name in ("model", "pretrained", "model_config", "weights", "base_weights", "tokenizer"))
         )
         taps = tuple(name.strip() for name in flags["taps"].split(",") if name.strip())
         if problems:

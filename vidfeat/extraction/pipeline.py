@@ -22,7 +22,7 @@ import numpy as np
 from vidfeat.extraction.channel import Channel, Stopped
 from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.worker import PixelRows, PoolEvent, VideoDone, VideoFailed, VideoTask
-from vidfeat.store.spec import TapSpec, storage_problem
+from vidfeat.store.spec import TapSpec, feature_problem
 
 # One batch being filled, one waiting, one inside the encoder.
 N_STAGING = 3
@@ -283,14 +283,14 @@ class _Assembly:
             self._problems.pop(int(row), None)  # a failed video's row, now overwritten
         for tap in self._work.taps:
             values = encoded.taps[tap.name]
-            if storage_problem(values, tap.dtype):
+            if feature_problem(values, tap):
                 self._note_problems(tap, values, encoded.target)
             with np.errstate(over="ignore"):  # a row that overflows has just been noted
                 self._arrays[tap.name][encoded.target] = values
 
     def _note_problems(self, tap: TapSpec, values: np.ndarray, target: np.ndarray) -> None:
         for row, row_values in zip(target, values, strict=True):
-            if problem := storage_problem(row_values, tap.dtype):
+            if problem := feature_problem(row_values[None], tap):
                 self._problems[int(row)] = f"{tap.name}: {problem}"
 
     def finish(self, end: _UnitEnd) -> UnitResult:

@@ -293,7 +293,7 @@ def _try(
     """Extracts videos into a throw-away store for about `seconds`, with the same code as the real thing."""
     from vidfeat.clip.encode import Encoder
 
-    pack = clip.write_pack(Path(folder, "pack"))
+    pack = clip.pack_for(Path(folder, "pack"))
     recipe = recipe_of(options, clip.config)
     precision = spec.fingerprint.fields["precision"]
     layers = token_layers(tap.name for tap in spec.taps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ class UnitRunner:
     Args:
         paths: file of each video id of the units to come.
         known: facts of earlier commits by video index; a file that is no longer the same is a failure, not a mixture.
+        before_commit: called before every commit; may wait, and may raise what then ends the run.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class UnitRunner:
         batch_frames: int,
         paths: Mapping[str, str],
         known: Mapping[int, VideoRow] | None = None,
+        before_commit: Callable[[], object] = lambda: None,
     ) -> None:
         self._writer = writer
         self._videos = writer.plan.videos
@@ -83,6 +85,7 @@ class UnitRunner:
         self._batch_frames = batch_frames
         self._paths = paths
         self._known = known or {}
+        self._before_commit = before_commit
 
     def run(self, units: Iterable[Unit], pixels: PixelStream, meter: Meter) -> None:
         """Returns when every unit is committed."""
@@ -119,6 +122,7 @@ class UnitRunner:
             rows.append(row)
         kept = np.concatenate(keep) if keep else np.zeros(0, dtype=bool)
         taps = result.taps if kept.all() else {name: values[kept] for name, values in result.taps.items()}
+        self._before_commit()
         self._writer.commit(unit, taps, rows)
 
     def _row(self, outcome: VideoDone | VideoFailed) -> VideoRow:

@@ -10,7 +10,9 @@ from vidfeat.store.spec import (
     StoreSpec,
     TapSpec,
     VideoRow,
+    feature_problem,
     require_same_fingerprint,
+    rows_without_direction,
     storage_problem,
 )
 from vidfeat.store.tap import POOLED, Tap, tap_flags, token_layers
@@ -33,8 +35,10 @@ __all__ = [
     "Unit",
     "VerifyReport",
     "VideoRow",
+    "feature_problem",
     "open_store",
     "require_same_fingerprint",
+    "rows_without_direction",
     "storage_problem",
     "tap_flags",
     "token_layers",

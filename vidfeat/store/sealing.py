@@ -147,9 +147,16 @@ def unit_layouts(plan: Plan, unit: Unit) -> dict[str, tuple[str | None, ArrayLay
 
 
 def write_manifest(
-    files: Files, plan: Plan, records: list[CommitRecord], commits: Mapping[str, FileRecord]
+    files: Files,
+    plan: Plan,
+    records: list[CommitRecord],
+    commits: Mapping[str, FileRecord],
+    *,
+    seen: Mapping[str, FileRecord],
 ) -> Manifest:
     """Writes index, metadata and, last, the manifest, and gives the manifest back.
+
+    Files of the pack that have the size they have in `seen` are not read again.
 
     Raises:
         StoreCorruptError: a committed file is missing or has another size.
@@ -164,7 +171,10 @@ def write_manifest(
         listed.update(record.files)
     listed.update(commits)
     planned = [SPEC_PATH, *(one.path for one in plan.passes), *(one.path for one in plan.changes)]
-    given = files.read_many([*planned, *files.listing(PACK_PREFIX)])
+    pack = files.listing(PACK_PREFIX)
+    known = {path: seen[path] for path, size in pack.items() if path in seen and seen[path].n_bytes == size}
+    listed.update(known)
+    given = files.read_many([*planned, *(path for path in pack if path not in known)])
     listed.update({path: FileRecord.of(content) for path, content in given.items()})
     manifest = Manifest(listed)
     files.write(MANIFEST_PATH, manifest.to_bytes(), step="manifest")

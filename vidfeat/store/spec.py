@@ -19,6 +19,7 @@ import numpy as np
 
 from vidfeat.errors import FAILURE_REASONS, FingerprintMismatchError, StoreError, explain
 from vidfeat.store.records import canonical_json
+from vidfeat.store.tap import POOLED
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32", "int8")
@@ -308,6 +309,28 @@ def storage_problem(values: np.ndarray, dtype: str) -> str | None:
     if dtype == "float16" and max(-low, high) > limit:
         return f"largest magnitude {max(-low, high):.6g} is above float16's {limit:.0f}"
     return None
+
+
+def feature_problem(values: np.ndarray, tap: TapSpec) -> str | None:
+    """Why rows [n ...] of a tap say nothing about a video, or None: as `storage_problem`; and, of pooled features, rows
+    without a direction: all zeros as they are stored, or so large or small that float32 has no length for them.
+    """
+    problem = storage_problem(values, tap.dtype)
+    if problem is not None or tap.name != POOLED or values.size == 0:
+        return problem
+    stored = values if tap.dtype == "int8" else values.astype(tap.dtype, copy=False)
+    lost = rows_without_direction(stored)
+    return f"{lost.sum()} of {len(lost)} rows {WITHOUT_DIRECTION}" if lost.any() else None
+
+
+WITHOUT_DIRECTION = "are all zeros, or too large or small for float32 to have a length, and so point nowhere"
+
+
+def rows_without_direction(values: np.ndarray) -> np.ndarray:
+    """Which of the rows [n E] cannot be given unit length, bool [n]."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("ne,ne->n", values, values, dtype=np.float32)
+    return ~(np.isfinite(squares) & (squares > np.finfo(np.float32).tiny))
 
 
 def _all_finite_halves(values: np.ndarray) -> bool:

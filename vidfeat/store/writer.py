@@ -365,10 +365,13 @@ class StoreWriter:
         if self._files.size(path) != len(content) or self._files.read(path) != content:
             self._files.write(path, content, step="pack")
 
-    def finalize(self) -> Manifest:
+    def finalize(self, *, seen: Mapping[str, FileRecord] | None = None) -> Manifest:
         """Writes the index and the manifest, after which readers accept the store; harmless to repeat.
 
         What killed workers left behind is swept first: with every unit committed nobody has anything left to publish.
+
+        Args:
+            seen: size and hash of pack files that the caller wrote or read whole; the others are read and hashed.
 
         Raises:
             StoreIncompleteError: units are missing.
@@ -387,4 +390,4 @@ class StoreWriter:
             )
         self._files.sweep()
         commits = {self._units[index].commit_path: FileRecord.of(one.to_bytes()) for index, one in records.items()}
-        return write_manifest(self._files, self.plan, list(records.values()), commits)
+        return write_manifest(self._files, self.plan, list(records.values()), commits, seen=seen or {})

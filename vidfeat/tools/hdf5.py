@@ -1,4 +1,4 @@
-"""A store in one HDF5 file and back, exactly; and files of other programs, one dataset per video, into a store.
+"""A store in one HDF5 file and back, exactly.
 
 Layout of an exported file (format_version 1):
 
@@ -18,24 +18,26 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vidfeat.errors import StoreCorruptError, StoreError, VidfeatError, explain
+from vidfeat.errors import StoreCorruptError, StoreError, explain
 from vidfeat.store import Fingerprint, StoreReader, StoreSpec, StoreWriter, TapSpec, Unit, VideoRow, open_store
 from vidfeat.store.commits import QuantizedRows, TapRows
 from vidfeat.store.index import SOURCE_COLUMNS, TEXT_COLUMNS, Index
 from vidfeat.store.quantize import Quantized
 from vidfeat.store.records import canonical_json
 from vidfeat.store.shards import crc32c
+from vidfeat.tools.hdf5_file import FORMAT, opened
 
 if TYPE_CHECKING:
     import h5py
 
-FORMAT = "vidfeat-hdf5"
+    from vidfeat.backbone import BackbonePack
+
 FORMAT_VERSION = 1
 _NUMBER_COLUMNS = ("ok", "n_frames", "n_source_frames", "fps", "content_sha256", "pts_offsets", "pts_seconds")
 _VIEW_COLUMNS = ("crc32c", "int8_min_cosine", "int8_max_error")
@@ -61,7 +63,7 @@ def export_hdf5(store: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
             for tap in reader.taps:
                 _write_tap(h5, reader, tap)
             _write_pack(h5, reader)
-        with _opened(partial) as h5:
+        with opened(partial) as h5:
             for tap in reader.taps:
                 _verify_tap(h5, reader, tap)
         _sync(partial)
@@ -72,23 +74,21 @@ def export_hdf5(store: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
     return target
 
 
-def import_hdf5(path: str | os.PathLike[str], store: str | os.PathLike[str], *, tap: str = "pooled") -> Path | str:
-    """The store that now holds what the HDF5 file does; run again after an interruption it carries on.
+def import_hdf5(
+    path: str | os.PathLike[str], store: str | os.PathLike[str], *, pack: BackbonePack | None = None
+) -> Path | str:
+    """The store that now holds exactly what a file of `export_hdf5` does; run again it carries on where it stopped.
 
-    A file that `export_hdf5` wrote comes back exactly. In any other file every dataset is taken as one video (see
-    `vidfeat.tools.hdf5_per_video`), its rows as the tap `tap`.
+    Args:
+        pack: the backbone, for a file that has none in it; another one than the file's is refused.
 
     Raises:
-        StoreError: the file is damaged or its layout makes no sense (all problems named), or `store` holds something
-            else.
+        StoreError: the file is damaged or no export, or `store` holds something else.
     """
-    with _opened(path) as h5:
+    with opened(path) as h5:
         if h5.attrs.get("format") != FORMAT:
-            from vidfeat.tools.hdf5_per_video import import_per_video
-
-            import_per_video(h5, path, store, tap=tap)
-        else:
-            _Import(h5, path).run(store)
+            raise StoreError(explain("this HDF5 file was not written by `vidfeat export`", where=path))
+        _Import(h5, path, pack).run(store)
     return open_store(store).path
 
 
@@ -181,35 +181,11 @@ def _sync(path: Path) -> None:
 # --- import
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """The file, open for reading; what h5py raises for a damaged one becomes one error that says so."""
-    import h5py
-
-    if not os.path.isfile(path):
-        raise StoreError(explain("there is no HDF5 file", where=path, fix="check the path"))
-    try:
-        with h5py.File(path, "r") as h5:
-            yield h5
-    except VidfeatError:
-        raise  # already says what is wrong; some of these are OSErrors or KeyErrors too
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(
-            explain(
-                "this HDF5 file is damaged, or is none",
-                where=path,
-                expected="a file written by `vidfeat export`, or one dataset per video",
-                got=str(error).strip("'\""),
-                fix="copy or export it again",
-            )
-        ) from error
-
-
 class _Import:
     """An exported file on its way back into a store."""
 
-    def __init__(self, h5: h5py.File, path: str | os.PathLike[str]) -> None:
-        self._h5, self._path = h5, path
+    def __init__(self, h5: h5py.File, path: str | os.PathLike[str], pack: BackbonePack | None) -> None:
+        self._h5, self._path, self._pack = h5, path, pack
         if h5.attrs["format_version"] != FORMAT_VERSION:
             raise self._error(f"format_version {h5.attrs['format_version']}, this version reads {FORMAT_VERSION}")
         about = json.loads(h5.attrs["store"])
@@ -219,6 +195,10 @@ class _Import:
             fingerprint=Fingerprint(about["fingerprint"]),
             **{name: about[name] for name in _SPEC_FIELDS},
         )
+        if pack is not None:
+            if self.spec.pack_hash not in ("", pack.hash):
+                raise self._error(f"its pack is {self.spec.pack_hash}, the one given is {pack.hash}")
+            self.spec = replace(self.spec, pack_hash=pack.hash)
         self.videos = self._read_videos()
         self._row_start = h5["videos/row_start"][:]
         self._columns = {name: h5[f"videos/{name}"][:] for name in _VIEW_COLUMNS}
@@ -266,6 +246,9 @@ class _Import:
         writer = StoreWriter.open_or_create(store, self.spec, self.videos, frame_bounds=bounds)
         for name, dataset in self._h5["pack"].items() if "pack" in self._h5 else ():
             writer.write_pack_file(name, dataset[:].tobytes())
+        if self._pack is not None:
+            for name, content in self._pack.files():
+                writer.write_pack_file(name, content)
         for unit in writer.pending_units():
             facts = [self.videos[index] for index in unit.video_indices]
             writer.commit(unit, {tap: self._rows(unit, tap) for tap in unit.taps}, facts)

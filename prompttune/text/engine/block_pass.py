@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from prompttune.base.devices import without_autocast
 from prompttune.text.engine.frozen_block import FrozenBlock, in_dtype
 from prompttune.text.engine.head_tiles import HeadTiles
 
@@ -35,7 +36,7 @@ class FixedRows:
     @classmethod
     def of(cls, block: FrozenBlock, x: Tensor) -> FixedRows:
         """What block 0 makes of its words' rows `[F W]`."""
-        query = block.query.forward(block.ln_1.forward(x)[0]).add_(block.query_bias)
+        query = block.query.add_bias_forward(block.ln_1.forward(x)[0], block.query_bias)
         return cls(x=x, query=query[0], key_value=block.keys_and_values(x))
 
 
@@ -88,7 +89,7 @@ class BlockPass(torch.autograd.Function):
         given: BlockInput = ctx.given
         width = dy.shape[-1]
         # The forward pass left autocast outside; a backward pass may be called within.
-        with _Outside(dy.device.type):
+        with without_autocast(dy.device.type):
             d_attended = _mlp_backward(dy.reshape(-1, width), given.block, kept[n:])
             d_rows, d_trunk_kv = _attention_backward(d_attended, d_lent_kv, given, kept[:n])
         return (
@@ -96,21 +97,6 @@ class BlockPass(torch.autograd.Function):
             None if ctx.borrowed_shape is None else d_trunk_kv.view(ctx.borrowed_shape),
             None,
         )
-
-
-class _Outside:
-    """Autocast off, at no cost where it is off already."""
-
-    def __init__(self, device_type: str) -> None:
-        self._autocast = torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else None
-
-    def __enter__(self) -> None:
-        if self._autocast is not None:
-            self._autocast.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._autocast is not None:
-            self._autocast.__exit__(*exception)
 
 
 def _attention_forward(
@@ -121,12 +107,10 @@ def _attention_forward(
     normed, mean, rstd = block.ln_1.forward(rows)
     kv, live_kv = _keys_and_values(normed, trunk_kv, given)
     key_value = in_dtype(tiles.keys_and_values(kv), rows.dtype)
-    query = block.query.forward(_from(tiles.first_query, normed, tiles)).add_(block.query_bias)
+    query = block.query.add_bias_forward(_from(tiles.first_query, normed, tiles), block.query_bias)
     query = in_dtype(tiles.queries(query, fixed.query if fixed else None), rows.dtype)
     key, value = key_value.unbind(0)
-    scores = torch.bmm(query, key.transpose(1, 2))
-    tiles.hide(scores)
-    weights = torch.softmax(scores, dim=-1)
+    weights = torch.softmax(tiles.scores(query, key), dim=-1)
     attended = tiles.attended(torch.bmm(weights, value))
     residual = _with_fixed(_from(tiles.first_query, rows, tiles), fixed.x if fixed else None, tiles)
     y = block.out.add_forward(residual + block.out_bias, attended)
@@ -166,7 +150,7 @@ def _attention_backward(
 def _mlp_forward(rows: Tensor, block: FrozenBlock) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`[n W]` with the MLP added, and what backward needs."""
     normed, mean, rstd = block.ln_2.forward(rows)
-    hidden = block.c_fc.forward(normed).add_(block.c_fc_bias)
+    hidden = block.c_fc.add_bias_forward(normed, block.c_fc_bias)
     y = block.c_proj.add_forward(rows + block.c_proj_bias, block.activate(hidden))
     return y, (rows, mean, rstd, hidden)
 

@@ -52,7 +52,7 @@ class FrozenNorm:
 class FrozenMatrix:
     """A weight, kept both ways round: matrices of few rows multiply up to 1.4 times faster so.
 
-    Biases are the caller's: adding one inside the product costs more than a pass over its result (docs/log.md).
+    On a CPU, adding a bias inside the product costs more than a pass over its result (docs/log.md).
 
     Attributes:
         forward_weight: `scale * W^T` `[in out]`, contiguous.
@@ -88,6 +88,12 @@ class Spread:
         """`[Z n out/Z]` of `x [n in]`, in the weight's dtype; in `out` if there is one."""
         return _products(in_dtype(x, self.matrix.weight.dtype), self._columns, out=out)
 
+    def add_bias_forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`forward` with `bias [Z 1 out/Z]` added."""
+        if launches_cost(x):
+            return torch.addmm(bias[0], in_dtype(x, bias.dtype), self._columns[0]).unsqueeze(0)
+        return self.forward(x).add_(bias)
+
     def backward(self, gradient: Tensor) -> Tensor:
         """The gradient `[n in]` of x but for the scale, in the dtype of `gradient [Z n out/Z]`."""
         return in_dtype(_product(in_dtype(gradient, self.matrix.weight.dtype), self._rows), gradient.dtype)
@@ -112,6 +118,11 @@ class Collect:
     def backward(self, gradient: Tensor) -> Tensor:
         """The gradient `[Z n in/Z]` of x but for the scale, in the dtype of `gradient [n out]`."""
         return in_dtype(_products(in_dtype(gradient, self.matrix.weight.dtype), self._columns), gradient.dtype)
+
+
+def launches_cost(like: Tensor) -> bool:
+    """Whether every operation is a kernel to launch, which costs more than what it computes on a few rows."""
+    return like.device.type != "cpu"
 
 
 def choose_parts(n_rows: int, *, width: int, n_heads: int, like: Tensor) -> int:

@@ -45,6 +45,10 @@ class PreparedChunk:
         self._given: dict[tuple[int, int, int], BlockInput] = {}
         sources = [step.layout.ctx_sources for step in steps]
         self._is_prefix = [np.array_equal(rows, np.arange(len(rows))) for rows in sources]
+        self._words_from = [
+            None if step.words_from is None else torch.from_numpy(step.words_from).to(tower.positional_embedding.device)
+            for step in steps
+        ]
         layout = steps[0].layout
         positions = tower.positional_embedding.detach()
         device = positions.device
@@ -75,7 +79,6 @@ class PreparedChunk:
 
     def _entering_rows(self, index: int, context: TextContext, words: Tensor | None) -> Tensor:
         """Block `index`'s live rows: the context rows that enter there, then the words that left the block before."""
-        step = self.steps[index]
         rows = context.entering(index)
         assert rows is not None  # the plan says that rows enter here
         rows = in_dtype(rows, self._fixed.x.dtype)
@@ -83,8 +86,9 @@ class PreparedChunk:
         rows = rows[: len(sources)] if self._is_prefix[index] else rows.index_select(0, sources)
         if words is None:
             return rows + self._ctx_positions
-        if step.words_from is not None:
-            words = words.index_select(0, torch.from_numpy(step.words_from).to(words.device))
+        words_from = self._words_from[index]
+        if words_from is not None:
+            words = words.index_select(0, words_from)
         return torch.cat([rows, words])
 
     def _block_input(self, index: int, n_runs: int) -> BlockInput:

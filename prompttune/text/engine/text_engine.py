@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
+from prompttune.base.devices import autocast_dtype, without_autocast
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
 from prompttune.text.engine.frozen_block import FrozenBlock
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.prepared import PreparedChunk
-from vidfeat.backbone import FrozenText, PromptableText, Tokenizer
+from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -73,12 +74,12 @@ class TextEngine:
             features = self._run_full_length(prompts, runs)
             return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
         prepared = self._prepare(prompts, runs)
-        with torch.autocast(self.tower.device.type, enabled=False):
+        with without_autocast(self.tower.device.type):
             features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
     @torch.no_grad()
-    def encode_frozen(self, texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    def encode_frozen(self, texts: Sequence[str], tokenizer: AnyTokenizer) -> Tensor:
         """Features `[C E]` of texts without learned context, not normalised, no gradient.
 
         Computed once per tower, whichever engine asks: models that are made to plan memory, or because not all runs fit
@@ -92,17 +93,18 @@ class TextEngine:
         known = _FROZEN_FEATURES.setdefault(self.tower, {})
         key = (token_ids.numpy().tobytes(), device, dtype)
         if key not in known:
-            known[key] = self._encode_tokens(token_ids.to(device))
+            known[key] = self._encode_tokens(token_ids).to(device)
         return known[key]
 
     def _encode_tokens(self, token_ids: Tensor) -> Tensor:
-        """Features `[C E]` of `token_ids [C S]`: texts of like length together, cut behind what acts."""
+        """Features `[C E]` of the host's `token_ids [C S]`: texts of like length together, cut behind what acts."""
         n_needed = self.tower.n_needed(token_ids)
-        features = token_ids.new_empty(len(token_ids), self.tower.embed_dim, dtype=self.tower.dtype)
-        for places in n_needed.argsort().split(FROZEN_BATCH):
-            ids = token_ids[places, : int(n_needed[places].max())]
-            features[places] = self.tower(ids)
-        return features
+        order = n_needed.argsort()
+        features = [
+            self.tower(token_ids[places, : int(n_needed[places].max())].to(self.tower.device))
+            for places in order.split(FROZEN_BATCH)
+        ]
+        return torch.cat(features)[order.argsort().to(self.tower.device)]
 
     def path(self, prompts: ClassPrompts, context: TextContext) -> str:
         """Which exact path these prompts take, why, and how many rows it computes instead of all `C x S`."""
@@ -231,8 +233,7 @@ class TextEngine:
         return self._prepared[key]
 
     def _linear_dtype(self) -> torch.dtype:
-        device = self.tower.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.tower.dtype
+        return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
         if dtype not in self._blocks:

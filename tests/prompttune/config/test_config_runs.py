@@ -230,6 +230,20 @@ def test_a_setting_that_acts_on_one_of_the_runs_is_taken() -> None:
         require_effect_in_evaluation(["templates.zero_shot"], zero_shot=False)
 
 
+def test_published_lists_of_templates_go_by_name() -> None:
+    """Lengths, first and last as in the sources named in template_presets; the words are in the configuration."""
+    expected = {
+        "clip-kinetics": (28, "a photo of {}.", "a demonstration of a person practicing {}."),
+        "clip-ucf101": (48, "a photo of a person {}.", "a demonstration of the person practicing {}."),
+        "promptsrc": (60, "a photo of a {}.", "itap of the {}."),
+    }
+    for name, (length, first, last) in expected.items():
+        held = resolve({"method": "zero-shot", "store": "x", "templates": {"ensemble": f"@{name}"}}).templates.ensemble
+        assert (len(held), len(set(held)), held[0], held[-1]) == (length, length, first, last)
+    both = resolve({"method": "zero-shot", "store": "x", "templates": {"ensemble": ["@promptsrc", "{}!"]}})
+    assert both.templates.ensemble[60:] == ("{}!",)
+
+
 def test_a_file_of_templates_is_read_into_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "templates.txt"
     file.write_text("# of a paper\na clip of {}.\n\na video, of {}.\n")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_store import CLASSES, Recipe, write_tiny_store
 
-from prompttune.data.features import Batch, open_source, read_features
+from prompttune.data.features import Batch, FeatureSource, open_source, read_features
 from prompttune.data.frames import TrainingVideos
 from prompttune.errors import FeatureError
 from prompttune.splits.split import base_to_new
@@ -80,16 +81,38 @@ def test_failed_videos_are_known_and_not_usable(tmp_path: Path) -> None:
     assert source.table.usable.sum() == 86
 
 
-def test_features_that_are_not_finite_name_the_video(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "all zeros"), (1e30, "too large"), (1e-30, "too large")],
+)
+@pytest.mark.parametrize("reduce", ["mean", "mean-of-normalised", "none"])
+def test_features_that_point_nowhere_name_the_video_and_its_frame(
+    target: str, monkeypatch: pytest.MonkeyPatch, reduce: str, value: float, said: str
+) -> None:
+    source = damaged_source(target, monkeypatch, {4: value, 6: value})  # three frames each
+    with pytest.raises(FeatureError, match=rf"run/001\.mp4, frame 1\n.*{said}.*; 1 other videos like it"):
+        read_features(source, [0, 1, 2], reduce=reduce)  # type: ignore[arg-type]
+
+
+def test_frames_that_average_to_nothing_name_the_video(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = damaged_source(target, monkeypatch, {3: 1.0, 4: -1.0, 5: (0.0, 1e-3, 0.0)})
+    read_features(source, [0, 1, 2], reduce="mean")
+    source = damaged_source(target, monkeypatch, {3: 1.0, 4: -0.5, 5: -0.5})
+    with pytest.raises(FeatureError, match=r"average to nothing\n.*run/001\.mp4"):
+        read_features(source, [0, 1, 2], reduce="mean")
+
+
+def damaged_source(target: str, monkeypatch: pytest.MonkeyPatch, changes: dict[int, Any]) -> FeatureSource:
+    """A store whose first read has other values in some rows."""
     source = open_source(target)
     honest = source.reader.rows
 
-    def damaged(tap, rows, **options):
+    def damaged(tap: Any, rows: Any, **options: Any) -> Any:
         found = honest(tap, rows, **options)
-        values = found.values.copy()
-        values[4, 0] = np.nan  # the second video's second frame: three frames each
+        values = found.values.astype(np.float32)
+        for row, value in changes.items():
+            values[row] = np.resize(value, values.shape[1])
         return type(found)(values, found.offsets)
 
     monkeypatch.setattr(source.reader, "rows", damaged)
-    with pytest.raises(FeatureError, match=r"run/001\.mp4"):
-        read_features(source, [0, 1, 2], reduce="mean")
+    return source

@@ -210,7 +210,7 @@ def test_additive_with_one_negative_is_reported_as_inert_and_the_others_are_not(
     leaves = raw.leaves()
     step = raw.build()
     terms = {"cross-entropy": CrossEntropy()(step), **{name: anchor_term(name)(step) for name in ANCHOR_LOSSES}}
-    norms = gradient_norms(terms, [list(leaves.values())])
+    norms = gradient_norms(terms, list(leaves.values()))
     logged = {name: value.unsqueeze(0) for name, value in norms.items()}
     found = inert_terms(logged)
     assert [term.name for term in found] == ["additive"]

@@ -68,11 +68,11 @@ def first_step(tables: dict[str, Any], store: str, classes: Tensor | None) -> tu
     """A new trainer and its first step, among `classes` [R K]."""
     group, trainer = trainer_of(short_runs(tables, store=store, seeds=SEEDS))
     inputs = trainer.inputs
-    batch = inputs.videos.batch(trainer._next_picks())
-    mix = None if trainer.mixup is None else trainer.mixup.draw(batch.labels.shape[1])
-    anchors = None if inputs.anchors is None else inputs.anchors.draw()
+    micro = next(trainer._draw(0))
     group.model.train()
-    return trainer, group.model.steps(batch, inputs.vocabulary, anchors=anchors, mix=mix, classes=classes)
+    return trainer, group.model.steps(
+        micro.batch, inputs.vocabulary, anchors=micro.anchors, mix=micro.mix, classes=classes
+    )
 
 
 def losses_and_gradients(tables: dict[str, Any], store: str, classes: Tensor | None) -> tuple[dict, list[dict]]:
@@ -80,10 +80,8 @@ def losses_and_gradients(tables: dict[str, Any], store: str, classes: Tensor | N
     trainer, steps = first_step(tables, store, classes)
     losses = step_losses(steps, trainer.inputs.terms)
     losses.total.sum().backward()
-    gradients = [
-        {name: value.grad for name, value in parameters_of_run(trainer.model, run).items() if value.grad is not None}
-        for run in range(len(SEEDS))
-    ]
+    found = [(name, value.grad) for name, value in trainer.model.named_parameters() if value.grad is not None]
+    gradients = [{name: value[run] for name, value in found} for run in range(len(SEEDS))]
     return dict(losses.terms), gradients
 
 

@@ -35,7 +35,7 @@ def test_clip_adapter_is_the_authors_bottleneck() -> None:
     for run in range(R):
         own = parameters_of_run(adapter, run)
         plain = nn.Sequential(nn.Linear(E, E // 4, bias=False), nn.ReLU(), nn.Linear(E // 4, E, bias=False), nn.ReLU())
-        plain[0].weight, plain[2].weight = own["down.weight"], own["up.weight"]
+        plain[0].weight, plain[2].weight = nn.Parameter(own["down.weight"]), nn.Parameter(own["up.weight"])
         torch.testing.assert_close(y[run], 0.2 * plain(x[run]) + 0.8 * x[run], rtol=1e-5, atol=1e-6)
         alone = CLIPAdapter(E, seeds=SEEDS[run : run + 1])
         torch.testing.assert_close(alone(x[run : run + 1])[0], y[run], rtol=1e-5, atol=1e-6)
@@ -59,8 +59,8 @@ def test_tip_adapter_is_the_paper_equation(train_keys: bool) -> None:
     assert n_parameters_per_run(adapter) == (K * E if train_keys else 0)
     if train_keys:
         logits[1].sum().backward()
-        assert adapter.trained_keys.runs[1].grad.norm() > 0
-        assert adapter.trained_keys.runs[0].grad.norm() == 0
+        assert adapter.trained_keys.values.grad[1].norm() > 0
+        assert adapter.trained_keys.values.grad[0].norm() == 0
 
 
 def test_tip_search_finds_the_best_of_the_grid_on_the_videos_it_is_given() -> None:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from training import short_runs, trainer_of
 
-from prompttune.base.run_axis import parameters_of_run
+from prompttune.api.apply_prompts import config_of_prompt
+from prompttune.base.run_axis import named_run_parameters, parameters_of_run
 from prompttune.config.runs import group_runs, parse_overrides
 from prompttune.config.train_config import resolve
-from prompttune.errors import ConfigError, InertTermError
+from prompttune.errors import ConfigError, InertTermError, PromptFileError
 from prompttune.losses.anchors import anchor_term
 from prompttune.losses.terms import compute_losses
+from prompttune.model.prompt_model import PromptModel
+from prompttune.prompts.file import read_prompt_file
 from prompttune.training.fit import FitOptions, fit
 from prompttune.training.run_group import predictions_of
 
@@ -123,8 +126,8 @@ def test_the_feature_anchor_acts_through_visual_prompts(host: str, place: Place)
         anchors=anchors_only.draw(),
     )
     anchor_term("feature")(step).sum().backward()
-    learned = parameters_of_run(group.model, 0)
-    acting = {name for name, value in learned.items() if value.grad is not None and value.grad.abs().max() > 0}
+    learned = {name: held.values.grad for name, held in named_run_parameters(group.model)}
+    acting = {name for name, gradient in learned.items() if gradient is not None and gradient.abs().max() > 0}
     rows = {name for name in learned if name.startswith("visual.")}
     assert rows <= acting
     assert (acting - rows) == ({"context.ctx", "context.deep.0", "context.deep.1"} if host == "maple" else set())
@@ -136,6 +139,80 @@ def test_coupling_that_starts_soft_starts_where_the_host_starts(target: str, har
     coupled, _ = trainer_of(short_runs({"method": "coop", "coupling": coupling}, store=target, seeds=[1, 2]))
     for one, other in zip(predictions_of(plain), predictions_of(coupled), strict=True):
         torch.testing.assert_close(one["base"].logits, other["base"].logits, rtol=1e-4, atol=1e-4)
+
+
+def deep_prompts(tmp_path: Path, stores: Path, n_prompts: int) -> list[str]:
+    """Prompt files of three prompted blocks, learned on other.zarr; no two alike."""
+    tables = {"method": "coop", "context": {"n_ctx": 4, "prompt_depth": 3, "init_std": 0.3}, "optim": {"epochs": 1}}
+    seeds = list(range(1, n_prompts + 1))
+    fit(short_runs(tables, store=str(stores / "other.zarr"), seeds=seeds), tmp_path / "hard")
+    return [str(tmp_path / "hard" / f"seed{seed}" / "prompt.safetensors") for seed in seeds]
+
+
+def test_deep_hard_prompts_of_several_sources_enter_each_its_block(tmp_path: Path, stores: Path, target: str) -> None:
+    paths = deep_prompts(tmp_path, stores, 2)
+    files = [read_prompt_file(path) for path in paths]
+    coupling = {"variant": "linear", "depth": 3, "deep_hard": True, "dropout": 0.0, "hard_prompts": paths}
+    tables = {"method": "coop", "context": {"n_ctx": 4, "prompt_depth": 3}, "coupling": coupling}
+    group, trainer = trainer_of(short_runs(tables, store=target, seeds=[1, 2]))
+    context = group.model.context
+    assert context is not None
+    assert context.coupling is not None
+    # A mapping that picks one source: the classes are then those of that source's own model, whatever is soft.
+    names = ("run", "wave_hand")
+    for picked, file in enumerate(files):
+        for mapping in context.coupling.mappings:
+            weight = torch.zeros(32, 3 * 32)
+            weight[:, 32 * picked : 32 * (picked + 1)] = torch.eye(32)
+            mapping.first.fill(weight=weight)
+        own = PromptModel(config_of_prompt(file, {"store": target}), group.model.pack, seeds=[1], classes=file.classes)
+        own.load_run_tensors(0, file.learned)
+        with torch.no_grad():
+            found = group.model.eval().class_features(group.model.vocabulary(names))
+            expected = own.eval().class_features(own.vocabulary(names))
+        for run in found:
+            torch.testing.assert_close(run, expected[0], rtol=1e-5, atol=1e-6)  # products of other shapes
+    group.model.train()
+    before = {name: value.clone() for name, value in group.model.named_buffers()}
+    trainer.step()
+    assert all(torch.equal(value, before[name]) for name, value in group.model.named_buffers())
+    for mapping in context.coupling.mappings:  # every block's mapping learns from its own hard prompts
+        moved = mapping.first.weight.runs[0][:, :64] - torch.cat([torch.zeros(32, 32), torch.eye(32)], dim=1)
+        assert moved.abs().max() > 0
+    exported = group.model.run_tensors(0)
+    assert exported["context.coupling.hard_0"].shape == (3, 4, 32)
+
+
+def test_gradients_through_deep_hard_prompts_are_finite_differences(tmp_path: Path, stores: Path, target: str) -> None:
+    (path,) = deep_prompts(tmp_path, stores, 1)
+    coupling = {"variant": "released", "depth": 2, "deep_hard": True, "dropout": 0.0, "hard_prompts": [path]}
+    tables = {"method": "coop", "context": {"n_ctx": 4, "prompt_depth": 3}, "coupling": coupling}
+    group, _ = trainer_of(short_runs(tables, store=target, seeds=[1]))
+    context = group.model.double().context
+    assert context is not None
+    assert context.coupling is not None
+    weight = context.coupling.mappings[1].first.weight.values
+
+    def rows() -> torch.Tensor:
+        return context(frozen_classes=torch.zeros(2, 24)).deep[0]
+
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(rows().sum(), weight)
+    found = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            weight += sign * 1e-6 * direction
+            found.append(rows().sum())
+            weight -= sign * 1e-6 * direction
+    assert float((found[0] - found[1]) / 2e-6) == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+def test_a_hard_prompt_without_the_blocks_is_refused(target: str, hard_prompt: str) -> None:
+    coupling = {"variant": "linear", "depth": 2, "deep_hard": True, "hard_prompts": [hard_prompt]}
+    with pytest.raises(PromptFileError, match=r"(?s)not as many blocks.*2 blocks.*1 in a prompt of coop"):
+        trainer_of(short_runs({"method": "coop", "context": {"prompt_depth": 2}, "coupling": coupling}, store=target))
+    with pytest.raises(ConfigError, match="depth = 2 or more"):
+        resolve({"method": "coop", "store": target, "coupling": coupling | {"depth": 1}})
 
 
 @pytest.mark.parametrize("loss", ["margin-softplus", "margin-hinge", "extra-class", "distill", "text-anchor"])
@@ -160,7 +237,7 @@ def test_several_anchor_losses_act_together(stores: Path, target: str) -> None:
         batch = given.videos.batch(torch.arange(4).unsqueeze(0))
         found = compute_losses(group.model.step(batch, given.vocabulary, anchors=given.anchors.draw()), given.terms)
         found.total.sum().backward()
-        return dict(found.terms), parameters_of_run(group.model, 0)["context.ctx"].grad
+        return dict(found.terms), group.model.context.ctx.values.grad[0]
 
     both, gradient = first_step(loss="distill", weight=0.5, also={"text-anchor": 3.0, "margin-hinge": 0.0})
     assert list(both) == ["cross-entropy", "anchor-distill", "anchor-text-anchor"]

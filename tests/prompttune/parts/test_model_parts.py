@@ -45,7 +45,7 @@ def linear(layer, run: int, x: torch.Tensor) -> torch.Tensor:
 def test_everything_trainable_is_a_run_parameter_and_no_tower_is_inside(target: str) -> None:
     for method in ("coop", "cocoop", "clip-adapter"):
         model = model_of({"method": method}, target)
-        owned = {id(p) for module in model.modules() if isinstance(module, RunParameter) for p in module.runs}
+        owned = {id(module.values) for module in model.modules() if isinstance(module, RunParameter)}
         assert owned == {id(parameter) for parameter in model.parameters()}
         assert not any("tower" in name for name, _ in model.named_modules())
         assert all(not parameter.requires_grad for parameter in model.pack.text_tower().parameters())

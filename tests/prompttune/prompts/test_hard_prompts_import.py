@@ -198,7 +198,7 @@ def test_which_tensor_is_meant(tmp_path: Path, ctx: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.zeros(3, M, W), "belongs to its own classes"),
+        (torch.zeros(2, 3, M, W), r"\[C M W\]"),
         (torch.zeros(M, W, dtype=torch.int64), "int64"),
         (torch.full((M, W), float("nan")), "not finite"),
     ],

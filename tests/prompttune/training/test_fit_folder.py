@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from training import short_runs, train_runs
 
 from prompttune.api.apply_prompts import apply_prompts
+from prompttune.base.tensor_files import write_tensors
 from prompttune.config.train_config import resolve
 from prompttune.errors import (
     CheckpointError,
@@ -33,8 +34,8 @@ from prompttune.evaluation.evaluate import load_predictions, metrics
 from prompttune.evaluation.results import Result, load
 from prompttune.model.prompt_model import PromptModel
 from prompttune.prompts.file import read_prompt_file
+from prompttune.training.device_step import DeviceStep, MicroBatch
 from prompttune.training.fit import FitOptions, fit
-from prompttune.training.trainer import Trainer
 
 
 def test_folder_holds_all_that_is_promised(tmp_path: Path, target: str) -> None:
@@ -133,18 +134,17 @@ def test_an_interrupt_in_the_middle_of_a_step_loses_that_step_and_changes_nothin
     tables = {"log": {"checkpoint_seconds": 0.0, "every": 1}, "targets": {"mixup_alpha": 0.4}}
     runs = short_runs(tables, method="coop", store=target, seeds=[1, 2])
     fit(runs, tmp_path / "whole")
-    update = Trainer._update
+    whole_step = DeviceStep.__call__
 
-    def first_run_alone(trainer: Trainer) -> None:
-        if trainer.step_index < 5:
-            return update(trainer)
-        trainer.optimisers[0].step()  # the second run has not moved, the generators of both have
-        raise KeyboardInterrupt
+    def cut_off(step: DeviceStep, micros: Iterable[MicroBatch], index: int, *, with_norms: bool) -> None:
+        whole_step(step, micros, index, with_norms=with_norms)
+        if index == 5:
+            raise KeyboardInterrupt  # prompts and generators have moved, the trainer does not know it
 
-    monkeypatch.setattr(Trainer, "_update", first_run_alone)
+    monkeypatch.setattr(DeviceStep, "__call__", cut_off)
     with pytest.raises(KeyboardInterrupt):
         fit(runs, tmp_path / "cut")
-    monkeypatch.setattr(Trainer, "_update", update)
+    monkeypatch.setattr(DeviceStep, "__call__", whole_step)
     steps: list[int] = []
     fit(runs, tmp_path / "cut", options=FitOptions(on_step=lambda _, record: steps.append(record.step)))
     assert steps[0] == 5
@@ -257,6 +257,10 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path, target: str) 
     assert torch.equal(read_checkpoint(tmp_path / "c.safetensors", training="one")["x"], torch.ones(2))
     with pytest.raises(CheckpointError, match="another training"):
         read_checkpoint(tmp_path / "c.safetensors", training="two")
+    document = {"format": "prompttune checkpoint", "version": 1, "training": "one"}
+    write_tensors(tmp_path / "c.safetensors", {"x": torch.ones(2)}, document)
+    with pytest.raises(CheckpointError, match="another version"):
+        read_checkpoint(tmp_path / "c.safetensors", training="one")
     (tmp_path / "c.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_checkpoint(tmp_path / "c.safetensors", training="one")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_clip import CONFIG, plain_class_features, plain_video_feature, random_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,12 +28,6 @@ from vidfeat.backbone import BackbonePack
 VALUES, GRADIENTS = 1e-5, 1e-4
 CLASSES = ("run", "wave_hand", "climb")
 N_RUNS, N_VIDEOS, N_FRAMES, DEPTH = 2, 3, 2, 3
-CONFIG: dict[str, Any] = {
-    "embed_dim": 24,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 48, "head_width": 16, "layers": 4},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3},
-}
 METHODS: dict[str, dict[str, Any]] = {
     "vpt": {},
     "vpt-deep": {"visual": {"depth": 4}},
@@ -46,14 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def clip() -> nn.Module:
-    from open_clip.model import CLIP
-
-    torch.manual_seed(0)
-    model = CLIP(**CONFIG).eval().requires_grad_(False)
-    for name, value in model.named_parameters():
-        if name.endswith("bias") or "ln_" in name:
-            value.add_(0.1 * torch.randn_like(value))
-    return model
+    return random_clip(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -64,44 +52,12 @@ def pack(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> BackboneP
     return loaded.write_pack(tmp_path_factory.mktemp("packs") / "pack")
 
 
-def plain_class_features(clip: Any, pack: BackbonePack, texts: list[str], ctx: Tensor, deep: list[Tensor]) -> Tensor:
-    """[C E] unit, of [SOS][ctx][name . EOT], deep prompts in the place of the context at each later block."""
-    tokenizer, n_ctx, features = pack.tokenizer(), len(ctx), []
-    for text in texts:
-        ids = [tokenizer.sot_id, *[0] * n_ctx, *tokenizer.encode(f"{text}."), tokenizer.eot_id]
-        padded = torch.tensor([ids + [0] * (77 - len(ids))])
-        x = clip.token_embedding(padded)
-        x = torch.cat([x[:, :1], ctx[None], x[:, 1 + n_ctx :]], dim=1) + clip.positional_embedding
-        for index, block in enumerate(clip.transformer.resblocks):
-            if 0 < index <= len(deep):
-                x = torch.cat([x[:, :1], deep[index - 1][None], x[:, 1 + n_ctx :]], dim=1)
-            x = block(x, attn_mask=clip.attn_mask)
-        features.append(clip.ln_final(x)[0, len(ids) - 1] @ clip.text_projection)
-    return F.normalize(torch.stack(features), dim=-1)
-
-
-def plain_video_feature(visual: Any, pixels: Tensor, rows: list[Tensor]) -> Tensor:
-    """[E] unit: frames [F 3 H W] with visual prompts, averaged before they are normalised."""
-    x = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
-    n_tokens = x.shape[1]
-    if rows:
-        x = torch.cat([x, rows[0].expand(len(x), -1, -1)], dim=1)
-    x = visual.ln_pre(x)
-    for index, block in enumerate(visual.transformer.resblocks):
-        if 0 < index < len(rows):
-            x = torch.cat([x[:, :n_tokens], rows[index].expand(len(x), -1, -1)], dim=1)
-        x = block(x)
-    pooled, _ = visual._pool(x)
-    return F.normalize((pooled @ visual.proj).mean(dim=0), dim=-1)
-
-
 def plain_losses(
     model: PromptModel, clip: Any, pixels: Tensor, labels: Tensor, hard: Tensor, run: int
 ) -> dict[str, Tensor]:
     """The weighted terms of one run, from the run's own parameters by name."""
     config, pack = model.config, model.pack
-    own = {name: parameter.runs[run] for name, parameter in named_run_parameters(model)}
+    own = {name: parameter.values[run] for name, parameter in named_run_parameters(model)}
     texts = [name.replace("_", " ") for name in CLASSES]
     # The hand-written prompt is a sentence of frozen words: [SOS] words [EOT], a context of length 0.
     template = config.templates.zero_shot
@@ -115,7 +71,8 @@ def plain_losses(
         if config.coupling is not None:
             weight, bias = (own[f"context.coupling.mappings.0.first.{part}"] for part in ("weight", "bias"))
             ctx = torch.relu(torch.cat([hard, ctx], dim=-1) @ weight.T + bias)
-        classes = plain_class_features(clip, pack, texts, ctx, deep)
+        behind = config.context.words_behind  # frozen words between the context and the name: MaPLe's "of a"
+        classes = plain_class_features(clip, pack, [f"{behind} {text}".strip() for text in texts], ctx, deep)
     if config.visual.source == "from-text":
         text_rows = [own["context.ctx"], *deep]
         rows = [
@@ -165,7 +122,7 @@ def test_step_equals_the_plain_computation(method: str, clip: Any, pack: Backbon
     for name, values in found.terms.items():
         assert relative_error(values, torch.stack([terms[name] for terms in expected])) < VALUES, name
     parameters = list(model.parameters())
-    names = [f"{name}[{run}]" for name, parameter in named_run_parameters(model) for run in range(parameter.n_runs)]
+    names = [name for name, _ in named_run_parameters(model)]
     assert len(names) == len(parameters) > 0
     ours = torch.autograd.grad(found.total.sum(), parameters)
     theirs = torch.autograd.grad(sum(sum(terms.values()) for terms in expected), parameters)

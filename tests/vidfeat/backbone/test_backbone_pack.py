@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -17,6 +18,8 @@ from filelock import FileLock
 from openclip_models import TINY, random_clip
 
 from vidfeat.backbone import BackboneConfig, BackbonePack, weights_sha256, whole_directory
+from vidfeat.backbone.state_check import is_finite
+from vidfeat.backbone.weights import EncodedState
 from vidfeat.clip.openclip import LoadedClip, from_state_dict, load_open_clip
 from vidfeat.errors import PackError
 
@@ -187,7 +190,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_waited_for(loa
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
-def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> bool:
+def _write_killed_at(step: int, directory: Path, contents: dict[str, list[bytes]]) -> bool:
     """Whether the child writing the directory was killed at its `step`-th fsync; it runs no torch after the fork."""
     child = os.fork()
     if child == 0:
@@ -201,7 +204,7 @@ def _write_killed_at(step: int, directory: Path, contents: dict[str, bytes]) -> 
 
 def test_a_kill_at_any_step_leaves_a_whole_pack_or_none(loaded: LoadedClip, written, tmp_path: Path) -> None:
     """Fsyncs: of four files, of their directory, and, when it has its name, of the parent."""
-    contents = {name: (written.path / name).read_bytes() for name in FILES}
+    contents = {name: [(written.path / name).read_bytes()] for name in FILES}
     for step in range(1, 8):
         assert _write_killed_at(step, tmp_path / "pack", contents) == (step <= 6)
         assert (tmp_path / "pack").exists() == (step >= 6)
@@ -254,6 +257,54 @@ def test_float16_weights_are_stored_as_such_and_hash_the_same(loaded: LoadedClip
     assert (pack.path / "visual.safetensors").stat().st_size < (
         0.6 * (written.path / "visual.safetensors").stat().st_size
     )
+
+
+def test_pieces_are_the_bytes_that_safetensors_writes() -> None:
+    from safetensors.torch import save
+
+    generator = torch.Generator().manual_seed(0)
+    ids, rows = torch.tensor([2, 5]), torch.randn(2, 3, generator=generator)
+    embedding = torch.zeros(10, 3)
+    embedding[ids] = rows
+    halves, floats = torch.randn(70, 70, generator=generator).half(), torch.randn(70, 70, generator=generator)
+    late = halves.float().flatten()
+    late[-1] = 1 / 3  # no half, behind all that is probed
+    state = {"z": floats.T, 'é "name"': halves, "a.late": late, "one": torch.tensor(1.0), "none": torch.zeros(0, 3)}
+    stored = {**state, "z": floats.T.contiguous(), "one": torch.tensor(1.0).half(), "none": torch.zeros(0, 3).half()}
+    stored |= {"token_embedding.ids": ids, "token_embedding.rows": rows}
+    pieces = EncodedState(state | {"token_embedding.weight": embedding})
+    assert b"".join(pieces) == b"".join(pieces) == save(stored)
+
+
+def test_a_pack_to_be_written_has_its_hash_and_its_image_tower_before(loaded, written, tmp_path: Path) -> None:
+    pack = loaded.pack_for(tmp_path / "pack")
+    assert pack.hash == written.hash
+    tower = pack.vision_tower().state_dict()
+    assert all(torch.equal(value, loaded.visual_state[name]) for name, value in tower.items())
+    assert not list(tmp_path.iterdir())
+    pack.save()
+    pack.save()
+    assert all((pack.path / name).read_bytes() == (written.path / name).read_bytes() for name in FILES)
+    assert pack.files_seen.keys() == FILES
+    for name, (n_bytes, digest) in pack.files_seen.items():
+        content = (pack.path / name).read_bytes()
+        assert (n_bytes, digest) == (len(content), hashlib.sha256(content).hexdigest())
+    fresh = BackbonePack.load(pack.path)
+    fresh.vision_tower()
+    assert fresh.files_seen == {"visual.safetensors": pack.files_seen["visual.safetensors"]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype: torch.dtype) -> None:
+    assert is_finite(torch.full((3, 50), torch.finfo(dtype).max, dtype=dtype))
+    assert is_finite(torch.zeros(0, dtype=dtype))
+    assert not is_finite(torch.zeros(3, dtype=torch.int64))
+    for size in (1, 7, 64, 100_003):
+        for at in {0, size // 2, size - 1}:
+            for bad in (float("nan"), float("inf"), -float("inf")):
+                values = torch.linspace(-1, 1, size).to(dtype)
+                values[at] = bad
+                assert not is_finite(values), (size, at, bad)
 
 
 def test_config_survives_json_and_refuses_other_keys(loaded: LoadedClip) -> None:

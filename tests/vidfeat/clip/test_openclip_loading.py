@@ -214,8 +214,8 @@ FOREIGN = [
 REFUSALS = [
     ("vision_cfg", "patch_siez", 16, "unknown setting in vision_cfg (patch_siez=16)"),
     ("text_cfg", "hf_model_name", "roberta-base", "Hugging Face text tower"),
-    ("text_cfg", "hf_tokenizer_name", "roberta-base", "another tokenizer"),
     ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"}, "tokenizer with other settings"),
+    ("text_cfg", "tokenizer_mode", "clips", "a tokenizer with another mode"),
     ("text_cfg", "pool_type", "first", "read by 'first'"),
     ("text_cfg", "proj_type", "mlp", "projection of another kind"),
     ("text_cfg", "norm_kwargs", {"elementwise_affine": False}, "layer norms with other settings"),

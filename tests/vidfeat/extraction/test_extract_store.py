@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from small_extraction import N_FRAMES, digests, small_options, write_mp4, write_tiny_clip, write_videos
 
-from vidfeat.errors import FingerprintMismatchError, ManifestError, PlanError, VidfeatError
+from vidfeat.backbone import BackbonePack
+from vidfeat.errors import FingerprintMismatchError, ManifestError, PackError, PlanError, VidfeatError
 from vidfeat.extraction import job_store
 from vidfeat.extraction.extract import extract_or_resume
 from vidfeat.extraction.options import Machine, ModelChoice, OptionsError
 from vidfeat.store import StoreWriter, open_store, verify
+from vidfeat.store.files import LocalFiles
 from vidfeat.video.decode.video_file import VideoFile
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, sample_indices
@@ -83,8 +86,6 @@ def test_values_equal_a_plain_loop_over_open_clips_own_model_and_transform(finis
 def test_tokens_lead_to_the_pooled_features(finished):
     import torch
 
-    from vidfeat.backbone import BackbonePack
-
     reader = open_store(finished)
     tower = BackbonePack.load(reader.pack_path, expected_hash=reader.pack_hash).vision_tower()
     tokens = torch.from_numpy(reader.rows("tokens/01", [3]).values.astype(np.float32))
@@ -116,6 +117,42 @@ def test_the_same_command_again_does_nothing(finished, videos, model):
     assert summary.nothing_to_do
     assert digests(finished) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_weights_are_read_once_and_the_pack_is_hashed_as_it_is_written(tmp_path, finished, videos, model, monkeypatch):
+    def read(self, name):
+        raise AssertionError(f"{name} is read back")
+
+    read_many = LocalFiles.read_many
+
+    def none_of_the_pack(self, paths):
+        assert not [path for path in paths if path.startswith("pack/")]
+        return read_many(self, paths)
+
+    monkeypatch.setattr(BackbonePack, "_read", read)
+    monkeypatch.setattr(LocalFiles, "read_many", none_of_the_pack)
+    extract(small_options(videos, tmp_path / "X.zarr", model))
+    assert digests(tmp_path / "X.zarr") == digests(finished)
+    assert verify(tmp_path / "X.zarr", level="full").problems == ()
+
+
+def test_no_unit_is_committed_before_the_pack_is_there(tmp_path, finished, videos, model, monkeypatch):
+    out = tmp_path / "X.zarr"
+    save = BackbonePack.save
+
+    def too_slow(self):
+        time.sleep(0.5)
+        raise PackError("the disk is full")
+
+    monkeypatch.setattr(BackbonePack, "save", too_slow)
+    with pytest.raises(PackError, match="the disk is full"):
+        extract(small_options(videos, out, model))
+    assert (out / "plan").exists()
+    assert not StoreWriter.open(out).committed_units()
+    assert not (out / "pack").exists()
+    monkeypatch.setattr(BackbonePack, "save", save)
+    extract(small_options(videos, out, model))
+    assert digests(out) == digests(finished)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

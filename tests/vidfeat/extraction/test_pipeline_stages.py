@@ -27,13 +27,14 @@ class Recorder:
     batches: list[np.ndarray] = field(default_factory=list)
     units: list[UnitResult] = field(default_factory=list)
     poison: float | None = None
+    poisoned: float = np.nan
 
     def encode(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         values = pixels[:, 0, 0, 0].copy()
         self.batches.append(values)
-        features = np.stack([values, -values], axis=1)
+        features = np.stack([values, -values - 1], axis=1)
         if self.poison is not None:
-            features[values == self.poison] = np.nan
+            features[values == self.poison] = self.poisoned
         return {"pooled": features}
 
     def commit(self, result: UnitResult) -> None:
@@ -95,8 +96,9 @@ def test_failed_videos_leave_no_rows():
     assert failed == {3: "invalid_data", 6: "truncated", 9: "machine", 19: "truncated"}
 
 
-def test_values_that_are_not_finite_fail_their_video_alone():
-    recorder = Recorder(poison=5001.0)  # the second row of video 5
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e30, 1e-30])
+def test_values_that_point_nowhere_fail_their_video_alone(value):
+    recorder = Recorder(poison=5001.0, poisoned=value)  # the second row of video 5
     recorder.run(tasks(10))
     good = [i for i in range(10) if i != 5]
     np.testing.assert_array_equal(committed(recorder), np.concatenate([expected_rows(i) for i in good]))

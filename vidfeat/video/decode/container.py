@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from vidfeat.video.decode import transport
 from vidfeat.video.decode.matroska import ending_and_damage
 
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -20,9 +21,9 @@ class Completeness:
     """What a file's own structure says about its end.
 
     Attributes:
-        kind: "mp4", "matroska", "riff", "gif" or "" for a container that does not say (MPEG transport and program
+        kind: "mp4", "matroska", "riff", "gif", "transport" or "" for a container that does not say (MPEG program
             streams, FLV, ASF): what is cut from the end of such a file cannot be noticed; nor is a fragmented mp4
-            that ends between two fragments.
+            that ends between two fragments, or a transport stream that ends between two packets.
         cut: how the structure shows that the end of the file is missing; empty where it does not.
         damage: how the structure shows that the file is damaged; only Matroska's does.
     """
@@ -45,7 +46,8 @@ def completeness(path: str) -> Completeness:
     """
     n_bytes = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(16)
+        start = file.read(1024)
+        head = start[:16]
         if len(head) >= 8 and head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
             return Completeness("mp4", _mp4(file, n_bytes))
         if head[:4] == _EBML:
@@ -61,6 +63,9 @@ def completeness(path: str) -> Completeness:
             file.seek(max(0, n_bytes - 16))
             ends = file.read().rstrip(b"\0").endswith(b"\x3b")
             return Completeness("gif", "" if ends else "its last byte is not GIF's trailer")
+        packets = transport.layout(start)
+        if packets is not None:
+            return Completeness("transport", transport.ends_within_packet(n_bytes, packets[0]))
     return Completeness("")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from vidfeat.video.decode.failures import failure
 from vidfeat.video.decode.frames import Deadline
+from vidfeat.video.decode.log_lines import LogLines, listening
 from vidfeat.video.decode.probe import Probe
 from vidfeat.video.decode.video_file import VideoFile, open_video
 
@@ -68,15 +69,17 @@ def is_direct(facts: Probe) -> bool:
         and not facts.has_open_gop
         and not facts.has_edit_list
         and not facts.completeness.cut
-        and facts.n_corrupt_packets == 0
+        and not facts.damage
         and facts.n_frames_declared in (None, facts.n_packets)
         and len(facts.pts_ticks) == facts.n_packets
         and (np.diff(facts.pts_ticks) > 0).all()
     )
 
 
-def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Picked | None:
+def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline, keep: bool = True) -> Picked | None:
     """The frames at the positions `wanted`, seeking to the key frame before each; None where one is not at its time.
+
+    Without `keep` they are decoded and dropped.
 
     Raises:
         DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
@@ -84,7 +87,8 @@ def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Pick
     index_at = {int(facts.pts_ticks[index]): index for index in sorted(wanted)}
     remaining = sorted(index_at)
     picked = Picked(n_frames=facts.n_packets, first_pts_seconds=facts.first_pts_seconds)
-    with open_video(facts.path) as file:
+    with open_video(facts.path) as file, listening() as lines:
+        watch = _Watch(facts.path, lines)
         container, stream, context = file.container, file.stream, file.stream.codec_context
         packets, position = None, 0
         while remaining:
@@ -98,11 +102,12 @@ def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline) -> Pick
             for frame in frames:
                 deadline.check()
                 picked.n_decoded += 1
-                _refuse_damage(frame, facts.path)
+                watch.refuse_damage(frame)
                 position = int(np.searchsorted(facts.pts_ticks, frame.pts if frame.pts is not None else -1)) + 1
                 if frame.pts in index_at:
                     index = index_at.pop(frame.pts)
-                    picked.add(index, frame, float(facts.pts_seconds[index]), file=file)
+                    if keep:
+                        picked.add(index, frame, float(facts.pts_seconds[index]), file=file)
             if remaining[0] in index_at:
                 return None
             remaining = sorted(index_at)
@@ -128,7 +133,8 @@ def _until(packets: Iterator[Any], context: Any, target: int, index_at: dict[int
 def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, deadline: Deadline) -> Picked:
     """The frames at the positions `wanted`, decoding the file from its start to its end.
 
-    Where packets carry no presentation times to rely on (AVI with reordered frames), frame k is shown at k / fps; a
+    Frames before the first key frame that lean on what was never in the file are passed over. Where packets carry no
+    presentation times to rely on (AVI with reordered frames), frame k is shown at k / fps; a
     single frame without one follows its predecessor.
 
     Raises:
@@ -138,10 +144,17 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
     step = 1.0 / facts.fps if facts is not None and facts.fps else 0.04
     nominal = facts is not None and not facts.has_pts
     last = -step
-    with open_video(path) as file:
+    with open_video(path) as file, listening() as lines:
+        watch = _Watch(path, lines)
+        whole_from = None if facts is None else facts.whole_from
         for frame in file.container.decode(file.stream):
             deadline.check()
-            _refuse_damage(frame, path)
+            if whole_from is not None:
+                watch.forget()
+                if not frame.key_frame if nominal or frame.pts is None else frame.pts < whole_from:
+                    continue
+                whole_from = None
+            watch.refuse_damage(frame)
             known = frame.pts is not None and not nominal
             last = float(frame.pts * frame.time_base) if known else last + step
             if picked.n_decoded == 0:
@@ -149,13 +162,29 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
             if picked.n_decoded in wanted:
                 picked.add(picked.n_decoded, frame, last, file=file)
             picked.n_decoded += 1
+        watch.refuse_damage(None)
     picked.n_frames = picked.n_decoded
     return picked
 
 
-def _refuse_damage(frame: Any, path: str) -> None:
-    # FFmpeg patches up what it cannot decode and says so on the frame alone; decord and torchcodec hand such pictures
-    # on.
-    if frame.is_corrupt:
-        at = "" if frame.pts is None else f" at {float(frame.pts * frame.time_base):.2f} s"
-        raise failure("invalid_data", path, f"the frame{at} is damaged")
+class _Watch:
+    """Refuses what the decoder had to patch up: FFmpeg says so on the frame, or in its log alone.
+
+    decord and torchcodec hand such pictures on.
+    """
+
+    def __init__(self, path: str, lines: LogLines) -> None:
+        self._path, self._lines = path, lines
+
+    def forget(self) -> None:
+        """What was said so far is no damage."""
+        self._lines.evidence()
+
+    def refuse_damage(self, frame: Any | None) -> None:
+        """Nothing, or DecodeError for this frame and all that was decoded since the one before; None: at the end."""
+        at = "" if frame is None or frame.pts is None else f" at {float(frame.pts * frame.time_base):.2f} s"
+        if frame is not None and frame.is_corrupt:
+            raise failure("invalid_data", self._path, f"the frame{at} is damaged")
+        said = self._lines.evidence()
+        if said:
+            raise failure("invalid_data", self._path, f"a frame near the one{at} is damaged ({said})")

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from vidfeat.video.decode import transport
 from vidfeat.video.decode.container import Completeness, completeness
 from vidfeat.video.decode.failures import failure, is_about_bytes, translate
+from vidfeat.video.decode.log_lines import LogLines, listening
+from vidfeat.video.decode.payload import Payloads
 from vidfeat.video.decode.video_file import open_video, orientation
 
 
@@ -33,11 +36,15 @@ class Probe:
         rotation: degrees counterclockwise by which the picture is to be turned for display: 0, 90, -90, 180.
         has_display_matrix: the picture is to be turned or mirrored.
         is_variable_rate: presentation times are not evenly spaced (by more than one tick of the clock).
-        has_open_gop: frames shown before a key frame are stored after it: whoever starts decoding there loses them.
+        has_open_gop: frames shown before a key frame are stored after it: whoever starts decoding there loses them; or
+            H.264 lets them be, by a key frame that is no IDR picture.
         n_corrupt_packets: packets the demuxer flags, such as the one the end of the file cuts in two.
         starts_with_key_frame: the first packet can be decoded by itself.
+        whole_from: presentation time of the first key frame, in ticks, where frames shown before it may lean on such as
+            are not in the file: the first packet is no key frame, or one of an open group. None elsewhere.
         n_video_streams: more than one: decoders differ in which they take.
         completeness: what the container says about the end of the file.
+        damage: what in the container or in the packets' bytes shows that the file is damaged; "" where nothing does.
         pts_ticks: presentation times of the packets to be shown, sorted, [n_packets] int64, in units of `tick_seconds`;
             empty when they are not known: a packet has none, or an AVI holds reordered frames, for which it has no
                 place.
@@ -63,8 +70,10 @@ class Probe:
     has_open_gop: bool
     n_corrupt_packets: int
     starts_with_key_frame: bool
+    whole_from: int | None
     n_video_streams: int
     completeness: Completeness
+    damage: str
     pts_ticks: np.ndarray = field(repr=False)
     key_ticks: np.ndarray = field(repr=False)
     tick_seconds: float = field(repr=False)
@@ -119,13 +128,15 @@ class _Packets:
     n_discarded: int = 0
     n_corrupt: int = 0
     starts_with_key_frame: bool = False
+    whole_from: int | None = None
     has_open_gop: bool = False
+    damage: str = ""
 
 
 def _probe(path: str, ending: Completeness) -> Probe:
-    with open_video(path) as file:
+    with open_video(path) as file, listening() as lines:
         container, stream = file.container, file.stream
-        packets, frame = _scan(container, stream)
+        packets, frame = _scan(container, stream, lines)
         if not packets.shown:
             raise failure("no_frames", path, "its video stream holds no packet")
         context, tick = stream.codec_context, float(stream.time_base)
@@ -151,19 +162,22 @@ def _probe(path: str, ending: Completeness) -> Probe:
             has_open_gop=packets.has_open_gop,
             n_corrupt_packets=packets.n_corrupt,
             starts_with_key_frame=packets.starts_with_key_frame,
+            whole_from=packets.whole_from,
             n_video_streams=len(container.streams.video),
             completeness=ending,
+            damage=ending.damage or packets.damage or _damage(path, stream, packets, ending),
             pts_ticks=pts,
             key_ticks=keys,
             tick_seconds=tick,
         )
 
 
-def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
+def _scan(container: Any, stream: Any, lines: LogLines) -> tuple[_Packets, Any]:
     """The packets of the stream, and its first frame (None when the first packets give none)."""
     import av
 
-    packets, frame, key = _Packets(), None, None
+    packets, frame, key, amid = _Packets(), None, None, False
+    payloads = Payloads(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
     for packet in container.demux(stream):
         if frame is None:
             try:
@@ -172,11 +186,20 @@ def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
                 if not is_about_bytes(error):
                     raise
                 # Decoding proper will say what is wrong, and where.
+        said = lines.evidence(of=("mpegts", "avi"))
         if packet.size == 0:
             continue
         pts = packet.pts
+        is_open = packet.is_keyframe and payloads.is_open_key(packet)
         if not packets.shown and not packets.n_discarded:
             packets.starts_with_key_frame = packet.is_keyframe
+            amid = is_open or not packet.is_keyframe
+        elif is_open and payloads.codec == "h264":
+            packets.has_open_gop = True
+        if not packets.damage and (said or payloads.is_zeroed(packet)):
+            packets.damage = said or f"packet {len(packets.shown) + packets.n_discarded} holds a block of zeros"
+        if amid and packet.is_keyframe:
+            amid, packets.whole_from = False, pts
         if pts is not None:
             packets.earliest = pts if packets.earliest is None else min(packets.earliest, pts)
             packets.has_open_gop |= key is not None and pts < key
@@ -189,6 +212,21 @@ def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
         if packet.is_keyframe:
             packets.keys.append(pts)
     return packets, frame
+
+
+def _damage(path: str, stream: Any, packets: _Packets, ending: Completeness) -> str:
+    """What the packets as a whole show."""
+    if ending.kind == "transport":
+        with open(path, "rb") as file:
+            return transport.damage(file, stream.id)
+    if packets.n_corrupt and ending.kind != "riff":
+        return f"{packets.n_corrupt} packets are not whole"
+    if ending.kind == "riff":
+        listed = sum(entry.size > 0 for entry in stream.index_entries)
+        found = len(packets.shown) + packets.n_discarded
+        if found < listed:
+            return f"{found} of the {listed} packets that its index lists can be found"
+    return ""
 
 
 def _times(packets: _Packets, *, reliable: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,8 @@ def decode(
 ) -> Frames:
     """The frames of the video at `path` that `policy` samples.
 
-    Readers are opened in the calling process and closed before returning; each decodes with one thread.
+    Readers are opened in the calling process and closed before returning; each decodes with one thread. What another
+    decoder read is decoded by PyAV too, which alone says which frames are damaged.
 
     Args:
         seed: for random policies; see `vidfeat.video.sampling.video_seed`.
@@ -46,7 +47,11 @@ def decode(
         deadline.check()
         refuse_broken(facts)
         frames = chosen.read(facts, policy, seed, deadline=deadline)
-        return frames if frames is not None else PYAV.read(facts, policy, seed, deadline=deadline)
+        if frames is None:
+            return PYAV.read(facts, policy, seed, deadline=deadline)
+        if chosen is not PYAV:
+            PYAV.refuse_damage(facts, frames.indices, deadline=deadline)
+        return frames
     except Exception as error:
         raise translate(error, path=facts.path, ending=facts.completeness) from error
 
@@ -61,12 +66,12 @@ def decode_all(path: str | os.PathLike[str], *, decoder: str = "pyav", timeout_s
 
 
 def refuse_broken(facts: Probe) -> None:
-    """Nothing, or DecodeError when the container alone shows that its end is missing (truncated) or that it is damaged.
+    """Nothing, or DecodeError when the probe shows that the file's end is missing (truncated) or that it is damaged.
 
     A decoder would skip what is gone and hand on the rest as if it were all.
     """
     if facts.completeness.is_certain or (facts.completeness.cut and facts.n_corrupt_packets):
         found = f"{facts.n_packets}/{facts.n_frames_declared or '?'} frames left"
         raise failure("truncated", facts.path, f"{facts.completeness.cut} ({found})")
-    if facts.completeness.damage:
-        raise failure("invalid_data", facts.path, facts.completeness.damage)
+    if facts.damage:
+        raise failure("invalid_data", facts.path, facts.damage)

@@ -40,7 +40,7 @@ class Decord(Decoder):
             "presentation times are not known": not facts.has_pts,
             "the first packet is no key frame": not facts.starts_with_key_frame,
             f"{facts.n_video_streams} video streams": facts.n_video_streams > 1,
-            "the file is cut short or damaged": bool(facts.completeness.cut) or facts.n_corrupt_packets > 0,
+            "the file is cut short or damaged": bool(facts.completeness.cut or facts.damage),
             f"{facts.n_packets} packets for {facts.n_frames_declared} frames declared": (
                 facts.n_frames_declared not in (None, facts.n_packets)
             ),

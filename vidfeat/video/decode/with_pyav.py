@@ -28,6 +28,13 @@ class PyAV(Decoder):
         picked = pick.pick_through(path, set(indices), deadline=deadline)
         return _in_order(picked, indices) if picked.pictures.keys() >= set(indices) else Pictures.none(picked.n_frames)
 
+    def refuse_damage(self, facts: Probe, indices: np.ndarray, *, deadline: Deadline) -> None:
+        """Nothing, or the DecodeError that `read` raises for the frames at `indices`; no picture is converted."""
+        wanted = set(indices.tolist())
+        if pick.is_direct(facts) and pick.pick_directly(facts, wanted, deadline=deadline, keep=False) is not None:
+            return
+        _check_complete(facts, pick.pick_through(facts.path, set(), facts=facts, deadline=deadline))
+
     def read(self, facts: Probe, policy: SamplingPolicy, seed: int, *, deadline: Deadline) -> Frames:
         """See `Decoder`; as many frames as the file should have, none of them damaged."""
         n_frames = facts.n_packets

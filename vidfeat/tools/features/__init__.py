@@ -1,0 +1,1 @@
+"""Features that other programs extracted -> a store that trains: found, labelled, checked, written."""
