@@ -1,8 +1,8 @@
 """A large data set to learn hard prompts on: what other worlds' `other` sets show, and a world's target never names.
 
 For world N `worldN/sources.zarr` holds the pooled features of the other worlds' `other` videos, bit by bit, in one
-store: up to 24 classes of each, some 90 in all, where the target has 40. Left out are the classes of world N's own
-target, by name; single things and actions of them may be there, as Kinetics shows much of what UCF-101 names.
+store: up to 24 classes of each, 82 to 86 in all for worlds 0 to 4, where the target has 40. Left out are the classes of
+world N's own target, by name; single things and actions of them may be there, as Kinetics shows much of UCF-101's.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def _write_stand_in(path: Path, maker: Cell, sources: Sources) -> None:
 
     from prompttune.prompts.file import DEEP, PromptFile, write_prompt_file
 
-    n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.text.width
+    n_ctx, width = maker.config.context.n_ctx, sources.train.pack.config.open_text.width
     rows = 0.02 * torch.randn(
         maker.config.context.prompt_depth, n_ctx, width, generator=torch.Generator().manual_seed(0)
     )

@@ -90,7 +90,7 @@ def towers_of(name: str) -> tuple[nn.Module, TextTower]:
     import torch
     from open_clip.model import CustomTextCLIP
 
-    from vidfeat.backbone import TextTower
+    from vidfeat.backbone import TextConfig, TextTower
     from vidfeat.clip.text_config import text_config
 
     config = open_clip.get_model_config(name)
@@ -102,7 +102,9 @@ def towers_of(name: str) -> tuple[nn.Module, TextTower]:
         config["embed_dim"], vision, config["text_cfg"], quick_gelu=bool(config.get("quick_gelu"))
     )
     theirs = model.text.eval().requires_grad_(False)
-    ours = TextTower(text_config(config), embed_dim=config["embed_dim"])
+    sizes = text_config(config)
+    assert isinstance(sizes, TextConfig)
+    ours = TextTower(sizes, embed_dim=config["embed_dim"])
     ours.load_state_dict({key: value for key, value in theirs.state_dict().items() if key != "attn_mask"})
     return theirs, ours.eval().requires_grad_(False)
 

@@ -106,7 +106,7 @@ def random_pack(
     return BackbonePack.write(
         path,
         config=config,
-        text_state=random_state(TextTower(config.text, embed_dim=config.embed_dim)),
+        text_state=random_state(TextTower(config.open_text, embed_dim=config.embed_dim)),
         visual_state=random_state(VisionTower(config.vit, embed_dim=config.embed_dim)),
         tokenizer=Tokenizer(clip_merges(), context_length=config.text.context_length),
     )

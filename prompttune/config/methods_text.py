@@ -146,7 +146,7 @@ ROWS = (
         release="muzairkhattak/PromptSRC@8be7dcf trainers/promptsrc.py; configs/trainers/PromptSRC/*.yaml",
         differs=(
             "no visual prompts and so no image term: method promptsrc has both",
-            "one template for its teacher; theirs averages 60 for images (templates.ensemble = '@FILE')",
+            "one template for its teacher; theirs averages 60 for images (templates.ensemble = '@promptsrc')",
             IMAGES,
             NO_AUGMENTATION,
             HALF,

@@ -109,7 +109,7 @@ ROWS = (
         "N(6, 10)",
         release=f"{_PROMPTSRC} trainers/promptsrc.py; configs/trainers/PromptSRC/*.yaml",
         differs=(
-            "one template for its text teacher; theirs averages 60 for images (templates.ensemble = '@FILE')",
+            "one template for its text teacher; theirs averages 60 for images (templates.ensemble = '@promptsrc')",
             "its image teacher is the pooled tap of the same view and frames",
             IMAGES,
             NO_AUGMENTATION,

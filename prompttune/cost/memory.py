@@ -30,11 +30,12 @@ def largest_product_flop(
         numbers_per_video: of the features that the head is given, E or F * E.
         n_frames: frames of a video, which count where they go through the vision tower.
     """
-    text, batch_size = model.pack.config.text, model.config.optim.batch_size
+    batch_size = model.config.optim.batch_size
     n_classes = len(classes)
     taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
     rows = model.text_rows(classes) * taken // n_classes if classes else 0  # zero-shot has no training classes
-    in_tower = 2 * rows * text.width * text.mlp_width
+    text = model.pack.config.open_text if rows else None
+    in_tower = 0 if text is None else 2 * rows * text.width * text.mlp_width
     in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
     in_vision = 0
     if model.config.visual is not None:

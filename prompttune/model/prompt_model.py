@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from prompttune.parts.learned_visual import LearnedVisual
 from prompttune.text.class_prompts import ClassPrompts, clean_class_name
 from prompttune.text.engine import TextContext, TextEngine
 from prompttune.text.vocabulary import TextPass, Vocabulary
-from vidfeat.backbone import BackbonePack, TextTower
+from vidfeat.backbone import BackbonePack, PromptableText
 
 _VIDEOS_PER_TEXT_PASS = 16  # where every video has its own class features: bounds the rows in the text tower
 
@@ -65,7 +66,10 @@ class PromptModel(nn.Module):
         super().__init__()
         self.config, self.pack, self.seeds = config, pack, tuple(seeds)
         self.device = torch.device(device)
-        tower = pack.text_tower().to(self.device)
+        # A learned context asks for a tower whose blocks run here; features of whole texts come from any.
+        if config.context.kind != "none":
+            pack.config.open_text  # noqa: B018 - says why not
+        tower = cast(PromptableText, pack.frozen_text().to(self.device))
         self._text = _Text(
             tower, TextEngine(tower, class_chunk=config.class_chunk or None, checkpoint=config.recompute)
         )
@@ -393,5 +397,5 @@ class PromptModel(nn.Module):
 class _Text:
     """The frozen text tower and its engine, kept out of the model's modules: neither is trained or saved with it."""
 
-    tower: TextTower
+    tower: PromptableText
     engine: TextEngine

@@ -50,7 +50,7 @@ class LearnedContext(nn.Module):
         context = config.context
         _check_depth(context, pack)
         self.config = context
-        width, embed_dim = pack.config.text.width, pack.config.embed_dim
+        width, embed_dim = pack.config.open_text.width, pack.config.embed_dim
         self.ctx: RunParameter | None = None
         self.deep = nn.ModuleList()
         self.from_visual: ModalityCoupling | None = None
@@ -189,10 +189,10 @@ def _start(config: TrainConfig, pack: BackbonePack, *, seeds: Sequence[int], n_c
     context = config.context
     per_class = (n_classes,) if context.kind == "class" else ()
     if context.init == "random":
-        shape = (*per_class, context.n_ctx, pack.config.text.width)
+        shape = (*per_class, context.n_ctx, pack.config.open_text.width)
         return RunGenerators(seeds, "context").normal(*shape, std=context.init_std)
     if context.init.startswith("@"):  # whoever trains puts the file's values here, see `start_from`
-        return torch.zeros(len(seeds), *per_class, context.n_ctx, pack.config.text.width)
+        return torch.zeros(len(seeds), *per_class, context.n_ctx, pack.config.open_text.width)
     words = split_template(config.templates.zero_shot)[0].strip() if context.init == "template" else context.init
     ids = pack.tokenizer().encode(words)
     n_zeros = context.n_ctx - len(ids)
@@ -230,7 +230,7 @@ def _make_coupling(
 
 
 def _check_depth(context: ContextConfig, pack: BackbonePack) -> None:
-    layers, problems = pack.config.text.layers, []
+    layers, problems = pack.config.open_text.layers, []
     if context.prompt_depth > layers:
         problems.append(f"context.prompt_depth = {context.prompt_depth}")
     if context.class_tokens_block is not None and context.class_tokens_block >= layers:

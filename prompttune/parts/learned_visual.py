@@ -42,7 +42,8 @@ class LearnedVisual(nn.Module):
         self, config: VisualConfig, pack: BackbonePack, *, seeds: Sequence[int], device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
-        self.config, self.text_width = config, pack.config.text.width
+        self.config = config
+        self.text_width = pack.config.open_text.width if config.source == "from-text" else 0
         tower = pack.vision_tower().to(device)
         self._frozen = _Frozen(tower)
         self.recompute = Recompute(config.recompute, config.frames_per_chunk or None)

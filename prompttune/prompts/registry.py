@@ -115,12 +115,12 @@ def import_prompt(
     if Path(out).exists():
         raise PromptFileError(explain("the prompt file is there already", where=out, fix="another name"))
     context = import_context(checkpoint, key=key)
-    if context.width != pack.config.text.width:
+    if context.width != pack.config.open_text.width:
         raise PromptFileError(
             explain(
                 "the context does not fit this text tower",
                 where=checkpoint,
-                expected=f"width {pack.config.text.width} ({pack.config.name})",
+                expected=f"width {pack.config.open_text.width} ({pack.config.name})",
                 got=f"width {context.width}",
                 fix="name a store of the backbone it was trained with",
             )

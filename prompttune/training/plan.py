@@ -129,7 +129,8 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
     sent = step_text_pass(model, split.classes)
     step = step_operations(members, model, sent, n_frames=n_frames)
     evaluation = evaluation_flops(model, split, sources, n_frames=n_frames)
-    width = model.pack.config.vit.width if model.visual is not None else model.pack.config.text.width
+    backbone = model.pack.config
+    width = backbone.vit.width if model.visual is not None else getattr(backbone.text, "width", backbone.embed_dim)
     with cpu_threads(_threads(model, split, n_frames=n_frames)):
         seconds = _counted_seconds(model, step, sent, evaluation, n_frames=n_frames)
         is_short = seconds.step < SHORT_STEP_SECONDS and feature_bytes(model, split, sources) < FEATURE_BYTES

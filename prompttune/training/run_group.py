@@ -81,7 +81,7 @@ def _split_table(config: TrainConfig, sources: Sources) -> VideoTable:
 def _hard_prompts(config: TrainConfig, sources: Sources) -> list[PromptFile]:
     pack = sources.train.pack
     named = config.coupling.hard_prompts if config.coupling is not None else ()
-    return [read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width) for path in named]
+    return [read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.open_text.width) for path in named]
 
 
 def _make_model(
@@ -112,7 +112,7 @@ def _started_from(config: TrainConfig, sources: Sources) -> list[PromptFile]:
     if config.context.kind == "none" or not config.context.init.startswith("@"):
         return []
     path, pack = config.context.init[1:], sources.train.pack
-    prompt = read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.text.width)
+    prompt = read_hard_prompt(path, pack_hash=pack.hash, width=pack.config.open_text.width)
     if prompt.n_ctx != config.context.n_ctx:
         raise PromptFileError(
             explain(

@@ -112,9 +112,9 @@ def test_the_hard_prompt_study_couples_each_arm_with_its_own_sources() -> None:
     }
     assert suite.stores["sources"] == "world2/sources.zarr"
     by_label = {cell.label: cell for cell in cells(suite, out=Path("out"), data=Path("data")) if cell.kind == "method"}
-    assert "CoOp, 90 classes, deep" not in by_label
+    assert "CoOp, many classes, deep" not in by_label
     assert "CoOp, both" not in by_label
-    deep = by_label["CoOp, 3 blocks, 90 classes, deep"]
+    deep = by_label["CoOp, 3 blocks, many classes, deep"]
     assert deep.needs == ("prompts-large-deep",)
     assert deep.config.coupling is not None
     assert (deep.config.coupling.depth, deep.config.coupling.deep_hard) == (3, True)

@@ -155,7 +155,7 @@ def fill_tokenizer(home: Path, kind: str, *, repository: str) -> Path:
     path = write_tokenizer(snapshot, kind)
     (folder / "refs").mkdir(exist_ok=True)
     (folder / "refs" / "main").write_text(COMMIT)
-    _into_blobs(folder, snapshot.iterdir())
+    _into_blobs(folder, (path, path.with_name("tokenizer_config.json")))
     return path
 
 

@@ -1,7 +1,8 @@
 """The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
 
 from .blocks import ResidualBlock, quick_gelu
-from .config import BackboneConfig, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
+from .config import BackboneConfig, ForeignText, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
+from .foreign_text import ForeignTextTower
 from .hub_tokenizer import HubTokenizer
 from .pack import AnyTokenizer, BackbonePack
 from .text import FrozenText, PromptableText, TextTower
@@ -13,6 +14,8 @@ __all__ = [
     "AnyTokenizer",
     "BackboneConfig",
     "BackbonePack",
+    "ForeignText",
+    "ForeignTextTower",
     "ForeignVision",
     "FrozenText",
     "HubTokenizer",

@@ -264,9 +264,35 @@ class TextConfig:
         return "shared-prefix" if self.causal and self.pooling != "last" else "full-length"
 
 
+@dataclass(frozen=True)
+class ForeignText:
+    """A text tower that transformers runs: features of whole texts, nothing learned among their tokens.
+
+    Attributes:
+        context_length: tokens of a text, start and end included.
+        vocab_size: rows of its token embedding.
+        model: transformers' own config of it, as JSON.
+        pooler: how rows become one, by open_clip's name: `mean_pooler`, `cls_pooler`, `cls_last_hidden_state_pooler`.
+        projection: `linear` or `mlp`, without biases; None where features are the pooled row.
+        versions: of `transformers` that the pack was written with.
+        tokenizer: as of TextConfig.
+    """
+
+    kind: ClassVar[str] = "transformers"
+    path: ClassVar[TextPath] = "frozen"
+
+    context_length: int
+    vocab_size: int
+    model: Mapping[str, Any]
+    pooler: str
+    projection: Literal["linear", "mlp"] | None
+    versions: Mapping[str, str]
+    tokenizer: TokenizerSettings | None
+
+
 # What a pack may hold, by the `kind` its config names; towers of the first packs name none.
 VISION_KINDS: Mapping[str | None, type] = {None: VisionConfig, ForeignVision.kind: ForeignVision}
-TEXT_KINDS: Mapping[str | None, type] = {None: TextConfig}
+TEXT_KINDS: Mapping[str | None, type] = {None: TextConfig, ForeignText.kind: ForeignText}
 
 
 @dataclass(frozen=True)
@@ -291,7 +317,7 @@ class BackboneConfig:
     pretrained: str
     embed_dim: int
     vision: VisionConfig | ForeignVision
-    text: TextConfig
+    text: TextConfig | ForeignText
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     interpolation: str
@@ -329,6 +355,24 @@ class BackboneConfig:
             )
         )
 
+    @property
+    def open_text(self) -> TextConfig:
+        """The text tower whose blocks run here: what learned context needs.
+
+        Raises:
+            UnsupportedModelError: a text tower that transformers runs.
+        """
+        if isinstance(self.text, TextConfig):
+            return self.text
+        raise UnsupportedModelError(
+            explain(
+                f"text prompts cannot enter {self.name}: transformers runs its text tower",
+                where=f"the text tower of {self.name}, {self.pretrained}",
+                expected="a text transformer whose blocks run here; `vidfeat models` lists them",
+                fix="use zero-shot, an adapter, the linear probe or visual prompts alone, or another model",
+            )
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object with one key per field that is in use; `from_json` gives the same config back."""
         found: dict[str, Any] = plain(self)
@@ -359,12 +403,12 @@ def _vision_from_json(values: Any) -> VisionConfig | ForeignVision:
     return vision
 
 
-def _text_from_json(values: Any) -> TextConfig:
+def _text_from_json(values: Any) -> TextConfig | ForeignText:
     where = "backbone config, text"
     kind, values = of_kind(TEXT_KINDS, values, where)
     checked = exact_keys(kind, values, where)
     if checked.get("tokenizer") is not None:
         given = exact_keys(TokenizerSettings, checked["tokenizer"], f"{where}, tokenizer")
         checked["tokenizer"] = TokenizerSettings(**given)
-    text: TextConfig = kind(**checked)
+    text: TextConfig | ForeignText = kind(**checked)
     return text

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vidfeat.errors import PackError, explain
 
 from .config import BackboneConfig
+from .foreign_text import ForeignTextTower
 from .hub_tokenizer import HubTokenizer
 from .pack_config import CONFIG, PAYLOADS, REWRITE, TEXT, TOKENIZER, VISUAL, config_bytes, damaged, read_config
 from .state_check import empty_text_tower, empty_vision_tower, state_problems, tower_problems
@@ -199,10 +200,22 @@ class BackbonePack:
         self.files_seen = {name: (file["bytes"], file["sha256"]) for name, file in files.items()}
 
     def text_tower(self) -> TextTower:
-        """The text tower: frozen, eval, float32, the same object at every call.
+        """The text tower whose blocks run here: frozen, eval, float32, the same object at every call.
 
         Raises:
             PackError: damaged weights.
+            UnsupportedModelError: a tower that transformers runs.
+        """
+        self.config.open_text  # noqa: B018 - says why not
+        assert isinstance(self._text_tower, TextTower)
+        return self._text_tower
+
+    def frozen_text(self) -> TextTower | ForeignTextTower:
+        """The text tower for features of whole texts, whoever runs it; as `text_tower` where that is there.
+
+        Raises:
+            PackError: damaged weights.
+            UnsupportedModelError: transformers is not installed, or builds another tower.
         """
         return self._text_tower
 
@@ -254,7 +267,7 @@ class BackbonePack:
             raise damaged(self.path, "the weights", expected=self.config.weights_sha256, got=found)
 
     @cached_property
-    def _text_tower(self) -> TextTower:
+    def _text_tower(self) -> TextTower | ForeignTextTower:
         tower = empty_text_tower(self.config)
         return self._filled(tower, TEXT)
 

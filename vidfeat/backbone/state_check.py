@@ -7,13 +7,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .config import BackboneConfig, VisionConfig
+from .config import BackboneConfig, ForeignText, VisionConfig
+from .foreign_text import ForeignTextTower
 from .text import TextTower
 from .vision import VisionTower
 
 
-def empty_text_tower(config: BackboneConfig) -> TextTower:
-    """The text tower of a config, without memory."""
+def empty_text_tower(config: BackboneConfig) -> TextTower | ForeignTextTower:
+    """The text tower of a config, without memory; one of transformers', whose tables are no weights, with initial ones.
+
+    Raises:
+        UnsupportedModelError: transformers is not installed, or builds no such tower.
+    """
+    if isinstance(config.text, ForeignText):
+        return ForeignTextTower(config.text, embed_dim=config.embed_dim, name=config.name)
     with torch.device("meta"):
         return TextTower(config.text, embed_dim=config.embed_dim)
 

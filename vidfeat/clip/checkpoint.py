@@ -20,6 +20,8 @@ _WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
 _TOWER_PREFIXES = (("image_encoder.", "visual."), ("text_encoder.", ""), ("text.", ""))
 _TEXT_TENSORS = (EMBEDDING, "positional_embedding", "text_projection", "cls_emb")
 _TEXT_MODULES = ("transformer.", "ln_final.", "text_projection.")
+# The projection behind a text tower of transformers; its buffers, which older files hold, are no weights.
+_PROJECTION, _POSITION_IDS = "text.proj.", "position_ids"
 # Saved by OpenAI's code beside the weights; sizes and a constant mask, no weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
@@ -91,10 +93,11 @@ def part_state(tensors: Mapping[str, Tensor], *, path: Path, vocab_size: int) ->
                 explain("the compact token embedding cannot be", where=path, got=error)
             ) from error
     scale, bias = named.pop("logit_scale", None), named.pop("logit_bias", None)
-    others = {stored for name, (stored, _) in named.items() if not _is_text(name) and not name.startswith("visual.")}
+    text = {name: value for name, (stored, value) in named.items() if _is_text(name) or _PROJECTION in stored}
+    others = {stored for name, (stored, _) in named.items() if name not in text and not name.startswith("visual.")}
     return Checkpoint(
         path=path,
-        text={name: value for name, (_, value) in named.items() if _is_text(name)},
+        text={name: value for name, value in text.items() if not name.endswith(_POSITION_IDS)},
         visual={
             name.removeprefix("visual."): value for name, (_, value) in named.items() if name.startswith("visual.")
         },

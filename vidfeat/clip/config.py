@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidfeat.backbone import ForeignVision, TextConfig, VisionConfig
+from vidfeat.backbone import ForeignText, ForeignVision, TextConfig, VisionConfig
 from vidfeat.clip import door
 from vidfeat.clip.settings import unknown
 from vidfeat.clip.text_config import text_config, text_reasons
@@ -25,7 +25,7 @@ class TowerSizes:
     embed_dim: int
     quick_gelu: bool
     vision: VisionConfig | ForeignVision
-    text: TextConfig
+    text: TextConfig | ForeignText
 
 
 # Initial values are overwritten, `custom_text` renames tensors, CoCa's multimodal decoder is in neither feature.

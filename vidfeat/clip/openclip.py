@@ -15,13 +15,22 @@ from typing import Any
 
 from torch import Tensor
 
-from vidfeat.backbone import AnyTokenizer, BackboneConfig, BackbonePack, ForeignVision, Tokenizer, weights_sha256
+from vidfeat.backbone import (
+    AnyTokenizer,
+    BackboneConfig,
+    BackbonePack,
+    ForeignText,
+    ForeignVision,
+    Tokenizer,
+    weights_sha256,
+)
 from vidfeat.backbone.state_check import tower_problems
 from vidfeat.clip import door
 from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
 from vidfeat.clip.config import TowerSizes, tower_sizes
 from vidfeat.clip.foreign import built, state_problems
 from vidfeat.clip.hub import not_loaded, require_tag, shared_preprocessing, unknown_model
+from vidfeat.clip.hub_text import with_hub_config
 from vidfeat.clip.hub_tokenizer import hub_tokenizer
 from vidfeat.clip.rerun_check import require_same_features
 from vidfeat.clip.visual_state import visual_state
@@ -172,9 +181,11 @@ def _made(
     name: str, model_config: Mapping[str, Any], preprocess: Mapping[str, Any], tokenizer: Path | None
 ) -> _Architecture:
     """The architecture of a model config, its tokenizer found."""
-    sizes = tower_sizes(model_config, name=name)
+    sizes, text_cfg = tower_sizes(model_config, name=name), model_config["text_cfg"]
+    if isinstance(sizes.text, ForeignText):
+        sizes = replace(sizes, text=with_hub_config(sizes.text, text_cfg, model=name))
     lengths = {"context_length": sizes.text.context_length, "vocab_size": sizes.text.vocab_size}
-    found = hub_tokenizer(model_config["text_cfg"], model=name, given=tokenizer, **lengths)
+    found = hub_tokenizer(text_cfg, model=name, given=tokenizer, **lengths)
     if found is not None:
         sizes = replace(sizes, text=replace(sizes.text, tokenizer=found.settings))
     own = found or Tokenizer(clip_merges(), context_length=sizes.text.context_length)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vidfeat.backbone import TextConfig
+from vidfeat.backbone import ForeignText, TextConfig
 from vidfeat.backbone.config import Activation, TextPooling
+from vidfeat.backbone.foreign_text import text_versions
 from vidfeat.clip.settings import CUSTOM_BLOCK, LAYER_SCALE, Refusal, is_not, is_set, reasons
 
 _REFUSALS = (
-    Refusal("hf_model_name", is_set, "a Hugging Face text tower ({value})"),
     Refusal("tokenizer_mode", is_set, "a tokenizer with another mode ({value})"),
     Refusal("pool_type", is_not("argmax", "eos", "last"), "a text tower read by {value!r} (pool_type)"),
     Refusal("proj_type", is_not("linear", "none"), "a text projection of another kind (proj_type={value})"),
@@ -25,13 +25,19 @@ _REFUSALS = (
         lambda value: bool(value) and value != {"approximate": "tanh"},
         "an activation with other settings ({value}) than GELU's tanh approximation",
     ),
+    Refusal(
+        "hf_pooler_type",
+        is_not("mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
+        "a text tower of transformers pooled by {value!r}",
+    ),
+    Refusal("hf_proj_type", is_not("linear", "mlp"), "a projection of another kind (hf_proj_type={value})"),
     LAYER_SCALE,
     *CUSTOM_BLOCK,
 )
 # Read below; whether tokens come out beside the feature; settings of Hugging Face towers.
 _KNOWN = (
     *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id", "embed_cls"),
-    *("no_causal_mask", "proj_bias", "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    *("no_causal_mask", "proj_bias", "output_tokens", "hf_model_name", "hf_model_pretrained"),
     *("hf_tokenizer_name", "tokenizer_kwargs"),
 )
 # What a tokenizer from the hub may be told, and the values that are known.
@@ -56,8 +62,9 @@ def text_reasons(text: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def text_config(model_config: Mapping[str, Any]) -> TextConfig:
-    """The text tower of a model config that `text_reasons` has nothing against.
+def text_config(model_config: Mapping[str, Any]) -> TextConfig | ForeignText:
+    """The text tower of a model config that `text_reasons` has nothing against; one of transformers' without its own
+    config, which is on the hub (`with_hub_config`).
 
     Raises:
         ValueError, TypeError: sizes that cannot be.
@@ -65,6 +72,16 @@ def text_config(model_config: Mapping[str, Any]) -> TextConfig:
     Source: defaults of CLIPTextCfg, mlfoundations/open_clip, src/open_clip/model.py (3.3.0).
     """
     text = model_config["text_cfg"]
+    if text.get("hf_model_name"):
+        return ForeignText(
+            context_length=int(text.get("context_length", 77)),
+            vocab_size=0,
+            model={},
+            pooler=text.get("hf_pooler_type", "mean_pooler"),
+            projection=text.get("hf_proj_type", "mlp"),
+            versions=text_versions(),
+            tokenizer=None,
+        )
     pooling: TextPooling = "class" if text.get("embed_cls") else text.get("pool_type", "argmax")
     if text.get("proj_type", "linear") == "none":
         projection = None

@@ -116,5 +116,5 @@ def _of_towers(sizes: TowerSizes) -> dict[str, Can]:
         "tokens": tokens,
         "visual_prompts": visual,
         "text_prompts": text,
-        "zero_shot": Can(True, "class features of written prompts"),
+        "zero_shot": Can(True, "class features of written prompts" + ", by transformers" * (path == "frozen")),
     }

@@ -1,4 +1,4 @@
-"""Every family of image towers, from video files to a trained prompt and back to a video file."""
+"""Every family with its own towers and tokenizer, from real clips to a trained prompt and back to a video file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_extraction import small_options, write_videos
 from training import train_runs
-from vision_families import write_family
+from whole_families import write_whole
 
 from prompttune.api.classify import ClassifyOptions, classify
 from prompttune.errors import FeatureError
@@ -19,26 +19,41 @@ from vidfeat.extraction.extract import extract_or_resume
 from vidfeat.store import open_store
 
 # One per kind of head, positions, norm order, stem; the others share their code.
-OURS = ("siglip", "pe-core", "eva02", "eva02-E", "clipa", "coca", "mobileclip-b", "layer-scale")
+OURS = ("siglip", "siglip2", "pe-core", "eva02-E", "clipa", "coca", "metaclip2", "mobileclip2-l")
+# Towers whose padding acts, or whose class embedding stands behind it.
+FULL_LENGTH = {"siglip", "siglip2", "clipa", "coca", "mobileclip2-l", "fastvit"}
+CLIPS = next((p for parent in Path(__file__).parents if (p := parent / "shared" / "clips" / "actions").is_dir()), None)
 FEW_SHOT: dict[str, Any] = {"protocol": {"name": "few-shot", "shots": 1, "test_fraction": 0.5}}
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_videos(tmp_path_factory.mktemp("clips") / "videos", 4)
+    """Two clips of each of two classes; real ones where they are here."""
+    root = tmp_path_factory.mktemp("clips") / "videos"
+    if CLIPS is None:
+        return write_videos(root, 4)
+    folders = sorted(folder for folder in CLIPS.iterdir() if folder.is_dir())
+    for folder in folders[:2]:
+        (root / folder.name).mkdir(parents=True)
+        for path in sorted(folder.glob("*.mp4"))[:2]:
+            (root / folder.name / path.name).symlink_to(path)
+    return root
 
 
 def extracted(family: str, videos: Path, folder: Path, *, taps: tuple[str, ...]) -> Path:
-    options = small_options(videos, folder / f"{family}.zarr", write_family(folder / "clip", family))
+    options = small_options(videos, folder / f"{family}.zarr", write_whole(folder / "clip", family))
     extract_or_resume(replace(options, taps=taps, shard_bytes=2**20), quiet=True)
     return folder / f"{family}.zarr"
 
 
 @pytest.mark.parametrize("family", OURS)
-def test_visual_prompts_train_and_classify_new_videos(family: str, videos: Path, tmp_path: Path) -> None:
+def test_both_kinds_of_prompts_train_and_classify_new_videos(family: str, videos: Path, tmp_path: Path) -> None:
     store = extracted(family, videos, tmp_path, taps=("pooled", "tokens@0"))
-    given = FEW_SHOT | {"visual": {"depth": 2, "first_block": 0, "n_prompts": 2}}
-    fitted = train_runs(tmp_path / "run", given, method="vpt", store=str(store), seeds=[1])
+    given = FEW_SHOT | {
+        "visual": {"depth": 2, "first_block": 0, "n_prompts": 2},
+        "context": {"prompt_depth": 2, "n_ctx": 2, "init": "random"},
+    }
+    fitted = train_runs(tmp_path / "run", given, method="ivlp", store=str(store), seeds=[1])
     prompt = fitted.folder / "seed1" / "prompt.safetensors"
 
     of_store = {video.id: video for video in classify(store, ClassifyOptions(prompts=prompt))}

@@ -1,22 +1,30 @@
 """As users are: no network, weights in the hub's cache or not there at all.
 
-One true architecture, ViT-B-16-quickgelu with the tag openai, 300 MB of random float16 weights: the other two that
-were asked for (PE-Core-B-16, ViT-B-16-SigLIP2) are three times as large and take the same way through open_clip.
+One true architecture at full size, ViT-B-16-quickgelu with the tag openai, 300 MB of random float16 weights;
+PE-Core-B-16 and ViT-B-16-SigLIP2, three times as large, under their own names and cut in depth and width.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
+from click.testing import CliRunner
 from hub_cache import fill, offline
+from hub_tokenizers import fill_tokenizer
 from small_extraction import write_videos
+from whole_families import WHOLE, whole_config
 
+from prompttune.cli.commands import cli as prompttune
 from vidfeat.backbone import BackbonePack
+from vidfeat.cli import main as vidfeat
 from vidfeat.clip.openclip import load_open_clip
 
 MODEL = ("--model", "ViT-B-16-quickgelu", "--pretrained", "openai")
@@ -66,3 +74,48 @@ def test_extract_zero_shot_train_and_classify_from_a_filled_cache(tmp_path: Path
     given = load_open_clip(model="ViT-B-16-quickgelu", pretrained=str(file)).config
     from_cache = BackbonePack.load(store / "pack").config
     assert from_cache == replace(given, pretrained="openai")
+
+
+@pytest.fixture
+def cut_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without a network whose open_clip has small models under the published names; its hub's folder."""
+    from huggingface_hub import constants
+
+    home = tmp_path / "home"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    known = dict(open_clip.factory._MODEL_CONFIGS)
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for family in ("pe-core", "siglip2"):
+        (folder / f"{WHOLE[family][1]}.json").write_text(json.dumps(whole_config(family)))
+    open_clip.add_model_config(folder)
+    yield home
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(known)
+
+
+@pytest.mark.parametrize(("family", "tag"), [("pe-core", "meta"), ("siglip2", "webli")])
+def test_models_of_today_go_from_the_hubs_cache_to_a_classified_video(
+    family: str, tag: str, cut_models: Path, tmp_path: Path
+) -> None:
+    model, videos, store, out = WHOLE[family][1], tmp_path / "videos", tmp_path / "x.zarr", tmp_path / "runs"
+    write_videos(videos, 4)
+    fill(cut_models, model=model, tag=tag)
+    if WHOLE[family][2] is not None:
+        fill_tokenizer(cut_models, family, repository=f"timm/{model}")
+
+    def sound(command: Any, *arguments: object) -> str:
+        done = CliRunner().invoke(command, [*map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    given = ("--model", model, "--pretrained", tag, "--frames", 1, "--workers", 0)
+    sound(vidfeat, "extract", videos, "--out", store, *given)
+    half = ("--set", "protocol.test_fraction=0.5")
+    sound(prompttune, "eval", "--store", store, *half)
+    few = (*half, "--set", "protocol.shots=1", "--set", "protocol.name=few-shot", "--set", "optim.epochs=1")
+    sound(prompttune, "train", "--store", store, "--method", "coop", *few, "--seeds", 1, "--out", out)
+    video = next(videos.rglob("*.mp4"))
+    prompts = out / "seed1" / "prompt.safetensors"
+    assert video.name in sound(prompttune, "classify", video, "--like", store, "--prompts", prompts)

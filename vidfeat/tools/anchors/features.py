@@ -112,7 +112,7 @@ def class_features(reader: StoreReader, class_names: Sequence[str], *, templates
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         pack = BackbonePack.load(_local_pack(reader, Path(folder)), expected_hash=reader.pack_hash)
-        tokenizer, tower = pack.tokenizer(), pack.text_tower()
+        tokenizer, tower = pack.tokenizer(), pack.frozen_text()
         total = np.zeros((len(class_names), tower.embed_dim), np.float32)
         for template in templates:
             texts = [template.replace("{}", name) for name in class_names]
