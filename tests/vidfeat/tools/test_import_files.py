@@ -147,6 +147,7 @@ def test_files_that_cannot_be_used_are_failed_videos_by_name(tmp_path):
     save(tmp_path / "f/walk/objects.npy", np.array([{"a": 1}], dtype=object))
     save(tmp_path / "f/walk/ints.npy", np.arange(4))
     save(tmp_path / "f/walk/none.npy", rows(0))
+    save(tmp_path / "f/walk/zeros.npy", np.concatenate([rows(1), rows(1) * 0]))
     (tmp_path / "f/walk/zero.npy").write_bytes(b"")
     (tmp_path / "f/walk/cut.npy").write_bytes((tmp_path / "f/run/good.npy").read_bytes()[:-4])
     np.savez(tmp_path / "f/walk/two.npz", a=rows(2), b=rows(2))
@@ -155,8 +156,8 @@ def test_files_that_cannot_be_used_are_failed_videos_by_name(tmp_path):
     reader, done = imported(tmp_path / "f", tmp_path / "X.zarr")
     reasons = {row.id.rpartition("/")[2]: row.reason for row in reader.videos()}
     usual = {"good": "", "named": "", "none": "no_frames", "zero": "empty", "cut": "truncated", "two": "unreadable"}
-    assert reasons == usual | dict.fromkeys(("objects", "ints", "dict"), "invalid_data")
-    assert done.n_failed == 7
+    assert reasons == usual | dict.fromkeys(("objects", "ints", "dict"), "invalid_data") | {"zeros": "non_finite"}
+    assert done.n_failed == 8
     assert "never loaded" in by_id(reader)["walk/objects"].detail
     assert "It has a, b (--key NAME)" in by_id(reader)["walk/two"].detail
     reader, _ = imported(tmp_path / "f/walk/two.npz", tmp_path / "Y.zarr", key="b")

@@ -166,6 +166,9 @@ def _require_one_kind(
         fix = "features of several models do not mix; move the others away, or name the array: --key NAME"
         raise StoreError(explain("the features have rows of several shapes", where=source, got=got, fix=fix))
     (shape,) = counts
+    if options.tap == POOLED and len(shape) != 1:
+        fix = "rows of two axes are tokens: --tap tokens/LL, LL the block they enter"
+        raise StoreError(explain("pooled features are one vector a frame", where=source, got=list(shape), fix=fix))
     expected = _expected_shape(options)
     if expected is not None and shape != expected:
         assert options.pack is not None
@@ -198,8 +201,6 @@ def _shape_fix(shape: tuple[int, ...], options: ImportOptions) -> str:
             f"{width} is the width before the projection into the joint space, which text does not share; extract with "
             "the model's encode_image (projected features)"
         )
-    if options.tap == POOLED and len(shape) == 2:
-        return "rows of two axes are tokens: --tap tokens/LL, LL the block they enter; prompts train on pooled features"
     return "the model that extracted them: --model NAME --pretrained TAG, or --pack"
 
 
