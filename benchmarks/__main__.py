@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-SPEED_SUBJECTS = ("store", "extract", "text", "visual", "start", "whole", "write")
+SPEED_SUBJECTS = ("store", "extract", "text", "visual", "gpu", "start", "whole", "write")
 COMPARISON = Path(__file__).parent / "evidence.toml"
 
 

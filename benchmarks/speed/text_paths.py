@@ -68,7 +68,7 @@ def open_clip_encode(model: Any, prompts: ClassPrompts, context: TextContext) ->
     import torch
 
     layout, n_classes = prompts.plain_layout(), prompts.n_classes
-    words = model.token_embedding(layout.token_ids)
+    words = model.token_embedding(layout.token_ids.to(context.ctx.device))
     x = torch.cat([words[:, :1], context.ctx.expand(n_classes, -1, -1), words[:, 1 + N_CTX :]], dim=1)
     x = x + model.positional_embedding
     for index, block in enumerate(model.transformer.resblocks):

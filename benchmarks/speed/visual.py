@@ -91,25 +91,30 @@ def plain_step(tower: Any, tokens: Any, prompts: Any) -> Any:
     return torch.stack(features)
 
 
-def timed_steps(setting: Setting, first_blocks: tuple[int, ...]) -> dict[str, Callable[[], None]]:
+def timed_steps(
+    setting: Setting, first_blocks: tuple[int, ...], *, device: str = "cpu", precision: str = "fp32"
+) -> dict[str, Callable[[], None]]:
     """One forward and backward per name: `plain` and `block k`."""
     import torch
 
+    from prompttune.base.devices import autocast
     from prompttune.config.sections import VisualConfig
     from prompttune.parts.visual_prompts import VisualContext, prompted_forward
 
-    tower = random_tower(setting.model)
+    tower = random_tower(setting.model).to(device)
     shape = (setting.n_frames, tower.config.n_tokens, tower.config.width)
-    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
 
     def step(forward: Callable[..., Any], first_block: int) -> Callable[[], None]:
         depth = min(setting.depth, tower.n_layers - first_block)
         config = VisualConfig(n_prompts=setting.n_prompts, depth=depth, first_block=first_block)
-        context = VisualContext(tower, config=config, seeds=range(setting.n_runs))
+        context = VisualContext(tower, config=config, seeds=range(setting.n_runs)).to(device)
 
         def run() -> None:
             context.zero_grad()
-            forward(tower, tokens, prompts=context()).square().mean().backward()
+            with autocast(tokens.device, precision):
+                features = forward(tower, tokens, prompts=context())
+            features.float().square().mean().backward()
 
         return run
 

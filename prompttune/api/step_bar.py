@@ -41,13 +41,15 @@ class StepBar:
         self._tasks: dict[int, TaskID] = {}
 
     def __enter__(self) -> StepBar:
-        self._progress.start()
+        if self.show:
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self.show:  # rich before 15 ends a line that it never began
+            self._progress.stop()
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         """Moves the trainer's line to the step just done; loss and accuracy are means over its runs."""

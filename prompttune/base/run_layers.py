@@ -87,23 +87,24 @@ class RunDropout(nn.Module):
             raise ValueError(explain("dropout is a probability", expected="0 <= p < 1", got=p))
         self.p = p
         self.generators = generators
-        self._ahead: list[Tensor] = []
+        self.ahead: list[Tensor] = []  # masks of the next step, on the device
         self._shapes: dict[int, list[torch.Size]] = {}  # of the masks of a step, by its batch size
-        self._taken: list[torch.Size] = []
+        self._noted: list[torch.Size] = []  # where the shapes of a step's masks are noted as they are needed
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [R ...]`, elements zeroed with probability p, the rest divided by 1 - p; `x` itself in eval mode."""
         if not self.training or self.p == 0.0:
             return x
-        self._taken.append(x.shape[1:])
-        mask = self._ahead.pop(0) if self._ahead else self._draw(x.shape[1:], x.device)
+        if not self.ahead:
+            self._noted.append(x.shape[1:])
+        mask = self.ahead.pop(0) if self.ahead else self._draw(x.shape[1:], x.device)
         return x * mask.to(x.dtype)
 
     def send_ahead(self, batch_size: int, device: torch.device) -> None:
         """Draws the masks of the next step and sends them to the device, if a step on as many videos was seen; else it
         draws and sends them itself when it comes to them."""
-        self._ahead = [self._draw(shape, device) for shape in self._shapes.get(batch_size, ())]
-        self._taken = self._shapes[batch_size] = []
+        self._noted = self._shapes.setdefault(batch_size, [])
+        self.ahead = [self._draw(shape, device) for shape in self._noted]
 
     def _draw(self, shape: torch.Size, device: torch.device) -> Tensor:
         return send((self.generators.uniform(*shape) >= self.p).float() / (1.0 - self.p), device)

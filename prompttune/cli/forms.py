@@ -18,12 +18,15 @@ def forms(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
-    """The rows on the standard output, alone: a list of objects, or a head line and one line each."""
+def print_rows(rows: Sequence[Mapping[str, Any]], form: str, *, columns: Sequence[str] = ()) -> None:
+    """The rows on the standard output, alone: a list of objects, or a head line and one line each.
+
+    `columns`: of CSV, for where there may be no row.
+    """
     if form == "json":
         click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False))
         return
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)

@@ -46,19 +46,25 @@ def list_(folder: Path, form: str | None) -> None:
 
 @prompts.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def show(file: Path) -> None:
+@forms
+def show(file: Path, form: str | None) -> None:
     """Show what FILE holds and where it comes from."""
     from prompttune.prompts.file import read_prompt_file
 
     held = read_prompt_file(file)
-    for name in ("method", "seed", "n_ctx", "width", "split_sha256", "store_fingerprint", "pack_hash"):
-        click.echo(f"{name + ':':<20}{getattr(held, name)}")
+    names = ("method", "seed", "n_ctx", "width", "split_sha256", "store_fingerprint", "pack_hash")
+    facts = {name: getattr(held, name) for name in names}
+    origin = {name: held.config[name] for name in ("imported_from", "sha256", "key") if name in held.config}
+    if form is not None:
+        learned = {name: list(value.shape) for name, value in held.learned.items()}
+        return print_rows([facts | {"classes": list(held.classes), "learned": learned} | origin], form)
+    for name, value in facts.items():
+        click.echo(f"{name + ':':<20}{value}")
     click.echo(f"{'classes:':<20}{len(held.classes)}: {', '.join(held.classes)}")
     for name, value in held.learned.items():
         click.echo(f"{'learned:':<20}{name} {list(value.shape)}")
-    for name in ("imported_from", "sha256", "key"):
-        if name in held.config:
-            click.echo(f"{name + ':':<20}{held.config[name]}")
+    for name, value in origin.items():
+        click.echo(f"{name + ':':<20}{value}")
 
 
 @prompts.command("import")
@@ -145,7 +151,8 @@ def export(file: Path, out: Path) -> None:
 @click.option("--store", required=True, help="The target's store; the second half of its classes is new.")
 @click.option("--classes", type=click.Path(path_type=Path), help="The target's new classes, where they are others.")
 @click.option("--nearest", default=5, show_default=True, help="How many of the nearest other pairs to show.")
-def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
+@forms
+def overlap(file: Path, store: str, classes: Path | None, nearest: int, form: str | None) -> None:
     """Tell which of a target's new classes the prompt FILE was in fact trained on."""
     from prompttune.config.train_config import resolve
     from prompttune.data.features import open_source
@@ -158,12 +165,17 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int) -> None:
     target = tuple(read_class_names(classes)) if classes is not None else second_half(source.table.classes)
     model = PromptModel(resolve({"method": "zero-shot", "store": store}), source.pack, seeds=[0], classes=target)
     report = overlap_with(model, source=held.classes, target=target)
-    click.echo(report.summary())
-    for pair in report.overlaps:
-        click.echo(f"  {pair.kind:<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
     told = {pair.target for pair in report.overlaps}
-    for pair in [pair for pair in report.nearest if pair.target not in told][:nearest]:
-        click.echo(f"  {'nearest':<12}{pair.target} ~ {pair.source}  (cosine {pair.cosine})")
+    near = [pair for pair in report.nearest if pair.target not in told][:nearest]
+    rows = [
+        {"kind": kind, "target": pair.target, "source": pair.source, "cosine": pair.cosine}
+        for kind, pair in [*((pair.kind, pair) for pair in report.overlaps), *(("nearest", pair) for pair in near)]
+    ]
+    if form is not None:
+        return print_rows(rows, form)
+    click.echo(report.summary())
+    for row in rows:
+        click.echo(f"  {row['kind']:<12}{row['target']} ~ {row['source']}  (cosine {row['cosine']})")
 
 
 def second_half(classes: Sequence[str]) -> tuple[str, ...]:

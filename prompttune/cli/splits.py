@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prompttune.cli.forms import forms, print_rows
+
 if TYPE_CHECKING:
     from prompttune.splits.file import SplitFile
 
@@ -123,8 +125,15 @@ def import_(
     metavar="LIST CLASSES",
     help="Labels known to be right, e.g. the full validation list.",
 )
+@forms
 def check(
-    file: Path, store: str | None, anchors: Any, hard_prompt_source: Any, hard_prompt: Any, reference: Any
+    file: Path,
+    store: str | None,
+    anchors: Any,
+    hard_prompt_source: Any,
+    hard_prompt: Any,
+    reference: Any,
+    form: str | None,
 ) -> None:
     """Look for what makes results of the split FILE wrong; exit code 1 when there is anything.
 
@@ -136,11 +145,14 @@ def check(
 
     split = parse_split_file(file)
     report = check_split(split, CheckInputs(store or "", (*anchors, *hard_prompt_source), hard_prompt, reference))
+    rows = [{"kind": "note", "text": note} for note in report.notes]
+    rows += [{"kind": "problem", "text": problem} for problem in report.problems]
+    if form is not None:
+        print_rows(rows, form, columns=("kind", "text"))
+        sys.exit(FOUND if report.problems else 0)
     _print(split)
-    for note in report.notes:
-        click.echo(f"note:    {note}")
-    for problem in report.problems:
-        click.echo(f"problem: {problem}")
+    for row in rows:
+        click.echo(f"{row['kind'] + ':':<9}{row['text']}")
     if report.problems:
         sys.exit(FOUND)
     click.echo("no problem found")

@@ -53,6 +53,7 @@ class TrainConfig(Section):
     out: str = "runs/{method}-{store}"
     device: Device = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    graph: Literal["auto", "off"] = "auto"
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0
     class_chunk: NonNegative = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class StepTensors:
         video_features: `[R B E]` unit. Where the head weighs frames per class (concept spotting), the mean over frames.
         class_features: `[R C E]` unit; `[R B C E]` where the classes depend on the video (CoCoOp).
         frozen_class_features: `[C E]` unit, of the hand-crafted template(s).
-        frozen_logits: `[R B C]`, the zero-shot prediction, scale included.
+        frozen_logits: `[R B C]`, the zero-shot prediction, scale included; None where no term reads anything frozen.
         logit_scale: s, already exponentiated.
         frozen_video_features: `[R B E]` unit or None; needed where the videos pass through visual prompts.
         targets: `[R B C]` or None; soft labels (feature mix-up), rows summing to 1. They take the place of `labels`.
@@ -79,7 +79,7 @@ class StepTensors:
     video_features: Tensor
     class_features: Tensor
     frozen_class_features: Tensor
-    frozen_logits: Tensor
+    frozen_logits: Tensor | None
     logit_scale: float
     frozen_video_features: Tensor | None = None
     targets: Tensor | None = None
@@ -110,6 +110,16 @@ class StepTensors:
     def n_classes(self) -> int:
         return self.logits.shape[2]
 
+    def needed_frozen_logits(self) -> Tensor:
+        """The zero-shot logits `[R B C]`.
+
+        Raises:
+            ValueError: this step has none.
+        """
+        if self.frozen_logits is None:
+            raise ValueError("the term needs frozen_logits; a step has them unless no term reads anything frozen")
+        return self.frozen_logits
+
     def soft_targets(self, smoothing: float = 0.0) -> Tensor:
         """Target distributions `[R B C]`: the given ones, else one-hot labels; then smoothed towards uniform."""
         if self.targets is not None:
@@ -120,7 +130,11 @@ class StepTensors:
 
 
 class LossTerm(Protocol):
-    """One value per run `[R]` of one step."""
+    """One value per run `[R]` of one step.
+
+    A term whose class says `reads_frozen = False` looks at no frozen logits or video features: where all terms of a
+    training say so, they are not computed.
+    """
 
     def __call__(self, step: StepTensors) -> Tensor: ...
 
@@ -149,8 +163,13 @@ class CrossEntropy:
     """
 
     label_smoothing: float = 0.0
+    reads_frozen: ClassVar[bool] = False
 
     def __call__(self, step: StepTensors) -> Tensor:
+        if step.targets is None and not self.label_smoothing:
+            n_runs, n_videos, n_classes = step.logits.shape
+            each = F.cross_entropy(step.logits.reshape(-1, n_classes), step.labels.reshape(-1), reduction="none")
+            return each.view(n_runs, n_videos).mean(dim=1)
         targets = step.soft_targets(self.label_smoothing)
         return -(targets * step.logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=1)
 
@@ -180,7 +199,7 @@ class ZeroShotConsistency:
     """
 
     def __call__(self, step: StepTensors) -> Tensor:
-        return prediction_divergence(step.logits, step.frozen_logits)
+        return prediction_divergence(step.logits, step.needed_frozen_logits())
 
 
 @dataclass(frozen=True)
@@ -217,7 +236,7 @@ class LogitKL:
     """
 
     def __call__(self, step: StepTensors) -> Tensor:
-        return prediction_divergence(step.logits, step.frozen_logits) / step.n_classes
+        return prediction_divergence(step.logits, step.needed_frozen_logits()) / step.n_classes
 
 
 def prediction_divergence(logits: Tensor, frozen_logits: Tensor) -> Tensor:
@@ -235,14 +254,21 @@ class WeightedTerm:
     term: LossTerm
     weight: float | tuple[float, ...] = 1.0
 
+    @property
+    def reads_frozen(self) -> bool:
+        """Whether it may look at frozen logits or video features."""
+        return getattr(self.term, "reads_frozen", True)
+
     def __call__(self, step: StepTensors) -> Tensor:
         """Weighted value per run `[R]`."""
         value = self.term(step)
         if isinstance(self.weight, tuple):
             if len(self.weight) != step.n_runs:
                 raise ValueError(f"term {self.name!r} has {len(self.weight)} weights for {step.n_runs} runs")
-            return value * _on_device(self.weight, value.dtype, value.device)
-        return value * self.weight
+            weight: float | Tensor = _on_device(self.weight, value.dtype, value.device)
+        else:
+            weight = self.weight
+        return value if isinstance(weight, float) and weight == 1.0 else value * weight
 
 
 @lru_cache(maxsize=64)
@@ -264,7 +290,8 @@ class StepLosses:
 
     @property
     def total(self) -> Tensor:
-        return torch.stack(tuple(self.terms.values())).sum(dim=0)
+        values = tuple(self.terms.values())
+        return values[0] if len(values) == 1 else torch.stack(values).sum(dim=0)
 
     def scaled(self, factors: Mapping[str, Tensor]) -> StepLosses:
         """The same with some terms times a factor of each run `[R]`."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from prompttune.config.train_config import ClassesConfig
 from prompttune.losses.terms import AnchorTensors, StepLosses, StepTensors, WeightedTerm, compute_losses
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine import TextContext, TextEngine
+
+EVERY_RUN = slice(None)
 
 
 def classes_per_step(options: ClassesConfig, *, n_classes: int, batch_size: int) -> int:
@@ -125,16 +128,25 @@ def _of_run(context: TextContext, run: int, classes: Tensor) -> TextContext:
     )
 
 
+@overload
+def of_run(values: Tensor, run: slice) -> Tensor: ...
+@overload
+def of_run(values: Tensor | None, run: slice) -> Tensor | None: ...
+def of_run(values: Tensor | None, run: slice) -> Tensor | None:
+    """Those of some of the runs; `values` itself for EVERY_RUN, as a slice costs a copy in the backward pass."""
+    return values if values is None or run == EVERY_RUN else values[run]
+
+
 def anchors_of_run(anchors: AnchorTensors | None, run: slice) -> AnchorTensors | None:
     """The anchors of some of the runs."""
     if anchors is None:
         return None
     return AnchorTensors(
-        anchor_features=anchors.anchor_features[run],
-        frozen_anchor_features=anchors.frozen_anchor_features[run],
+        anchor_features=of_run(anchors.anchor_features, run),
+        frozen_anchor_features=of_run(anchors.frozen_anchor_features, run),
         frozen_negative_features=anchors.frozen_negative_features,
-        negative_features=None if anchors.negative_features is None else anchors.negative_features[run],
-        class_features=None if anchors.class_features is None else anchors.class_features[run],
+        negative_features=of_run(anchors.negative_features, run),
+        class_features=of_run(anchors.class_features, run),
     )
 
 
@@ -155,4 +167,5 @@ def _weight_of_run(term: WeightedTerm, run: int) -> float:
 
 def step_accuracy(steps: Sequence[StepTensors]) -> Tensor:
     """Share of each run's batch that is predicted right among the step's classes, [R]."""
-    return torch.cat([(step.logits.detach().argmax(dim=-1) == step.labels).float().mean(dim=1) for step in steps])
+    found = [(step.logits.detach().argmax(dim=-1) == step.labels).float().mean(dim=1) for step in steps]
+    return found[0] if len(found) == 1 else torch.cat(found)

@@ -20,12 +20,20 @@ from torch.nn import functional as F
 
 from prompttune.base.devices import without_autocast
 from prompttune.base.run_axis import n_parameters_per_run, parameters_of_run
+from prompttune.base.unit import unit
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import AnchorBatch, Batch
 from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.losses.mixup import Mix
 from prompttune.losses.terms import AnchorTensors, StepTensors
-from prompttune.model.class_sampling import anchors_of_run, encode_sampled, places_of, with_negatives
+from prompttune.model.class_sampling import (
+    EVERY_RUN,
+    anchors_of_run,
+    encode_sampled,
+    of_run,
+    places_of,
+    with_negatives,
+)
 from prompttune.parts.class_adapters import ClassProbe, FittedAdapter
 from prompttune.parts.heads import Head, build_head
 from prompttune.parts.learned_context import LearnedContext
@@ -187,8 +195,8 @@ class PromptModel(nn.Module):
         context = self._text_context(vocabulary, videos)
         engine = self._text.engine
         if classes is None:
-            return F.normalize(engine.encode(vocabulary.prompts, context).float(), dim=-1)
-        return F.normalize(encode_sampled(engine, vocabulary.prompts, context, classes).float(), dim=-1)
+            return unit(engine.encode(vocabulary.prompts, context).float())
+        return unit(encode_sampled(engine, vocabulary.prompts, context, classes).float())
 
     def _text_context(self, vocabulary: Vocabulary, videos: Tensor | None) -> TextContext:
         assert self.context is not None
@@ -212,6 +220,10 @@ class PromptModel(nn.Module):
         n_images = self.config.optim.batch_size if self.depends_on_video else 1
         return TextPass(self._text.engine, vocabulary.prompts, context, n_images)
 
+    def text_plans(self) -> tuple[object, ...]:
+        """What the text engine keeps between passes; to be held by who needs it longer than the engine does."""
+        return self._text.engine.kept()
+
     def text_rows(self, names: Sequence[str]) -> int:
         """Rows that one run sends through the text tower in one training step; 0 where no context is learned."""
         sent = self.text_pass(names)
@@ -234,7 +246,7 @@ class PromptModel(nn.Module):
 
     def video_features(self, features: Tensor) -> Tensor:
         """Unit video features float32 [R B E] of frame features [R B E] or [R B F E]."""
-        return F.normalize(self.head(features).float(), dim=-1)
+        return unit(self.head(features).float())
 
     def logits(self, video_features: Tensor, class_features: Tensor) -> Tensor:
         """Scaled cosines [R B C] of unit [R B E] and [R C E] (or [R B C E] where classes depend on the video)."""
@@ -242,13 +254,18 @@ class PromptModel(nn.Module):
             return self.logit_scale * torch.einsum("rbe,rbce->rbc", video_features, class_features)
         return self.logit_scale * torch.einsum("rbe,rce->rbc", video_features, class_features)
 
-    def predicted_logits(self, features: Tensor, class_features: Tensor, names: Sequence[str]) -> Tensor:
+    def predicted_logits(
+        self, features: Tensor, class_features: Tensor, names: Sequence[str], *, known: Tensor | None = None
+    ) -> Tensor:
         """The method's logits [R B C] of frame features [R B E] or [R B F E]: scaled cosines, then the fitted adapter.
+
+        Args:
+            known: their `video_features`, if they are known.
 
         Raises:
             ConfigError: an adapter that is made of training videos, in a model that never saw them.
         """
-        video_features = self.video_features(features)
+        video_features = self.video_features(features) if known is None else known
         if self.head.spots_concepts:
             logits = self.logit_scale * self.head.scores(features.float(), class_features)
         else:
@@ -294,15 +311,17 @@ class PromptModel(nn.Module):
         anchors: AnchorBatch | None = None,
         mix: Mix | None = None,
         classes: Tensor | None = None,
+        with_frozen: bool = True,
     ) -> tuple[StepTensors, ...]:
-        """One `step` of all runs; or one per run, among its own `classes`: ascending places of classes, int64 [R K]."""
+        """One `step` of all runs; or one per run, among its own `classes`: ascending places of classes, int64 [R K].
+        Frozen video features and logits are in it if a term asks for them (`with_frozen`)."""
         shown, frozen_frames = self.frame_features(batch.features, batch.tokens), batch.features
         if mix is not None:
             frozen_frames = mix.features(frozen_frames)
             shown = frozen_frames if self.visual is None else mix.features(shown)
         video_features = self.video_features(shown)
-        frozen_videos = F.normalize(self.head.mean(frozen_frames), dim=-1)
-        labels, runs, frozen_of_runs = batch.labels, [slice(None)], [vocabulary.frozen]
+        frozen_videos = unit(self.head.mean(frozen_frames)) if with_frozen else None
+        labels, runs, frozen_of_runs = batch.labels, [EVERY_RUN], [vocabulary.frozen]
         if classes is not None:
             classes = classes.to(self.device)
             labels, frozen_of_runs = places_of(labels, classes), list(vocabulary.frozen[classes])
@@ -310,20 +329,24 @@ class PromptModel(nn.Module):
         class_features, found = self._classes_and_anchors(vocabulary, anchors, video_features, classes)
         # Losses are taken in float32 whatever the towers ran in.
         with without_autocast(self.device.type):
-            logits = self.predicted_logits(shown, class_features, vocabulary.names)
-            frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
+            # With a gradient they are taken twice, so that its sum keeps its order, and trainings their bits.
+            known = None if video_features.requires_grad else video_features
+            logits = self.predicted_logits(shown, class_features, vocabulary.names, known=known)
+            frozen_logits = None
+            if frozen_videos is not None:
+                frozen_logits = self.logits(frozen_videos, vocabulary.frozen_of(classes, n_runs=self.n_runs))
             targets = None if mix is None else mix.targets(labels, logits.shape[-1])
             return tuple(
                 StepTensors(
-                    logits=logits[run],
-                    labels=labels[run],
-                    video_features=video_features[run],
-                    class_features=class_features[run],
+                    logits=of_run(logits, run),
+                    labels=of_run(labels, run),
+                    video_features=of_run(video_features, run),
+                    class_features=of_run(class_features, run),
                     frozen_class_features=frozen,
-                    frozen_logits=frozen_logits[run],
+                    frozen_logits=of_run(frozen_logits, run),
                     logit_scale=self.logit_scale,
-                    frozen_video_features=frozen_videos[run],
-                    targets=None if targets is None else targets[run],
+                    frozen_video_features=of_run(frozen_videos, run),
+                    targets=of_run(targets, run),
                     anchors=anchors_of_run(found, run),
                 )
                 for run, frozen in zip(runs, frozen_of_runs, strict=True)

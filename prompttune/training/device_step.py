@@ -90,6 +90,7 @@ class DeviceStep:
     ) -> None:
         self.model, self.config, self.vocabulary, self.terms = model, model.config, vocabulary, terms
         self.names = [term.name for term in terms]
+        self._reads_frozen = any(term.reads_frozen for term in terms)
         self.parameters = FlatParameters({name: held.values for name, held in named_run_parameters(model)})
         self.optimiser = make_optimiser(self.parameters, [run.config.optim for run in runs], rates)
         device = self.parameters.values.device
@@ -97,11 +98,16 @@ class DeviceStep:
         self.balance = make_balance(runs, device=device)
         self._row = torch.zeros(len(terms) + 3, len(runs), device=device)
         self._norms = torch.zeros(len(terms), len(runs), device=device)
+        self._ones = torch.ones(len(runs), device=device)
         self._ok = torch.ones((), dtype=torch.bool, device=device)
         self._n_done = torch.zeros((), dtype=torch.int64, device=device)
 
     def __call__(self, micros: Iterable[MicroBatch], step: int, *, with_norms: bool) -> None:
         """Step `step` on the micro-batches of its videos; each is taken when the one before is done with."""
+        self.run(micros, self.optimiser.coefficients(step), with_norms=with_norms)
+
+    def run(self, micros: Iterable[MicroBatch], coefficients: Tensor, *, with_norms: bool) -> None:
+        """A step with the optimiser's coefficients of it."""
         gradients: Tensor | None = None
         row: Tensor | None = None
         norms: Tensor | None = None
@@ -127,7 +133,7 @@ class DeviceStep:
         assert row is not None
         if norms is not None:
             self._norms.copy_(norms)
-        self._finish(gradients, row, self.optimiser.coefficients(step))
+        self._finish(gradients, row, coefficients)
 
     @torch.no_grad()
     def _finish(self, gradients: Tensor, row: Tensor, coefficients: Tensor) -> None:
@@ -168,7 +174,12 @@ class DeviceStep:
     def _forward(self, micro: MicroBatch) -> tuple[StepTensors, ...]:
         with autocast(self.model.device, self.config.precision):
             return self.model.steps(
-                micro.batch, self.vocabulary, anchors=micro.anchors, mix=micro.mix, classes=micro.classes
+                micro.batch,
+                self.vocabulary,
+                anchors=micro.anchors,
+                mix=micro.mix,
+                classes=micro.classes,
+                with_frozen=self._reads_frozen,
             )
 
     def _gradients(self, losses: StepLosses, total: Tensor, share: float) -> Sequence[Tensor | None]:
@@ -177,10 +188,8 @@ class DeviceStep:
             knowledge = losses.terms[KNOWLEDGE_TERM]
             main = (total - knowledge) * (share * scale)
             return prograd_gradients(main=main, knowledge=knowledge * scale, parameters=self.parameters.leaves)
-        summed = total.sum()
-        if share * scale != 1.0:
-            summed = summed * (share * scale)
-        return torch.autograd.grad(summed, self.parameters.leaves, allow_unused=True)
+        weights = self._ones if share * scale == 1.0 else self._ones * (share * scale)
+        return torch.autograd.grad(total, self.parameters.leaves, grad_outputs=weights, allow_unused=True)
 
 
 def _add(sums: Tensor | None, values: Tensor, share: float) -> Tensor:

@@ -33,6 +33,7 @@ from prompttune.splits.split import Split
 from prompttune.text.vocabulary import TextPass
 from prompttune.training.run_group import make_trainer, plan_groups, planned, prepare
 from prompttune.training.schedules import steps_per_epoch
+from prompttune.training.step_graph import why_eager
 
 # Shorter steps are timed whole, if no more features than this must be read for it.
 SHORT_STEP_SECONDS, FEATURE_BYTES = 0.25, 256 * 2**20
@@ -55,6 +56,8 @@ class TrainingPlan:
         memory_bytes: of the largest group: features, weights, and what a step keeps.
         process_bytes: the same with what Python and the libraries take before anything is read.
         matrix_rate: operations per second of a bare matrix product here.
+        eager: why a step is launched kernel by kernel, None where it is one CUDA graph; empty on a CPU, which knows
+            none.
         step_seconds, evaluation_seconds: of the largest group; None where no prompts are learned.
     """
 
@@ -71,6 +74,7 @@ class TrainingPlan:
     process_bytes: int
     free_bytes: int
     matrix_rate: float
+    eager: str | None
     step_seconds: float
     evaluation_seconds: float
 
@@ -89,6 +93,8 @@ class TrainingPlan:
             f"{self.step.visual / 1e9:.4g}, text {self.step.text / 1e9:.4g}, gradient norms "
             f"{self.step.norms / 1e9:.4g}); {self.step_seconds:.3g} s"
         )
+        if self.eager != "":
+            yield "  graph    " + ("each step is one CUDA graph" if self.eager is None else f"none: {self.eager}")
         if self.text_path:
             yield f"  text     {self.text_path}"
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"
@@ -152,6 +158,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         memory_bytes=memory,
         process_bytes=libraries + memory,
         free_bytes=free_bytes(model.device),
+        eager="" if model.device.type == "cpu" or not trains_by_gradient(config) else why_eager(config, model.device),
         matrix_rate=matrix_rate(width, device=model.device),
         step_seconds=seconds.step,
         evaluation_seconds=seconds.evaluation,

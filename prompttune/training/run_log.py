@@ -21,7 +21,8 @@ class RunLog:
     """Writes `log.jsonl` of every run, and TensorBoard curves where the configuration asks for them.
 
     A line has: step, epoch, lr, loss, terms (weighted value of each), gradient_norm (of what the optimiser used),
-    term_gradient_norms (on the steps that took them), accuracy (of the batch, before the step).
+    term_gradient_norms (on the steps that took them), accuracy (of the batch, before the step); eager, where a GPU's
+    step was no CUDA graph: why.
 
     Args:
         folder: the run folder; each run has a folder of its name in it.
@@ -104,6 +105,7 @@ def _line(record: StepRecord, place: int) -> dict[str, Any]:
         "gradient_norm": float(record.gradient_norm[place]),
         "term_gradient_norms": {name: float(value[place]) for name, value in record.term_gradient_norms.items()},
         "accuracy": float(record.accuracy[place]),
+        **({"eager": record.eager} if record.eager else {}),
     }
 
 

@@ -30,6 +30,7 @@ from prompttune.training.aggregation import PromptAggregation
 from prompttune.training.device_step import DeviceStep, MicroBatch, StepRow
 from prompttune.training.optimisers import below
 from prompttune.training.schedules import learning_rate, steps_per_epoch
+from prompttune.training.step_graph import GraphedStep
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class StepRecord:
         gradient_norm: norm of the gradient the optimiser used.
         accuracy: share of the batch predicted right among the step's classes, before the step.
         lr: learning rates.
+        eager: why the step was no CUDA graph; empty where it was one, and on a CPU.
     """
 
     step: int
@@ -53,6 +55,7 @@ class StepRecord:
     gradient_norm: Tensor
     accuracy: Tensor
     lr: Tensor
+    eager: str = ""
 
 
 @dataclass
@@ -126,6 +129,7 @@ class Trainer:
         if config.classes.sample != "all":
             self.class_sampler = ClassSampler(config.classes, frozen=inputs.vocabulary.frozen, seeds=seeds)
         self.dropouts = [module for module in model.modules() if isinstance(module, RunDropout)]
+        self.graphed = GraphedStep(self.device_step, self.dropouts)
         self.parameters = [parameters_of_run(model, run) for run in range(len(seeds))]
         self.aggregation = self._make_aggregation()
         self.selection = Selection(torch.full((len(seeds),), -1.0), torch.zeros(len(seeds), dtype=torch.int64))
@@ -168,7 +172,7 @@ class Trainer:
         self.model.train()
         logged = step % self.config.log.every == 0
         with_norms = logged and len(self.inputs.terms) > 1
-        self.device_step(self._draw(step), step, with_norms=with_norms)
+        self._do(step, with_norms=with_norms)
         self.step_index += 1
         ends_epoch = self.step_index % self.steps_per_epoch == 0
         looks = ends_epoch and (self.aggregation is not None or self.inputs.validate is not None)
@@ -180,7 +184,16 @@ class Trainer:
         row = self._row
         assert row is not None  # step 0 is logged
         norms = row.term_gradient_norms if with_norms else {}
-        return StepRecord(step, epoch, row.terms, norms, row.gradient_norm, row.accuracy, self.rates[step].float())
+        eager = "" if self.device.type == "cpu" else self.graphed.reason or ""
+        rates = self.rates[step].float()
+        return StepRecord(step, epoch, row.terms, norms, row.gradient_norm, row.accuracy, rates, eager)
+
+    def _do(self, step: int, *, with_norms: bool) -> None:
+        if self.graphed.reason is not None:
+            self.device_step(self._draw(step), step, with_norms=with_norms)
+            return
+        (micro,) = self._draw(step)
+        self.graphed(micro, step, with_norms=with_norms)
 
     def _draw(self, step: int) -> Iterator[MicroBatch]:
         """Everything random of a step, drawn on the host and sent to the device, one micro-batch after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 
 from vidfeat.cli.anchors import anchors
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
+from vidfeat.cli.forms import forms, print_rows
 from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import VidfeatError, explain
 from vidfeat.startup import quick_exit, quick_imports
@@ -184,7 +186,8 @@ def _this_command() -> str:
 @EXTRACT_OPTIONS
 @click.option("--probe", "n_probed", default=200, show_default=True, help="Videos to probe.")
 @click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
-def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
+@forms
+def plan(n_probed: int, calibrate_seconds: float, form: str | None, **flags: Any) -> None:
     """Predict bytes, files, hours and the bottleneck of an extraction; refuse what will not fit."""
     options = _options(flags)
     with quick_imports():
@@ -192,30 +195,38 @@ def plan(n_probed: int, calibrate_seconds: float, **flags: Any) -> None:
         from vidfeat.cli.tables import print_prediction
         from vidfeat.extraction.plan import predict
 
-    print_prediction(predict(options, n_probed=n_probed, calibrate_seconds=calibrate_seconds))
+    prediction = predict(options, n_probed=n_probed, calibrate_seconds=calibrate_seconds)
+    if form:
+        print_rows([{**asdict(prediction), "seconds": prediction.seconds}], form)
+    else:
+        print_prediction(prediction)
 
 
 @main.command()
 @click.argument("store")
-def info(store: str) -> None:
+@forms
+def info(store: str, form: str | None) -> None:
     """Show what a store holds: videos, classes, taps, bytes, fingerprint, failures."""
-    from vidfeat.cli.tables import print_info
+    from vidfeat.cli.tables import facts_of_store, print_info
     from vidfeat.store import open_store
 
-    print_info(open_store(store))
+    opened = open_store(store)
+    if form:
+        print_rows([facts_of_store(opened)], form)
+    else:
+        print_info(opened)
 
 
 @main.command()
 @click.argument("store")
 @click.option("--reason", help="Only this reason.")
-@click.option("--json", "form", flag_value="json", help="Everything that is known, as JSON.")
-@click.option("--csv", "form", flag_value="csv", help="Everything that is known, as CSV.")
+@forms
 def failures(store: str, reason: str | None, form: str | None) -> None:
     """List the videos of a store that could not be used, and why: in full, one line each where it is piped."""
     from vidfeat.cli.failures import print_failures
     from vidfeat.store import open_store
 
-    print_failures(open_store(store), reason=reason, form=form or "table")  # type: ignore[arg-type]
+    print_failures(open_store(store), reason=reason, form=form)
 
 
 @main.command()
@@ -250,42 +261,62 @@ def relabel(store: str, labels: Path | None, classes: Path | None, splits: tuple
 @click.option("--classes", type=FILE, help="As for extract.")
 @click.option("--seed", default=0, show_default=True, help="Which videos --level deep draws.")
 @click.option("--device", default="auto", show_default=True, help="For --level deep.")
-def verify(store: str, level: str, **deep: Any) -> None:
+@forms
+def verify(store: str, level: str, form: str | None, **deep: Any) -> None:
     """Check a store. fast: plan, sizes, indexes; full: every byte and value; deep: extract K videos again."""
     from vidfeat.cli.tables import print_deep_report, print_verify_report
     from vidfeat.store import verify as verify_store
 
     report = verify_store(store, level="fast" if level == "fast" else "full")
-    print_verify_report(report)
+    found = [{"path": one.path, "unit": one.unit, "what": one.what} for one in report.problems]
+    if not form:
+        print_verify_report(report)
     bad = bool(report.problems)
     if level == "deep" and not bad:
         from vidfeat.extraction.deep_verify import DeepOptions, verify_deep
 
         deep_report = verify_deep(store, DeepOptions(**deep))
-        print_deep_report(deep_report)
+        found += [{"path": store, "unit": None, "what": problem} for problem in deep_report.problems]
+        if not form:
+            print_deep_report(deep_report)
         bad = bool(deep_report.problems)
+    if form:
+        print_rows(found, form, columns=("path", "unit", "what"))
     sys.exit(1 if bad else 0)
 
 
 @main.command()
-def doctor() -> None:
+@forms
+def doctor(form: str | None) -> None:
     """Say which decoders work on this machine, by decoding with each."""
     from vidfeat.cli.tables import print_doctor
     from vidfeat.video.decode import doctor as examine
 
-    sys.exit(0 if print_doctor(examine()) else 1)
+    statuses = examine()
+    if form:
+        print_rows([asdict(status) for status in statuses], form)
+    else:
+        print_doctor(statuses)
+    # Any video can be decoded here if PyAV works.
+    sys.exit(0 if any(status.works and status.name == "pyav" for status in statuses) else 1)
 
 
 @main.command()
 @SOURCE_OPTIONS
 @click.option("--n", "n_videos", default=20, show_default=True, help="Videos to compare, drawn at random.")
 @click.option("--seed", default=0, show_default=True)
-def crosscheck(**flags: Any) -> None:
+@forms
+def crosscheck(form: str | None, **flags: Any) -> None:
     """Decode some videos with two decoders and compare the frames."""
     from vidfeat.cli.tables import print_comparisons
     from vidfeat.video.decode import crosscheck_source
 
-    sys.exit(0 if print_comparisons(crosscheck_source(**flags)) else 1)
+    compared = crosscheck_source(**flags)
+    if form:
+        print_rows([{**asdict(one), "agrees": one.agrees} for one in compared], form)
+    else:
+        print_comparisons(compared)
+    sys.exit(0 if all(one.agrees for one in compared) else 1)
 
 
 @main.command()
@@ -300,19 +331,17 @@ def export(store: str, hdf5: Path) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Everything, reasons included, for programs.")
-def models(name: str | None, as_json: bool) -> None:
+@forms
+def models(name: str | None, form: str | None) -> None:
     """Say what each known model can do here: tokens, visual and text prompts; of one, why not more."""
-    import json
-
     from vidfeat.cli.model_tables import print_model, print_models
     from vidfeat.clip.verdicts import judge, judge_all
 
     if name is None and sys.stderr.isatty():
         click.echo("building every model without memory, to look at it ...", err=True)
     verdicts = [judge(name)] if name is not None else list(judge_all())
-    if as_json:
-        click.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=2))
+    if form:
+        print_rows([verdict.to_json() for verdict in verdicts], form)
     elif name is not None:
         print_model(verdicts[0])
     else:

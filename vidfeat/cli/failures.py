@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from vidfeat.cli.forms import print_rows
 from vidfeat.cli.tables import print_parts, table_of
 
 if TYPE_CHECKING:
     from vidfeat.store import StoreReader, VideoRow
 
-Form = Literal["table", "json", "csv"]
 # The lines of an error's message, as `vidfeat.errors.explain` writes them; those that say what was found.
 _PART = re.compile(r"^  (where|expected|got|fix): +", re.MULTILINE)
 _COLUMNS = ("id", "label", "split", "reason", "kind", "cause", "fix", "detail")
 
 
-def print_failures(store: StoreReader, *, reason: str | None = None, form: Form = "table") -> None:
+def print_failures(store: StoreReader, *, reason: str | None = None, form: str | None = None) -> None:
     """Every failed video with its kind and cause, in full; on a terminal folded to its width."""
     failed = [row for row in store.videos() if not row.ok and reason in (None, row.reason)]
     failed.sort(key=lambda row: (row.reason, row.id))
-    if form == "json":
-        json.dump([facts_of(row) for row in failed], sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(facts_of(row) for row in failed)
+    if form:
+        print_rows([facts_of(row) for row in failed], form, columns=_COLUMNS)
     elif not failed:
         print_parts(f"no failures in {store.path}" + (f" with the reason {reason}" if reason else ""))
     elif not sys.stdout.isatty():

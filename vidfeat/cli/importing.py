@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
+from vidfeat.cli.forms import forms
 
 FAILED_VIDEOS = 1
 
@@ -63,9 +64,10 @@ def import_(source: Path, store: str, lists: tuple[Path, ...], allow_failures: i
 @click.option("--classes", type=FILE, help="CSV `id,name` or JSON: what integer labels mean.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the available videos: a CSV path,label,split.")
 @click.option("--missing", type=click.Path(path_type=Path), help="Write the missing videos, in the same way.")
-@click.option("--json", "form", flag_value="json", help="Every class, as JSON.")
-@click.option("--csv", "form", flag_value="csv", help="Every class, as CSV.")
-def manifest(source: Path, store: str, classes: Path | None, out: Path | None, missing: Path | None, form: str) -> None:
+@forms
+def manifest(
+    source: Path, store: str, classes: Path | None, out: Path | None, missing: Path | None, form: str | None
+) -> None:
     """Compare an official LIST with what STORE holds, per class; write the intersection.
 
     LIST: Kinetics' CSV, Something-Something's JSON, UCF-101's train and test lists, HMDB-51's folder of split files,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from vidfeat.cli.forms import print_rows
 from vidfeat.extraction.progress import as_bytes, as_time, plain_console, tell
 
 if TYPE_CHECKING:
@@ -73,13 +71,8 @@ def print_imported(done: Imported) -> None:
 def print_availability(found: Availability, *, form: str | None) -> None:
     """`vidfeat manifest`: every class for programs; for people the classes that lack most."""
     rows = found.per_class()
-    if form == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    if form == "csv":
-        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    if form:
+        print_rows(rows, form)
         return
     tell(found.notes, quiet=False)
     lacking = [row for row in rows if row["available"] != row["listed"]]
@@ -124,6 +117,34 @@ def print_info(store: StoreReader) -> None:
     print_parts(table)
 
 
+def facts_of_store(store: StoreReader) -> dict[str, Any]:
+    """What `vidfeat info` says, for programs."""
+    rows = store.videos()
+    n_rows = sum(row.n_frames for row in rows) * store.n_views
+    return {
+        "store": str(store.path),
+        "videos": len(rows),
+        "ok": sum(row.ok for row in rows),
+        "failures": dict(Counter(row.reason for row in rows if not row.ok).most_common()),
+        "frames_per_video": store.n_frames,
+        "views": store.n_views,
+        "classes": dict(Counter(row.label for row in rows)),
+        "splits": dict(Counter(row.split for row in rows if row.split)),
+        "taps": {
+            tap.name: {
+                "rows": n_rows,
+                "shape": list(tap.row_shape),
+                "dtype": tap.dtype,
+                "bytes": n_rows * tap.row_bytes,
+            }
+            for tap in store.taps.values()
+        },
+        "fingerprint": store.fingerprint.sha256,
+        "fields": dict(store.fingerprint.fields),
+        "pack": store.pack_hash,
+    }
+
+
 def _span(counts: list[int]) -> str:
     if not counts:
         return "0"
@@ -147,8 +168,8 @@ def _one_line(detail: str) -> str:
     return text if len(text) <= DETAIL_WIDTH else text[: DETAIL_WIDTH - 1] + "…"
 
 
-def print_doctor(statuses: list[DecoderStatus]) -> bool:
-    """`vidfeat doctor`; True when any video can be decoded here: PyAV works."""
+def print_doctor(statuses: list[DecoderStatus]) -> None:
+    """`vidfeat doctor`."""
     import platform
 
     where = f"{platform.platform()}, Python {platform.python_version()}"
@@ -156,11 +177,10 @@ def print_doctor(statuses: list[DecoderStatus]) -> bool:
     for status in statuses:
         table.add_row(status.name, "yes" if status.works else "no", status.version, status.detail)
     print_parts(table)
-    return any(status.works and status.name == "pyav" for status in statuses)
 
 
-def print_comparisons(comparisons: list[Comparison]) -> bool:
-    """`vidfeat crosscheck`; True when every pair agrees."""
+def print_comparisons(comparisons: list[Comparison]) -> None:
+    """`vidfeat crosscheck`."""
     names = comparisons[0].decoders if comparisons else ("", "")
     table = table_of(
         f"{names[0]} against {names[1] or 'nothing'}", "video", "frames", "max diff", "PTS diff", "agrees", "used"
@@ -170,7 +190,6 @@ def print_comparisons(comparisons: list[Comparison]) -> bool:
         pts = f"{1000 * one.max_pts_difference_seconds:.2f} ms"
         table.add_row(one.path, str(one.n_frames), f"{one.max_abs_difference:.0f}", pts, verdict, one.chosen)
     print_parts(table)
-    return all(one.agrees for one in comparisons)
 
 
 def print_verify_report(report: VerifyReport) -> None:

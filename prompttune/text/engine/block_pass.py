@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prompttune.base.devices import without_autocast
-from prompttune.text.engine.frozen_block import FrozenBlock, in_dtype
+from prompttune.text.engine.frozen_block import FrozenBlock, activate, activate_backward, in_dtype
 from prompttune.text.engine.head_tiles import HeadTiles
 
 
@@ -151,7 +151,7 @@ def _mlp_forward(rows: Tensor, block: FrozenBlock) -> tuple[Tensor, tuple[Tensor
     """`[n W]` with the MLP added, and what backward needs."""
     normed, mean, rstd = block.ln_2.forward(rows)
     hidden = block.c_fc.add_bias_forward(normed, block.c_fc_bias)
-    y = block.c_proj.add_forward(rows + block.c_proj_bias, block.activate(hidden))
+    y = block.c_proj.add_forward(rows + block.c_proj_bias, activate(hidden, block.activation))
     return y, (rows, mean, rstd, hidden)
 
 
@@ -159,7 +159,7 @@ def _mlp_backward(dy: Tensor, block: FrozenBlock, kept: tuple[Tensor, ...]) -> T
     """The gradient `[n W]` of the MLP branch's input."""
     rows, mean, rstd, hidden = kept
     d_activated = block.c_proj.backward(in_dtype(dy, hidden.dtype))
-    d_normed = block.c_fc.backward(block.activate_backward(d_activated, hidden))
+    d_normed = block.c_fc.backward(activate_backward(d_activated, hidden, block.activation))
     return block.ln_2.backward(in_dtype(d_normed, dy.dtype), rows, mean, rstd).add_(dy)
 
 

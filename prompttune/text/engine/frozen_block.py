@@ -90,8 +90,6 @@ class Spread:
 
     def add_bias_forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """`forward` with `bias [Z 1 out/Z]` added."""
-        if launches_cost(x):
-            return torch.addmm(bias[0], in_dtype(x, bias.dtype), self._columns[0]).unsqueeze(0)
         return self.forward(x).add_(bias)
 
     def backward(self, gradient: Tensor) -> Tensor:
@@ -235,14 +233,16 @@ class FrozenBlock:
         normed = in_dtype(self.ln_1.forward(rows)[0], self.key_value.matrix.weight.dtype)
         return torch.mm(normed, self.key_value.matrix.forward_weight)
 
-    def activate(self, hidden: Tensor) -> Tensor:
-        """The MLP's activation, of hidden rows that carry the slope."""
-        if self.activation in ("quick_gelu", "silu"):
-            return F.silu(hidden)
-        return F.gelu(hidden, approximate=GELU_KIND[self.activation])
 
-    def activate_backward(self, gradient: Tensor, hidden: Tensor) -> Tensor:
-        """The gradient of the hidden rows."""
-        if self.activation in ("quick_gelu", "silu"):
-            return torch.ops.aten.silu_backward(gradient, hidden)
-        return torch.ops.aten.gelu_backward(gradient, hidden, approximate=GELU_KIND[self.activation])
+def activate(hidden: Tensor, activation: Activation) -> Tensor:
+    """The MLP's activation, of hidden rows that carry the slope."""
+    if activation in ("quick_gelu", "silu"):
+        return F.silu(hidden)
+    return F.gelu(hidden, approximate=GELU_KIND[activation])
+
+
+def activate_backward(gradient: Tensor, hidden: Tensor, activation: Activation) -> Tensor:
+    """The gradient of the hidden rows."""
+    if activation in ("quick_gelu", "silu"):
+        return torch.ops.aten.silu_backward(gradient, hidden)
+    return torch.ops.aten.gelu_backward(gradient, hidden, approximate=GELU_KIND[activation])

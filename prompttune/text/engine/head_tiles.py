@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from prompttune.text.engine.frozen_block import launches_cost
 from prompttune.text.engine.layout import Layout
 from prompttune.text.engine.tiling import Tiling
 
@@ -82,8 +81,6 @@ class HeadTiles:
         key_gradient_index: into `[2 T R H K]` and, behind it, the trunk's sums `[2 R H P]`, for a borrowed trunk's
             `[P R 2 H]` and the live rows' `[Z n_live R 2H/Z]`.
         hidden: `[T 1 Q K]`, 0 where a query sees a key, minus infinity elsewhere.
-        hidden_of_all: the same for all of G, `[G Q K]`, where that saves a launch and costs no more memory than one
-            block's weights; else None.
     """
 
     n_live: int
@@ -102,14 +99,12 @@ class HeadTiles:
     query_gradient_index: Tensor
     key_gradient_index: Tensor
     hidden: Tensor
-    hidden_of_all: Tensor | None
 
     @classmethod
     def of(cls, layout: Layout, tiling: Tiling, *, heads: Heads, n_live: int, like: Tensor) -> HeadTiles:
         """The gathers of a tiling whose first `n_live` rows carry gradients; device and dtype are those of `like`."""
         hidden = torch.zeros(tiling.visible.shape, dtype=like.dtype)
         hidden = hidden.masked_fill_(~torch.from_numpy(tiling.visible), float("-inf")).unsqueeze(1).to(like.device)
-        n_of_tile = heads.n_runs * heads.n_heads
         n_tiles, n_columns = tiling.key_rows.shape
         n_queries = layout.n_rows - tiling.first_query
         indices = {
@@ -127,7 +122,6 @@ class HeadTiles:
             n_columns=n_columns,
             heads=heads,
             hidden=hidden,
-            hidden_of_all=hidden.expand(-1, n_of_tile, -1, -1).flatten(0, 1) if launches_cost(like) else None,
             **{name: index.to(like.device) for name, index in indices.items()},
         )
 
@@ -152,8 +146,6 @@ class HeadTiles:
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores `[G Q K]` of `query [G Q d]` and `key [G K d]`, minus infinity where a query does not see a key."""
-        if self.hidden_of_all is not None:
-            return torch.baddbmm(self.hidden_of_all, query, key.transpose(1, 2))
         scores = torch.bmm(query, key.transpose(1, 2))
         scores.view(self.n_tiles, -1, scores.shape[1], self.n_columns).add_(self.hidden)
         return scores

@@ -10,15 +10,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from prompttune.base.devices import autocast_dtype, without_autocast
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
-from prompttune.text.engine.frozen_block import FrozenBlock
+from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
-from prompttune.text.engine.prepared import PreparedChunk
+from prompttune.text.engine.fused_pass import FusedBlock
+from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
 from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
@@ -34,6 +36,22 @@ class _Prepared:
     prompts: ClassPrompts
     chunks: Sequence[PreparedChunk]
     places: Tensor  # [C], where in the chunks' order each class is
+    order: Tensor  # [C], its inverse
+
+
+class _Reordered(torch.autograd.Function):
+    """`x[places]`, where `order` is the inverse of the permutation `places`: the gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = ctx.saved_tensors
+        return dy.index_select(0, order), None, None
 
 
 def takes_full_length(tower: PromptableText, prompts: ClassPrompts) -> bool:
@@ -58,7 +76,7 @@ class TextEngine:
         self.tower = tower
         self.class_chunk = class_chunk
         self.checkpoint = checkpoint
-        self._blocks: dict[torch.dtype, list[FrozenBlock]] = {}
+        self._blocks: dict[torch.dtype, list[FrozenBlock] | list[FusedBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
         self._full_length: OrderedDict[tuple, tuple[ClassPrompts, Sequence[FullLengthChunk]]] = OrderedDict()
 
@@ -75,7 +93,8 @@ class TextEngine:
             return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
         prepared = self._prepare(prompts, runs)
         with without_autocast(self.tower.device.type):
-            features = self._run_chunks(prepared.chunks, runs).index_select(0, prepared.places).transpose(0, 1)
+            features = _Reordered.apply(self._run_chunks(prepared.chunks, runs), prepared.places, prepared.order)
+            features = features.transpose(0, 1)
         return features.unflatten(0, context.ctx.shape[:2]) if context.kind == "image" else features
 
     @torch.no_grad()
@@ -164,6 +183,10 @@ class TextEngine:
             return prompts.n_classes * self.tower.config.n_positions
         return self._plan(prompts, context.along_runs()).n_rows
 
+    def kept(self) -> tuple[object, ...]:
+        """Plans and constants of the prompts that were encoded last."""
+        return (*self._prepared.values(), *self._full_length.values())
+
     def _run_full_length(self, prompts: ClassPrompts, context: TextContext) -> Tensor:
         """Features `[R C E]`; under autocast PyTorch's own rules hold."""
         features = []
@@ -215,18 +238,21 @@ class TextEngine:
         key = (id(prompts), context.kind, len(context.deep), tuple(sorted(context.class_tokens)), dtype)
         if key not in self._prepared:
             plan = self._plan(prompts, context)
+            blocks: Any = self._frozen_blocks(dtype)
+            kind: Any = FusedChunk if isinstance(blocks[0], FusedBlock) else TiledChunk
             chunks = tuple(
-                PreparedChunk(
+                kind(
                     self.tower,
-                    self._frozen_blocks(dtype),
                     steps,
+                    blocks,
                     lends_trunk=index == 0 and len(plan.chunks) > 1,
                     sot_id=prompts.sot_id,
                 )
                 for index, steps in enumerate(plan.chunks)
             )
-            places = torch.tensor(plan.class_order, device=self.tower.device).argsort()
-            self._prepared[key] = _Prepared(prompts=prompts, chunks=chunks, places=places)
+            order = torch.tensor(plan.class_order)
+            places, order = order.argsort().to(self.tower.device), order.to(self.tower.device)
+            self._prepared[key] = _Prepared(prompts=prompts, chunks=chunks, places=places, order=order)
             if len(self._prepared) > MAX_PREPARED:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
@@ -235,9 +261,10 @@ class TextEngine:
     def _linear_dtype(self) -> torch.dtype:
         return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
-    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock]:
+    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock] | list[FusedBlock]:
         if dtype not in self._blocks:
             config = self.tower.config
+            kind: Any = FusedBlock if launches_cost(self.tower.positional_embedding) else FrozenBlock
             options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
-            self._blocks[dtype] = [FrozenBlock.of(block, **options) for block in self.tower.blocks]
+            self._blocks[dtype] = [kind.of(block, **options) for block in self.tower.blocks]
         return self._blocks[dtype]

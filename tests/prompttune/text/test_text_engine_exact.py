@@ -104,10 +104,9 @@ def test_tiles_of_any_size_change_nothing(name: str, tile_rows: int, monkeypatch
 @pytest.mark.parametrize("class_chunk", [None, 4])
 @pytest.mark.parametrize("name", CHUNKED)
 def test_fewer_launches_change_nothing(name: str, class_chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU runs: biases and masks inside the products."""
+    """What a GPU runs."""
     activation = "gelu" if CHUNKED.index(name) % 2 else "quick_gelu"
-    monkeypatch.setattr("prompttune.text.engine.frozen_block.launches_cost", lambda like: True)
-    monkeypatch.setattr("prompttune.text.engine.head_tiles.launches_cost", lambda like: True)
+    monkeypatch.setattr("prompttune.text.engine.text_engine.launches_cost", lambda like: True)
     engine = TextEngine(our_tower(model_of(activation), activation=activation), class_chunk=class_chunk)
     found = encoded(engine, BY_NAME[name], 3, torch.float64)
     assert_same(found, reference(name, 3, activation), values=1e-11, gradients=1e-11)

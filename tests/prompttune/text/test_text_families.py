@@ -11,6 +11,7 @@ import zlib
 
 import pytest
 import torch
+from flop_counts import needs_counted_attention
 from text_families import FAMILIES, VOCAB, WIDTH, Family, family
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -141,6 +142,7 @@ def test_images_and_autocast_take_the_full_length_path_too() -> None:
     assert (half.float() - expected).norm() < 0.05 * expected.norm()  # bfloat16 has 8 bits
 
 
+@needs_counted_attention
 def test_full_length_counts_the_products_it_makes() -> None:
     both = family("siglip2", dtype=torch.float32)
     prompts = prompts_of(both, "siglip2", names=NAMES[:5])

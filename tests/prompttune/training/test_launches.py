@@ -1,21 +1,28 @@
-"""What a warm step asks of a device, seen on `meta` (tests/prompttune/launches.py): for every method that trains no
-read and no transfer, and for many runs no more kernels than for one.
+"""What a warm step asks of a device, seen on `meta` (benchmarks/speed/launches.py): for every method that trains no
+read and no transfer, no kernel more than are pinned here, and for many runs no more than for one.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from launches import Launches, Offence
+from tiny_store import Recipe, write_tiny_store
 from training import short_runs, trainer_of
+from visual_store import VISION, VisualRecipe, write_visual_store
 
+from benchmarks.speed.launches import Launches, Offence
+from prompttune.base.machine import training_device
 from prompttune.config.methods import METHODS
 from prompttune.config.train_config import merge
 from prompttune.training.trainer import Trainer
 
+NAMES = json.loads((Path(__file__).parents[3] / "benchmarks" / "speed" / "class_names.json").read_text("utf-8"))
+HMDB_BASE = tuple(NAMES["HMDB-51 base"])
 TABLES: dict[str, dict[str, Any]] = {
     "promptsrc-text": {"context": {"prompt_depth": 3}},
     "tcp": {"context": {"class_tokens_block": 2}},
@@ -29,6 +36,35 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
+# Kernels of a warm step in float32, and of these the text engine's: towers of three blocks, one run.
+PINNED: dict[str, tuple[int, int]] = {
+    "coop": (138, 93),
+    "coop-csc": (137, 90),
+    "kgcoop": (155, 93),
+    "cocoop": (153, 95),
+    "tcp": (183, 95),
+    "prograd": (248, 147),
+    "promptsrc-text": (174, 98),
+    "a5": (231, 93),
+    "ga2-text": (156, 93),
+    "tip-adapter-f": (51, 0),
+    "clip-adapter": (64, 0),
+    "vpt": (175, 0),
+    "vpt-deep": (215, 0),
+    "ivlp": (323, 98),
+    "maple": (341, 98),
+    "promptsrc": (369, 98),
+    "vifi-vl": (338, 98),
+    "ga2": (340, 98),
+}
+# Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
+AT_FULL_DEPTH = {("coop", "fp32"): 398, ("coop", "bf16"): 494, ("ivlp", "fp32"): 895}
+
+
+def device_or_meta(name: str) -> torch.device:
+    return torch.device(name) if name == "meta" else training_device(name)
+
+
 def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> Trainer:
     """On `meta`, two steps behind it."""
     kind = "visual_" if "visual" in METHODS[method].defaults else ""
@@ -40,7 +76,7 @@ def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> T
         tables["coupling"] = {"hard_prompts": [hard_prompt]}
     runs = short_runs(merge(merge({"seeds": [1], **tables}, TABLES.get(method, {})), given))
     # A configuration and its command refuse `meta`, on which nothing can be learned.
-    request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", torch.device)
+    request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", device_or_meta)
     on_meta = [replace(run, config=run.config.model_copy(update={"device": "meta"})) for run in runs]
     _, trainer = trainer_of(on_meta)
     trainer.model.train()
@@ -61,7 +97,24 @@ def step_on_meta(trainer: Trainer) -> Launches:
 def test_a_warm_step_neither_reads_nor_sends(method: str, precision: str, request: pytest.FixtureRequest) -> None:
     launches = step_on_meta(warm_trainer(method, request, precision=precision))
     assert launches.offences == []
-    assert launches.total > 0
+    if precision == "fp32":
+        assert (launches.total, launches.engine) == PINNED[method]
+
+
+@pytest.mark.usefixtures("target", "hard_prompt", "visual_target", "visual_hard_prompt")  # made before towers are deep
+def test_kernels_at_full_depth(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels do not depend on a tower's width, so narrow ones of full depth stand for ViT-B/16's."""
+    monkeypatch.setattr("tiny_store.LAYERS", 12)
+    monkeypatch.setattr("visual_store.VISION", replace(VISION, layers=12))
+    few = {"classes": HMDB_BASE, "n_train": 1, "n_test": 1}
+    deep = {
+        "coop": write_tiny_store(tmp_path / "deep.zarr", Recipe(**few)),
+        "ivlp": write_visual_store(tmp_path / "visual.zarr", VisualRecipe(**few, layers=(0,))),
+    }
+    for (method, precision), pinned in AT_FULL_DEPTH.items():
+        given = {"precision": precision, "store": str(deep[method]), "protocol": {"shots": 1}}
+        blocks = {"context": {"prompt_depth": 9}, "visual": {"depth": 9}} if method == "ivlp" else {}
+        assert step_on_meta(warm_trainer(method, request, **given, **blocks)).total == pinned, (method, precision)
 
 
 def test_many_runs_launch_as_much_as_one(request: pytest.FixtureRequest) -> None:

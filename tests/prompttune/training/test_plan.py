@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from flop_counts import needs_counted_attention
 from torch.utils.flop_counter import FlopCounterMode
 from training import short_runs, trainer_of
 from visual_tables import tables_of
@@ -32,6 +33,7 @@ def tables(method: str, stores: Path, hard_prompt: str, *, anchors: bool) -> dic
     return found
 
 
+@needs_counted_attention
 @pytest.mark.parametrize("seeds", [[1], [1, 2]])
 @pytest.mark.parametrize(("method", "anchors"), [("vpt", False), ("vpt-deep", True), ("maple", False), ("ga2", True)])
 def test_operations_are_those_of_a_real_step(

@@ -1,0 +1,389 @@
+"""What a step costs on a GPU, ours beside the published path, in one command of a few minutes.
+
+`python -m benchmarks speed gpu` prints each figure as soon as it has it and keeps it in the result file at once, so
+that a run that is cut short keeps what it measured:
+
+    text      forward and backward of the text tower: open_clip's own, all classes x 77 tokens, and the engine
+    step      whole steps of `prompttune train --method coop`, as CUDA graphs and launched kernel by kernel
+    visual    forward and backward with visual prompts: all blocks once per run, and ours from block k
+
+Equality is checked in the same run: the engine with open_clip in float32, steps as graphs with steps without. Where
+there is no GPU nothing is timed and no file written: the engine's kernels are counted on `meta`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmarks.speed import text_whole, visual
+from benchmarks.speed.text_paths import N_CTX, Towers, open_clip_encode, random_towers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prompttune.text.engine import TextContext
+    from prompttune.training.trainer import Trainer
+
+RESULT = Path(__file__).parents[1] / "results" / "speed_gpu.json"
+CLASS_NAMES = Path(__file__).with_name("class_names.json")
+README = Path(__file__).parents[2] / "README.md"
+SCHEMA_VERSION = 1
+PRECISIONS = ("fp32", "bf16")
+TOLERANCE = 1e-4  # of float32 values and gradients, relative to the largest
+WARM_STEPS, SEVERAL = 12, 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured; the defaults are the published sizes.
+
+    Attributes:
+        n_classes: taken of each list; None for all.
+        runs: trained together.
+        n_steps: whole steps of one timing.
+        model, n_frames, first_blocks: of visual prompts.
+    """
+
+    n_rounds: int = 15
+    class_lists: tuple[str, ...] = ("HMDB-51 base", "Kinetics-400 base")
+    n_classes: int | None = None
+    depths: tuple[int, ...] = (1, 9)
+    runs: tuple[int, ...] = (1, 8, 32)
+    n_steps: int = 60
+    model: str = "ViT-B-16"
+    n_frames: int = 64
+    first_blocks: tuple[int, ...] = (0, 6, 9, 11)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line: which part, of what, milliseconds by path, and how far from equal."""
+
+    part: str
+    of: str
+    precision: str
+    milliseconds: dict[str, float]
+    megabytes: dict[str, float]
+    error: float | None = None
+
+    def line(self) -> str:
+        """For the terminal."""
+        times = ", ".join(f"{name} {value:.3g} ms" for name, value in self.milliseconds.items())
+        error = "" if self.error is None else f"; differs by {self.error:.1e}"
+        return f"{self.part:<7} {self.of:<34} {self.precision}  {times}{error}"
+
+
+class Clock:
+    """Medians of a step's milliseconds, and its peak of memory above what was there."""
+
+    def __init__(self, device: str, n_rounds: int) -> None:
+        self.device, self.n_rounds = device, n_rounds
+
+    def wait(self) -> None:
+        """Until the device has done everything."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def milliseconds(self, step: Callable[[], object], *, per: int = 1) -> float:
+        """Of one of the `per` steps that a call does; the first calls make what is made once."""
+        for _ in range(2):
+            step()
+        seconds = []
+        for _ in range(self.n_rounds):
+            self.wait()
+            started = time.perf_counter()
+            step()
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return 1000 * statistics.median(seconds) / per
+
+    def megabytes(self, step: Callable[[], object]) -> float:
+        """At its peak, on a GPU; 0 elsewhere."""
+        import torch
+
+        if self.device != "cuda":
+            return 0.0
+        self.wait()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        self.wait()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def figures(setting: Setting, device: str) -> Iterator[Figure]:
+    """Every figure, as soon as it is measured."""
+    clock = Clock(device, setting.n_rounds)
+    yield from text_figures(setting, clock)
+    with tempfile.TemporaryDirectory(prefix="speed-gpu-") as folder:
+        yield from step_figures(setting, clock, Path(folder))
+    yield from visual_figures(setting, clock)
+
+
+def names_of(setting: Setting, class_list: str) -> list[str]:
+    """The class names of a list."""
+    names: list[str] = json.loads(CLASS_NAMES.read_text("utf-8"))[class_list]
+    return names[: setting.n_classes]
+
+
+def context_of(n_runs: int, depth: int, width: int, device: str) -> TextContext:
+    """Random context vectors that ask for a gradient; the same at every call."""
+    import torch
+
+    from prompttune.text.engine import TextContext
+
+    generator = torch.Generator().manual_seed(0)
+    rows = [(0.02 * torch.randn(n_runs, N_CTX, width, generator=generator)).to(device) for _ in range(depth)]
+    rows = [own.requires_grad_() for own in rows]
+    return TextContext(ctx=rows[0], deep=tuple(rows[1:]))
+
+
+def text_step(encode: Callable[[TextContext], Tensor], context: TextContext, precision: str) -> Callable[[], Any]:
+    """Forward and backward; gives features and gradients."""
+    import torch
+
+    from prompttune.base.devices import autocast
+
+    def step() -> tuple[Tensor, ...]:
+        with autocast(context.ctx.device, precision):
+            features = encode(context)
+        rows = [context.ctx, *context.deep]
+        return features, *torch.autograd.grad(features.float().square().mean(), rows)
+
+    return step
+
+
+def text_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
+    """The text tower alone."""
+    from prompttune.text.class_prompts import ClassPrompts
+    from prompttune.text.engine import TextEngine
+
+    towers = random_towers()
+    model, tower = towers.open_clip.to(clock.device), towers.ours.to(clock.device)
+    width = tower.config.width
+    for class_list in setting.class_lists:
+        prompts = ClassPrompts.build(names_of(setting, class_list), towers.tokenizer, n_ctx=N_CTX)
+        for depth in setting.depths:
+            for precision in PRECISIONS:
+                engine = TextEngine(tower)
+                contexts = {n_runs: context_of(n_runs, depth, width, clock.device) for n_runs in setting.runs}
+                one = contexts[setting.runs[0]]
+                theirs = text_step(partial(open_clip_encode, model, prompts), one, precision)
+                steps = {"open_clip": theirs} | {
+                    f"engine, {n_runs} run(s)": text_step(partial(engine.encode, prompts), context, precision)
+                    for n_runs, context in contexts.items()
+                }
+                ours = next(iter(steps[name] for name in steps if name != "open_clip"))
+                yield Figure(
+                    "text",
+                    f"{class_list} ({prompts.n_classes}), {depth} block(s)",
+                    precision,
+                    {name: clock.milliseconds(step) for name, step in steps.items()},
+                    {name: clock.megabytes(step) for name, step in steps.items()},
+                    difference(ours(), theirs()) if precision == "fp32" else None,
+                )
+
+
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest deviation, each tensor's relative to its largest value."""
+    pairs = zip(found, expected, strict=True)
+    return max(float(((ours - theirs).abs().max() / theirs.abs().max()).detach()) for ours, theirs in pairs)
+
+
+def step_figures(setting: Setting, clock: Clock, work: Path) -> Iterator[Figure]:
+    """Whole training steps of `coop` on a store as large as HMDB-51's."""
+    pack, clips = text_whole.random_pack(work / "pack"), text_whole.hmdb_clips()
+    store = text_whole.write_store(work / "hmdb.zarr", pack, clips)
+    for precision in PRECISIONS:
+        for n_runs in setting.runs:
+            given = {"precision": precision, "device": clock.device, "seeds": list(range(1, n_runs + 1))}
+            trainers = {graph: coop_trainer(store, clips, graph=graph, **given) for graph in ("auto", "off")}
+            for trainer in trainers.values():
+                trainer.train(until=WARM_STEPS)
+            after = [(trainer.device_step.parameters.values.clone(),) for trainer in trainers.values()]
+            names = {"auto": "as a graph", "off": "kernel by kernel"}
+            if (reason := trainers["auto"].graphed.reason) is not None:
+                names["auto"] = f"no graph ({reason})"
+            yield Figure(
+                "step",
+                f"coop, {setting.class_lists[0]}, {n_runs} run(s)",
+                precision,
+                {
+                    names[graph]: clock.milliseconds(steps_of(trainer, setting.n_steps), per=setting.n_steps)
+                    for graph, trainer in trainers.items()
+                },
+                {},
+                difference(*after),
+            )
+
+
+def coop_trainer(store: Path, clips: text_whole.Clips, **given: Any) -> Trainer:
+    """At its first step, and long enough; steps of one kind, as logging is left out."""
+    from prompttune.config.runs import expand_runs
+    from prompttune.data.protocols import open_sources
+    from prompttune.training.run_group import make_trainer, prepare
+
+    tables = {
+        "method": "coop",
+        "store": str(store),
+        "protocol": {"base_classes": sorted(clips.base)},
+        "optim": {"epochs": 10_000},
+        "log": {"every": 100_000},
+        **given,
+    }
+    runs = expand_runs(tables, {})
+    return make_trainer(prepare(runs, open_sources(runs[0].config)))
+
+
+def steps_of(trainer: Trainer, n_steps: int) -> Callable[[], None]:
+    """That many steps more at each call."""
+
+    def run() -> None:
+        trainer.train(until=trainer.step_index + n_steps)
+
+    return run
+
+
+def visual_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
+    """Visual prompts of one run and of several, by the block where they join."""
+    for precision in PRECISIONS:
+        for n_runs in (1, SEVERAL):
+            sizes = visual.Setting(setting.model, setting.n_frames, 16, 9, n_runs, setting.n_rounds, 1)
+            steps = visual.timed_steps(sizes, setting.first_blocks, device=clock.device, precision=precision)
+            yield Figure(
+                "visual",
+                f"{setting.model}, {setting.n_frames} frames, {n_runs} run(s)",
+                precision,
+                {name: clock.milliseconds(step) for name, step in steps.items()},
+                {name: clock.megabytes(step) for name, step in steps.items()},
+            )
+
+
+def machine() -> dict[str, str]:
+    """Card, driver and versions."""
+    import torch
+
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")[0].strip()
+    except (OSError, subprocess.CalledProcessError):
+        driver = "unknown"
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "python": platform.python_version()}
+    return {"card": card, "driver": driver, **versions}
+
+
+def write(out: Path, setting: Setting, found: Sequence[Figure]) -> None:
+    """The result file, with the README's table."""
+    on = machine()
+    rows = [
+        [
+            one.part,
+            one.of,
+            one.precision,
+            "; ".join(f"{name}: {value:.3g}" for name, value in one.milliseconds.items()),
+            "; ".join(f"{name}: {value:.0f}" for name, value in one.megabytes.items()),
+            "" if one.error is None else f"{one.error:.0e}",
+        ]
+        for one in found
+    ]
+    note = (
+        f"One {on['card']}, driver {on['driver']}, PyTorch {on['torch']}; medians of {setting.n_rounds}. `text` and "
+        "`visual` are a tower forward and backward, `step` a whole training step; differences are relative, of float32 "
+        "values and gradients from open_clip's, and of parameters after steps as a graph from those without."
+    )
+    table = {
+        "columns": ["part", "of", "precision", "ms", "MB at the peak", "differs by"],
+        "rows": rows,
+        "note": note,
+        "command": f"python -m benchmarks speed gpu --rounds {setting.n_rounds}",
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "machine": on,
+        "setting": asdict(setting),
+        "figures": [asdict(one) for one in found],
+        "readme": table,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def put_into_readme(readme: Path) -> None:
+    """Gives the README its block behind that of the text step, if it has none; `benchmarks readme` fills it."""
+    begin, behind = "<!-- begin: speed_gpu -->", "<!-- end: speed_text -->\n"
+    text = readme.read_text("utf-8")
+    if begin not in text:
+        block = f"{behind}\nOn a GPU:\n\n{begin}\n<!-- end: speed_gpu -->\n"
+        readme.write_text(text.replace(behind, block, 1), encoding="utf-8")
+
+
+def counted(setting: Setting, towers: Towers) -> Iterator[tuple[str, str, int]]:
+    """Kernels of the engine's forward and backward pass of one run, on `meta`: (of what, precision, how many)."""
+    from benchmarks.speed.launches import Launches
+    from prompttune.text.class_prompts import ClassPrompts
+    from prompttune.text.engine import TextEngine
+
+    tower = towers.ours.to("meta")
+    for class_list in setting.class_lists:
+        prompts = ClassPrompts.build(names_of(setting, class_list), towers.tokenizer, n_ctx=N_CTX)
+        for depth in setting.depths:
+            for precision in PRECISIONS:
+                engine, context = TextEngine(tower), context_of(1, depth, tower.config.width, "meta")
+                step = text_step(partial(engine.encode, prompts), context, precision)
+                step()
+                with Launches() as launches:
+                    step()
+                yield f"{class_list} ({prompts.n_classes}), {depth} block(s)", precision, launches.total
+
+
+@click.command()
+@click.option("--rounds", "n_rounds", default=Setting.n_rounds, show_default=True, help="Timed calls of each step.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
+def gpu(n_rounds: int, out: Path) -> None:
+    """Time text, whole and visual steps on a GPU beside the published path; without one, count kernels."""
+    import torch
+
+    setting = Setting(n_rounds=n_rounds)
+    if not torch.cuda.is_available():
+        click.echo("no GPU here: nothing is timed or written. Kernels of the text engine, counted on PyTorch's meta:")
+        for of, precision, n_kernels in counted(setting, random_towers()):
+            click.echo(f"{of:<34} {precision}  {n_kernels} kernels, forward and backward, 1 run")
+        return
+    unequal = measure(setting, "cuda", out)
+    put_into_readme(README)
+    click.echo(f"Written to {out}; `python -m benchmarks readme` puts the table into the README")
+    if unequal:
+        raise click.ClickException("not equal: " + "; ".join(unequal))
+
+
+def measure(setting: Setting, device: str, out: Path) -> list[str]:
+    """Prints every figure and keeps it in `out` at once; which of them deviate more than they may."""
+    found: list[Figure] = []
+    try:
+        for figure in figures(setting, device):
+            found.append(figure)
+            click.echo(figure.line())
+            write(out, setting, found)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what was measured is in {out}")
+    return [one.of for one in found if one.error is not None and one.error > TOLERANCE]
+
+
+def main(arguments: list[str]) -> int:
+    """0 when measured; click's exit code otherwise."""
+    return gpu.main(args=arguments, prog_name="python -m benchmarks speed gpu", standalone_mode=False) or 0

@@ -1,0 +1,205 @@
+"""A frozen residual block in as few kernels as PyTorch has for it: what a device runs where a launch costs more than
+what it computes.
+
+It computes what `block_pass.py` does, on the same rows and tiles, with
+
+- one product for queries, keys and values, of all live rows, and one gather of all three;
+- the constants' keys and values in one buffer with the live rows' (`Space`), copied there once, not at every step;
+- no pass of its own for a bias: the output's comes of a vector (1, 0, ..) that every row of attended heads ends with,
+  the MLP's of a hidden unit that is always the same;
+- under autocast, attention too in half precision, as PyTorch's own; the residual stream stays in the tower's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prompttune.base.devices import without_autocast
+from prompttune.text.engine.frozen_block import (
+    QUICK_GELU_SLOPE,
+    FrozenNorm,
+    activate,
+    activate_backward,
+    in_dtype,
+)
+from prompttune.text.engine.fused_tiles import FusedTiles
+from vidfeat.backbone import ResidualBlock
+from vidfeat.backbone.config import Activation
+
+UNITS_OF_BIAS = 8  # hidden units that are added, of which one is used: products want widths that 8 divides
+
+
+@dataclass(frozen=True)
+class FusedBlock:
+    """A block's weights, input by output, with what `FrozenBlock` folds in folded in; d is a head's width.
+
+    Attributes:
+        qkv, qkv_bias: `[W 3W]`, `[3W]`; zero for keys and values.
+        out: `[W + d, W]`; row W is the bias, those behind it are zero.
+        c_fc, c_fc_bias: `[W M + 8]`, `[M + 8]`; unit M is always 1 before the activation, those behind it 0.
+        c_proj: `[M + 8, W]`; row M times what the activation makes of 1 is the bias.
+    """
+
+    ln_1: FrozenNorm
+    qkv: Tensor
+    qkv_bias: Tensor
+    out: Tensor
+    ln_2: FrozenNorm
+    c_fc: Tensor
+    c_fc_bias: Tensor
+    c_proj: Tensor
+    activation: Activation
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, block: ResidualBlock, *, n_heads: int, activation: Activation, dtype: torch.dtype) -> FusedBlock:
+        """The weights of a block, matrices in `dtype`."""
+        attn, mlp = block.attn, block.mlp
+        weight, bias = attn.in_proj_weight, attn.in_proj_bias
+        width = weight.shape[1]
+        scales = torch.ones_like(bias)
+        scales[:width] = (width // n_heads) ** -0.5
+        qkv_bias = bias * scales
+        qkv_bias[width:] = 0.0
+        out_bias = attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :]
+        slope = QUICK_GELU_SLOPE if activation == "quick_gelu" else 1.0
+        unit = torch.ones(1, device=weight.device, dtype=dtype)
+        of_unit = activate(unit, activation).to(weight.dtype)
+        units, n_unused = (unit.to(weight.dtype), weight.new_zeros(UNITS_OF_BIAS - 1)), UNITS_OF_BIAS - 1
+        return cls(
+            ln_1=FrozenNorm.of(block.ln_1),
+            qkv=(weight * scales.unsqueeze(1)).t().to(dtype).contiguous(),
+            qkv_bias=qkv_bias.to(dtype),
+            out=_with_rows(attn.out_proj.weight.t(), out_bias, width // n_heads - 1).to(dtype),
+            ln_2=FrozenNorm.of(block.ln_2),
+            c_fc=_with_rows(mlp.c_fc.weight * slope, torch.zeros_like(out_bias), n_unused).t().to(dtype).contiguous(),
+            c_fc_bias=torch.cat([mlp.c_fc.bias * slope, *units]).to(dtype),
+            c_proj=_with_rows(mlp.c_proj.weight.t() / slope, mlp.c_proj.bias / of_unit, n_unused).to(dtype),
+            activation=activation,
+        )
+
+    def projections(self, rows: Tensor) -> Tensor:
+        """Queries, keys and values `[n 3W]` of rows `[n W]` that enter the block."""
+        normed = in_dtype(self.ln_1.forward(rows)[0], self.qkv.dtype)
+        return torch.addmm(self.qkv_bias, normed, self.qkv)
+
+
+def _with_rows(weight: Tensor, row: Tensor, n_zero: int) -> Tensor:
+    return torch.cat([weight, row.unsqueeze(0), weight.new_zeros(n_zero, weight.shape[1])])
+
+
+class Space:
+    """Buffers that the blocks of a chunk use one after the other.
+
+    Args:
+        constants: queries, keys and values of the constant rows, per block `[n_constants 3W]`.
+        fixed: those of block 0's fixed rows `[F 3W]`.
+        n_borrowed, n_live, n_queries: numbers of a block at most: borrowed keys and values, those of the live rows with
+            their queries, what the tiles attend to.
+        width: d.
+
+    Attributes:
+        vectors: `[n d]`: constants block by block, fixed, borrowed, live.
+        attended: `[1 + n d]`: (1, 0, ..), then a block's tiles.
+    """
+
+    def __init__(
+        self, constants: Sequence[Tensor], fixed: Tensor, *, n_borrowed: int, n_live: int, n_queries: int, width: int
+    ) -> None:
+        given = torch.cat([*constants, fixed]).view(-1, width)
+        self.n_constants = constants[0].numel() // width
+        self.first_fixed = self.n_constants * len(constants)
+        self.first_borrowed = len(given)
+        self.first_live = self.first_borrowed + n_borrowed
+        self.vectors = given.new_empty(self.first_live + n_live, width)
+        self.vectors[: len(given)] = given
+        self.attended = given.new_zeros(1 + n_queries, width)
+        self.attended[0, 0] = 1.0
+
+
+@dataclass(frozen=True)
+class FusedInput:
+    """What a block takes besides the rows that carry gradients.
+
+    Attributes:
+        fixed: `[F W]`, the layout's last rows, in block 0 alone.
+        lends_trunk: other chunks attend to this one's trunk rows.
+    """
+
+    block: FusedBlock
+    tiles: FusedTiles
+    space: Space
+    fixed: Tensor | None
+    lends_trunk: bool
+
+
+class FusedPass(torch.autograd.Function):
+    """`BlockPass` in fewer kernels; the same arguments and results."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, trunk_kv: Tensor | None, given: FusedInput) -> tuple[Tensor, Tensor | None]:
+        rows = x.reshape(-1, x.shape[-1])
+        block, tiles, space = given.block, given.tiles, given.space
+        normed, *of_ln_1 = block.ln_1.forward(rows)
+        live = tiles.live(space.vectors, space.first_live)
+        torch.addmm(block.qkv_bias, in_dtype(normed, block.qkv.dtype), block.qkv, out=live)
+        if trunk_kv is not None:
+            tiles.borrowed(space.vectors, space.first_borrowed).copy_(trunk_kv.flatten(1))
+        query, key, value = tiles.tiled(space.vectors)
+        weights = torch.softmax(torch.baddbmm(tiles.hidden, query, key.transpose(1, 2)), dim=-1)
+        torch.bmm(weights, value, out=space.attended[1 : 1 + tiles.n_queries_in_tiles].view_as(query))
+        attended = space.attended.index_select(0, tiles.attended_index).view(-1, len(block.out))
+        residual = tiles.residual(rows, given.fixed)
+        y = _plus_product(residual, attended, block.out)
+        again, *of_ln_2 = block.ln_2.forward(y)
+        hidden = torch.addmm(block.c_fc_bias, in_dtype(again, block.c_fc.dtype), block.c_fc)
+        z = _plus_product(y, activate(hidden, block.activation), block.c_proj)
+        ctx.given, ctx.live_shape = given, x.shape
+        ctx.borrowed_shape = None if trunk_kv is None else trunk_kv.shape
+        ctx.save_for_backward(rows, *of_ln_1, query, key, value, weights, y, *of_ln_2, hidden)
+        ctx.set_materialize_grads(False)
+        lent = tiles.own_trunk_kv(live).clone() if given.lends_trunk else None
+        return z.view(-1, tiles.n_runs, z.shape[-1]), lent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, d_lent_kv: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+        rows, mean_1, rstd_1, query, key, value, weights, y, mean_2, rstd_2, hidden = ctx.saved_tensors
+        given: FusedInput = ctx.given
+        block, tiles = given.block, given.tiles
+        # The forward pass left autocast outside; a backward pass may be called within.
+        with without_autocast(dy.device.type):
+            dy = dy.reshape(-1, dy.shape[-1])
+            d_activated = torch.mm(in_dtype(dy, hidden.dtype), block.c_proj.t())
+            d_again = torch.mm(activate_backward(d_activated, hidden, block.activation), block.c_fc.t())
+            d_y = block.ln_2.backward(in_dtype(d_again, y.dtype), y, mean_2, rstd_2).add_(dy)
+            d_attended = torch.mm(in_dtype(d_y, hidden.dtype), block.out[: dy.shape[-1]].t())
+            d_tiled = tiles.gradients_of_attended(d_attended)
+            d_weights = torch.bmm(d_tiled, value.transpose(1, 2))
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            found = tiles.new_gradients(d_tiled)
+            d_query, d_key, d_value = tiles.split(found)
+            torch.bmm(d_scores, key, out=d_query)
+            torch.bmm(d_scores.transpose(1, 2), query, out=d_key)
+            torch.bmm(weights.transpose(1, 2), d_tiled, out=d_value)
+            d_trunk_kv, d_live = tiles.gradients_of_rows(found)
+            if d_lent_kv is not None:
+                tiles.own_trunk_kv(d_live).add_(d_lent_kv)
+            d_normed = in_dtype(torch.mm(d_live, block.qkv.t()), rows.dtype)
+            d_rows = tiles.add_to_queries(block.ln_1.backward(d_normed, rows, mean_1, rstd_1), d_y)
+        return (
+            d_rows.view(ctx.live_shape),
+            None if ctx.borrowed_shape is None else d_trunk_kv.view(ctx.borrowed_shape),
+            None,
+        )
+
+
+def _plus_product(sums: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """`sums + x weight`, in the dtype of `sums`."""
+    return torch.addmm(sums, x, weight) if sums.dtype == x.dtype else torch.mm(x, weight).add(sums)

@@ -1,0 +1,88 @@
+"""`speed gpu`, on a CPU: every part measures what it says, keeps it at once, and without a GPU counts kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.readme import markdown_table
+from benchmarks.speed import gpu, text_paths, text_whole, visual
+
+TINY = gpu.Setting(
+    n_rounds=1, class_lists=("HMDB-51 base",), n_classes=2, depths=(1,), runs=(1, 2), n_steps=2, model="tiny",
+    n_frames=2, first_blocks=(0, 3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers of two blocks in place of twelve."""
+    for name, value in {"LAYERS": 2, "WIDTH": 64, "HEADS": 2, "EMBED_DIM": 32}.items():
+        monkeypatch.setattr(text_paths, name, value)
+    monkeypatch.setattr(gpu, "WARM_STEPS", 2)
+    monkeypatch.setitem(visual.SIZES, "tiny", (32, 16, 32, 4, 2, 16))
+    shapes = {"layers": 2, "width": 64, "heads": 2}
+    vision, text = text_whole.CLIP_VISION | shapes, text_whole.CLIP_TEXT | shapes
+    pack, clips = text_whole.random_pack, text_whole.hmdb_clips()
+    few = text_whole.Clips(clips.classes[:4], frozenset(clips.classes[:2]), train=16, test=1, n_frames=1)
+    monkeypatch.setattr(text_whole, "random_pack", lambda path: pack(path, vision=vision, text=text, embed_dim=32))
+    monkeypatch.setattr(text_whole, "hmdb_clips", lambda: few)
+
+
+@pytest.mark.usefixtures("small")
+def test_every_part_is_measured_and_equal(tmp_path: Path) -> None:
+    out = tmp_path / "speed_gpu.json"
+    assert gpu.measure(TINY, "cpu", out) == []
+    written = json.loads(out.read_text())
+    assert [one["part"] for one in written["figures"]] == ["text"] * 2 + ["step"] * 4 + ["visual"] * 4
+    assert all(value > 0 for one in written["figures"] for value in one["milliseconds"].values())
+    assert {"open_clip", "engine, 1 run(s)", "engine, 2 run(s)"} == set(written["figures"][0]["milliseconds"])
+    assert any("CUDA" in name for name in written["figures"][2]["milliseconds"])
+    errors = [one["error"] for one in written["figures"] if one["error"] is not None]
+    assert len(errors) == 5
+    assert max(errors) < 1e-5
+    assert len(written["readme"]["rows"]) == 10
+    assert "ms" in markdown_table(written["readme"]["columns"], written["readme"]["rows"])
+    assert {"card", "driver", "torch"} <= set(written["machine"])
+
+
+def test_what_was_measured_before_an_interrupt_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(*_: object) -> Iterator[gpu.Figure]:
+        yield gpu.Figure("text", "some names", "fp32", {"open_clip": 2.0}, {}, error=0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "figures", cut_short)
+    out = tmp_path / "speed_gpu.json"
+    assert gpu.measure(TINY, "cpu", out) == ["some names"]
+    assert json.loads(out.read_text())["figures"][0]["milliseconds"] == {"open_clip": 2.0}
+
+
+@pytest.mark.usefixtures("small")
+def test_without_a_gpu_kernels_are_counted_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(gpu, "Setting", lambda n_rounds: TINY)
+    done = CliRunner().invoke(gpu.gpu, ["--out", str(tmp_path / "out.json")])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith("no GPU here")
+    kernels = [int(line.split(" kernels")[0].split()[-1]) for line in lines[1:]]
+    assert len(kernels) == 2
+    assert 0 < kernels[0] < kernels[1]  # bf16 casts
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_gets_its_block_once(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- end: speed_text -->\nb\n")
+    gpu.put_into_readme(readme)
+    once = readme.read_text()
+    gpu.put_into_readme(readme)
+    assert readme.read_text() == once
+    assert once.count("<!-- begin: speed_gpu -->\n<!-- end: speed_gpu -->") == 1
+    assert once.endswith("b\n")
