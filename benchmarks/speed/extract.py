@@ -39,13 +39,14 @@ SIZES = {"ViT-B-32": (224, 32, 768, 12, 512), "tiny": (224, 56, 64, 1, 32)}
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: n_videos clips of clip_seconds seconds, n_rounds times."""
+    """What is timed: n_videos clips of clip_seconds seconds, n_rounds times, encoded on `device`."""
 
     n_videos: int
     clip_seconds: float
     batch_frames: int
     n_rounds: int
     n_workers: int
+    device: str = "cpu"
 
 
 def write_clips(folder: Path, setting: Setting) -> list[Path]:
@@ -129,7 +130,7 @@ def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting:
 
     items = [VideoItem(id=path.name, path=str(path), label="all") for path in paths]
     taps = (TapSpec(POOLED, (encoder.config.embed_dim,)),)
-    clock, encode = BatchClock(), encoder.encode
+    clock, begin = BatchClock(), encoder.begin
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder, "X.zarr"), StoreSpec(taps, FRAMES), items)
         runner = UnitRunner(
@@ -146,20 +147,26 @@ def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting:
         ):
             move_here()
             runner.run(writer.pending_units(), pixels, Meter())
-    encoder.encode = encode  # type: ignore[method-assign]
+    encoder.begin = begin  # type: ignore[method-assign]
     return Speed(clock.rate(), clock.cpu_seconds())
 
 
 def encoder_speed(encoder: Encoder, setting: Setting, n_batches: int, cores: list[int]) -> Speed:
     """The speed of the encoder alone on pixels that lie in memory, on the core the pipeline gives it."""
-    shape = (setting.batch_frames, 3, *encoder.config.vision.image_hw)
-    pixels = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    from vidfeat.extraction.recipe import ROW_DTYPE
+
+    pixels = encoder.staging((setting.batch_frames, 3, *encoder.config.vision.image_hw), ROW_DTYPE)
+    pixels[:] = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
     with decoding_apart(cores) as move_here:
         move_here()
         encoder.encode(pixels)
         start, cpu_start, n_frames = time.monotonic(), time.process_time(), n_batches * setting.batch_frames
-        for _ in range(n_batches):
-            encoder.encode(pixels)
+        finish = encoder.begin(pixels)
+        for _ in range(n_batches - 1):  # two under way, as in the pipeline
+            coming = encoder.begin(pixels)
+            finish()
+            finish = coming
+        finish()
         return Speed(n_frames / (time.monotonic() - start), (time.process_time() - cpu_start) / n_frames)
 
 
@@ -195,21 +202,24 @@ def _ring_writer(connection: Any, memory: Any, layout: Any, n_messages: int) -> 
 
 
 def _pipe_writer(connection: Any, shape: tuple[int, ...], n_messages: int) -> None:
-    rows = np.zeros(shape, np.float32)
+    from vidfeat.extraction.recipe import ROW_DTYPE
+
+    rows = np.zeros(shape, ROW_DTYPE)
     for _ in range(n_messages):
-        connection.send_bytes(rows)
+        connection.send_bytes(rows.reshape(-1))  # of several axes of bytes it sends another length than content
 
 
 def transfer_rates(n_messages: int = 300) -> dict[str, float]:
-    """Bytes/s of pixel rows [8 3 224 224] float32 from a process into a batch here: through a ring, and a pipe."""
+    """Bytes/s of pixel rows [8 3 224 224] as they cross, from a process into a batch: through a ring, and a pipe."""
     import ctypes
     import multiprocessing
 
-    from vidfeat.extraction.worker import RingLayout
+    from vidfeat.extraction.recipe import ROW_DTYPE, SLOT_ROWS
+    from vidfeat.extraction.ring import RingLayout
 
     context = multiprocessing.get_context("spawn")
-    layout = RingLayout(n_slots=4, slot_rows=8, row_shape=(3, 224, 224), dtype="float32")
-    batch = np.empty(layout.shape[1:], np.float32)
+    layout = RingLayout(n_slots=4, slot_rows=SLOT_ROWS, row_shape=(3, 224, 224), dtype=ROW_DTYPE)
+    batch = np.empty(layout.shape[1:], ROW_DTYPE)
     rates = {}
     for name in ("ring", "pipe"):
         here, there = context.Pipe()
@@ -246,7 +256,7 @@ def measure(setting: Setting, paths: list[Path]) -> dict[str, list[float]]:
 
     cores = sorted(os.sched_getaffinity(0))
     torch.set_num_threads(1 if len(cores) > 1 else torch.get_num_threads())
-    large, tiny = (Encoder(RandomPack(name), device="cpu") for name in SIZES)  # type: ignore[arg-type]
+    large, tiny = (Encoder(RandomPack(name), device=setting.device) for name in SIZES)  # type: ignore[arg-type]
     config = large.config
     preprocess = Preprocess(config.vision.image_size, mean=config.image_mean, std=config.image_std)
     recipe = Recipe(preprocess, SamplingPolicy("segments-middle", n_frames=FRAMES))
@@ -286,6 +296,7 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
     encoder_rounds, decode_rounds = (f"{min(r):.2f} to {max(r):.2f}" for r in of_rounds.values())
     goals = {"pipeline / encoder": ENCODER_GOAL, "pipeline / decoding": DECODE_GOAL}
     n_cores = len(os.sched_getaffinity(0))
+    encoder_at = "one CPU core" if setting.device == "cpu" else setting.device
     cpu_ratio = f"{ratios['CPU time, encoder / pipeline']:.2f}"
     rows = [
         ["encoder-bound: pipeline / bare encoder", f"{ratios['pipeline / encoder']:.2f}", f">= {ENCODER_GOAL}"],
@@ -305,8 +316,8 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
         "readme": {
             "columns": ["extraction", "ratio", "goal"],
             "rows": rows,
-            "note": f"{setting.n_videos} clips of {setting.clip_seconds:g} s, {FRAMES} frames each, ViT-B-32 on one "
-            f"CPU core, {setting.n_workers} decoding process(es) on the others; {n_cores} cores, "
+            "note": f"{setting.n_videos} clips of {setting.clip_seconds:g} s, {FRAMES} frames each, ViT-B-32 on "
+            f"{encoder_at}, {setting.n_workers} decoding process(es) on the others; {n_cores} cores, "
             f"load {os.getloadavg()[0]:.1f}. Fastest of {setting.n_rounds} rounds; the first two ratios within single "
             f"rounds: {encoder_rounds}, and {decode_rounds}.",
             "command": "python -m benchmarks speed extract",
@@ -320,12 +331,15 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
 @click.option("--batch-frames", default=16, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Decoding processes.")
+@click.option("--device", default="cpu", show_default=True, help="Of the encoder: cpu, cuda, cuda:1, mps.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
-def extract(n_videos: int, clip_seconds: float, batch_frames: int, rounds: int, workers: int, out: Path) -> None:
+def extract(
+    n_videos: int, clip_seconds: float, batch_frames: int, rounds: int, workers: int, device: str, out: Path
+) -> None:
     """Time the extraction pipeline against the bare encoder and against decoding alone."""
     from benchmarks.readme import markdown_table
 
-    setting = Setting(n_videos, clip_seconds, batch_frames, rounds, workers)
+    setting = Setting(n_videos, clip_seconds, batch_frames, rounds, workers, device)
     with tempfile.TemporaryDirectory() as folder:
         result = summary(setting, measure(setting, write_clips(Path(folder), setting)))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,16 @@ def open_source(
         )
     if pack_hash is not None and reader.pack_hash != pack_hash:
         raise _another_model(path, reader, pack_hash=pack_hash, needed_by=needed_by, model=model)
+    if not reader.pack_hash:
+        raise FeatureError(
+            explain(
+                "the store names no backbone: its features were imported without one",
+                where=path,
+                expected="features of a model that is known",
+                fix="vidfeat import FEATURES NEW.zarr --pack PACK (or --model NAME --pretrained TAG); vidfeat export "
+                f"{path} FEATURES.h5 gives the features where they are gone",
+            )
+        )
     pack = BackbonePack.load(local_pack(reader), expected_hash=reader.pack_hash)
     n_channels = tuple(reader.taps[POOLED].row_shape)
     if n_channels != (pack.config.embed_dim,):

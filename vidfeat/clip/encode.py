@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from vidfeat.backbone import BackbonePack, VisionConfig, VisionTower
 from vidfeat.backbone.device import choose_device
 from vidfeat.clip.foreign import ForeignTower, foreign_tower
+from vidfeat.clip.in_flight import carrier_of
 from vidfeat.store import POOLED, Tap
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -85,6 +86,7 @@ class Encoder:
         if (self.device.type, dtype) != ("cpu", torch.float32):
             tower = copy.deepcopy(tower).to(device=self.device, dtype=dtype)
         self._tower = tower
+        self._carrier = carrier_of(self.device)
         self._dtype = dtype
         # Tensors, so that the device divides: a division by a Python number may become a product with its inverse.
         by_channel = torch.tensor([[255.0] * 3, pack.config.image_mean, pack.config.image_std], dtype=torch.float32)
@@ -100,17 +102,37 @@ class Encoder:
         Raises:
             ValueError: pixels of another shape or of another integer dtype.
         """
+        return self.begin(pixels)()
+
+    def begin(self, pixels: np.ndarray | Tensor) -> Callable[[], Taps]:
+        """Starts what `encode` does; what is given back waits for the taps, and the pixels stay untouched until then.
+
+        On a CUDA device the host is free meanwhile: pixels go over and taps come back beside the computing of other
+        batches. `staging` gives arrays whose way there is fast. Raises: as `encode`.
+        """
         batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         self._check(batch)
         with torch.inference_mode():
-            batch = batch.to(device=self.device, non_blocking=True)
-            if batch.dtype == torch.uint8:
-                batch = self._normalised(batch)
-            taps = self._tower.taps(batch.to(self._dtype), self.layers)
-            return Taps(
-                pooled=taps.pooled.float().cpu().numpy(),
-                tokens={layer: _to_host(tokens) for layer, tokens in taps.tokens.items()},
-            )
+            finish = self._carrier.begin(batch, self._taps)
+
+        def taps() -> Taps:
+            tokens = {name: values.numpy() for name, values in finish().items()}
+            return Taps(pooled=tokens.pop(POOLED), tokens=tokens)
+
+        return taps
+
+    def staging(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """An array to gather a batch in, pinned where that speeds its way to the device."""
+        return self._carrier.staging(shape, dtype)
+
+    def _taps(self, pixels: Tensor) -> dict[Any, Tensor]:
+        """The taps on the device, as the host gets them: pooled in float32, tokens by their layer."""
+        if pixels.dtype == torch.uint8:
+            pixels = self._normalised(pixels)
+        taps = self._tower.taps(pixels.to(self._dtype), self.layers)
+        # numpy has no bfloat16.
+        tokens = {layer: x.float() if x.dtype == torch.bfloat16 else x for layer, x in taps.tokens.items()}
+        return {POOLED: taps.pooled.float(), **tokens}
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         """The float32 operations of torchvision's ToTensor and Normalize, in their order: theirs to the bit."""
@@ -126,8 +148,3 @@ class Encoder:
                 f"{self.config.name} takes uint8 or normalised float pixels [n 3 {height} {width}], "
                 f"got {pixels.dtype} {list(pixels.shape)}{hint}"
             )
-
-
-def _to_host(tokens: Tensor) -> np.ndarray:
-    # numpy has no bfloat16.
-    return (tokens.float() if tokens.dtype == torch.bfloat16 else tokens).cpu().numpy()

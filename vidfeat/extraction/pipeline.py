@@ -13,7 +13,9 @@ alone: not on the workers' speed, nor on what was committed before an interrupti
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,8 +26,10 @@ from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.worker import PixelRows, PoolEvent, VideoDone, VideoFailed, VideoTask
 from vidfeat.store.spec import TapSpec, feature_problem
 
-# One batch being filled, one waiting, one inside the encoder.
-N_STAGING = 3
+# Batches inside the encoder: while one is computed, the next one's pixels are on their way to the device.
+N_IN_FLIGHT = 2
+# One batch being filled, one waiting, and those inside the encoder.
+N_STAGING = 2 + N_IN_FLIGHT
 N_ENCODED = 2
 N_ASSEMBLED = 1
 
@@ -69,18 +73,21 @@ class Stages:
     """What the pipeline does with pixels and with units.
 
     Attributes:
-        encode: pixels [n 3 H W] -> {tap name: float array [n ...]}; called in the caller's thread.
+        begin: pixels [n 3 H W] -> what waits for {tap name: float array [n ...]} of them; called in the caller's
+            thread, for a batch or two before the taps of the first are asked for.
         commit: makes a unit durable; called in the committer's thread, one unit at a time, in order.
         batch_frames: n of every batch but a unit's last.
         row_shape: (3, H, W).
         row_dtype: of the pixels, as the stream delivers them.
+        staging: shape and dtype -> an array that batches are gathered in.
     """
 
-    encode: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    begin: Callable[[np.ndarray], Callable[[], Mapping[str, np.ndarray]]]
     commit: Callable[[UnitResult], None]
     batch_frames: int
     row_shape: tuple[int, ...]
     row_dtype: str
+    staging: Callable[[tuple[int, ...], str], np.ndarray] = np.empty
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class _Pipeline:
         self.errors: list[BaseException] = []
         self.staging: Channel[np.ndarray] = Channel(N_STAGING, self.stop)
         for _ in range(N_STAGING):
-            self.staging.put(np.empty((stages.batch_frames, *stages.row_shape), dtype=stages.row_dtype))
+            self.staging.put(stages.staging((stages.batch_frames, *stages.row_shape), stages.row_dtype))
         self.batches: Channel[_Batch | _UnitEnd | None] = Channel(N_STAGING, self.stop)
         self.encoded: Channel[_Encoded | _UnitEnd | None] = Channel(N_ENCODED, self.stop)
         self.units: Channel[UnitResult | None] = Channel(N_ASSEMBLED, self.stop)
@@ -228,22 +235,37 @@ class _Pipeline:
     # ------------------------------------------------------------ encoder
 
     def _encode(self) -> None:
-        while True:
-            with self.meter.timing("decode"):
-                item = self.batches.get()
-            onward: _Encoded | _UnitEnd | None
-            if isinstance(item, _Batch):
-                with self.meter.timing("encode"):
-                    taps = self.stages.encode(item.staging[: len(item.target)])
-                self.staging.put(item.staging)
-                self.meter.encoded(len(item.target))
-                onward = _Encoded(item.work, taps, item.target)
-            else:
-                onward = item
-            with self.meter.timing("write"):
-                self.encoded.put(onward)
-            if onward is None:
-                return
+        """Up to N_IN_FLIGHT batches are inside the encoder; everything goes on in the order it came in."""
+        in_flight: deque[tuple[_Batch, Callable[[], Mapping[str, np.ndarray]]]] = deque()
+        try:
+            while True:
+                with self.meter.timing("decode"):
+                    item = self.batches.get()
+                if isinstance(item, _Batch):
+                    with self.meter.timing("encode"):
+                        in_flight.append((item, self.stages.begin(item.staging[: len(item.target)])))
+                n_may_stay = N_IN_FLIGHT - 1 if isinstance(item, _Batch) else 0
+                while len(in_flight) > n_may_stay:
+                    self._bring_back(*in_flight.popleft())
+                if not isinstance(item, _Batch):
+                    self._send_on(item)
+                if item is None:
+                    return
+        finally:
+            for _, finish in in_flight:  # after an error: nothing reads the staging arrays any more
+                with suppress(Exception):
+                    finish()
+
+    def _bring_back(self, batch: _Batch, finish: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        with self.meter.timing("encode"):
+            taps = finish()
+        self.staging.put(batch.staging)
+        self.meter.encoded(len(batch.target))
+        self._send_on(_Encoded(batch.work, taps, batch.target))
+
+    def _send_on(self, item: _Encoded | _UnitEnd | None) -> None:
+        with self.meter.timing("write"):
+            self.encoded.put(item)
 
     # ------------------------------------------------------------ assembler
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -346,18 +346,21 @@ class BatchClock:
 
     def watch(self, encoder: Encoder) -> Encoder:
         """The encoder, with its batches noted."""
-        encode = encoder.encode
+        begin = encoder.begin
 
-        def noted(pixels: np.ndarray) -> Taps:
-            taps = encode(pixels)
-            self.last, self.cpu_last = time.monotonic(), time.process_time()
-            self.n_rows += len(pixels)
-            if not self._n_first:
-                self.first, self.cpu_first, self._n_first = self.last, self.cpu_last, self.n_rows
-            return taps
+        def noted(pixels: np.ndarray) -> Callable[[], Taps]:
+            finish = begin(pixels)
+            return lambda: self._note(finish(), len(pixels))
 
-        encoder.encode = noted  # type: ignore[method-assign, assignment]
+        encoder.begin = noted  # type: ignore[method-assign, assignment]
         return encoder
+
+    def _note(self, taps: Taps, n_rows: int) -> Taps:
+        self.last, self.cpu_last = time.monotonic(), time.process_time()
+        self.n_rows += n_rows
+        if not self._n_first:
+            self.first, self.cpu_first, self._n_first = self.last, self.cpu_last, self.n_rows
+        return taps
 
     def rate(self) -> float:
         """Rows per second after the first batch; of the first batch itself when there was no other."""

@@ -90,11 +90,12 @@ class UnitRunner:
     def run(self, units: Iterable[Unit], pixels: PixelStream, meter: Meter) -> None:
         """Returns when every unit is committed."""
         stages = Stages(
-            encode=self._encode,
+            begin=self._begin,
             commit=self._commit,
             batch_frames=self._batch_frames,
             row_shape=self._recipe.row_shape,
             row_dtype=ROW_DTYPE,
+            staging=self._encoder.staging,
         )
         run_pipeline(self._works(units), pixels, stages, meter)
 
@@ -109,8 +110,9 @@ class UnitRunner:
                 position += 1
             yield UnitWork(unit, tuple(tasks), tuple(self._taps[name] for name in unit.taps), unit.n_rows)
 
-    def _encode(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return self._encoder.encode(pixels).by_name()
+    def _begin(self, pixels: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
+        taps = self._encoder.begin(pixels)
+        return lambda: taps().by_name()
 
     def _commit(self, result: UnitResult) -> None:
         unit: Unit = result.work.unit

@@ -27,7 +27,7 @@ from vidfeat.store.location import files_at
 from vidfeat.store.quantize import dequantize
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, half_copied
 from vidfeat.store.shards import scales_layout, tap_layout
-from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow
+from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow, require_version
 from vidfeat.store.tap import tap_flags
 from vidfeat.store.unit_plan import SPEC_PATH, PlannedTap
 
@@ -358,6 +358,5 @@ def _read_attributes(files: Files, manifest: Manifest) -> dict[str, Any]:
             )
         )
     about = json.loads(content)["attributes"]["vidfeat"]
-    if about["format_version"] != FORMAT_VERSION:
-        raise StoreCorruptError(explain("this store has another format version", expected=FORMAT_VERSION, got=about))
+    require_version(about.get("format_version"), (FORMAT_VERSION,), files.url)
     return about

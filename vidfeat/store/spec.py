@@ -12,16 +12,19 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
 
-from vidfeat.errors import FAILURE_REASONS, FingerprintMismatchError, StoreError, explain
+from vidfeat.errors import FAILURE_REASONS, FingerprintMismatchError, StoreCorruptError, StoreError, explain
 from vidfeat.store.records import canonical_json
 from vidfeat.store.tap import POOLED
 
 FORMAT_VERSION = 1
+# Of plan and commit records, which those alone read who write or verify a store. 2: source columns, change files.
+PLAN_VERSIONS = (1, 2)
+NEWER_FIX = "update prompttune, which brings vidfeat: pip install -U prompttune"
 DTYPES = ("float16", "float32", "int8")
 COMPRESSORS = (None, "zstd")
 OK, FAILED = "ok", "failed"
@@ -80,6 +83,26 @@ class TapSpec:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TapSpec:
         return cls(document["name"], tuple(document["row_shape"]), document["dtype"])
+
+
+def require_version(found: object, known: tuple[int, ...], where: object) -> None:
+    """Returns when a store's format version is one of the known ones.
+
+    Raises:
+        StoreCorruptError: another one; whether it is a later one, or none.
+    """
+    if found in known:
+        return
+    later = isinstance(found, int) and found > max(known)
+    raise StoreCorruptError(
+        explain(
+            "this store has a later format version" if later else "this store has no format version that is known",
+            where=where,
+            expected=" or ".join(map(str, known)),
+            got=found,
+            fix=NEWER_FIX if later else "copy the store again, or extract it again",
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -234,6 +257,17 @@ class VideoRow:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> VideoRow:
+        """The row that `to_json` wrote. Raises: StoreError, where a later vidfeat wrote more about a video."""
+        unknown = set(document) - {one.name for one in fields(cls)}
+        if unknown:
+            raise StoreError(
+                explain(
+                    "a later version of vidfeat wrote to this store",
+                    where=f"commit record of {document.get('id')!r}",
+                    got=f"facts that this version does not know: {', '.join(sorted(unknown))}",
+                    fix=NEWER_FIX,
+                )
+            )
         return cls(**{**document, "pts_seconds": tuple(document["pts_seconds"])})
 
 

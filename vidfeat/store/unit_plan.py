@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.changes import Change, read_changes
 from vidfeat.store.files import Files
 from vidfeat.store.records import seal, unseal
-from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, StoreSpec, TapSpec
+from vidfeat.store.spec import FORMAT_VERSION, PLAN_VERSIONS, Fingerprint, StoreSpec, TapSpec, require_version
 
 SPEC_PATH = "plan/spec.json"
 
@@ -217,7 +216,7 @@ def write_spec(files: Files, spec: StoreSpec) -> None:
     """Writes what never changes about a store."""
     document = {
         "format": "vidfeat-store",
-        "format_version": FORMAT_VERSION,
+        "format_version": max(PLAN_VERSIONS),
         "n_frames": spec.n_frames,
         "max_frames": spec.max_frames,
         "compressor": spec.compressor,
@@ -244,16 +243,7 @@ def read_plan(files: Files) -> Plan | None:
         document = unseal(files.read(SPEC_PATH), path=SPEC_PATH)
     except FileNotFoundError:
         return None
-    if document["format_version"] != FORMAT_VERSION:
-        raise StoreCorruptError(
-            explain(
-                "this store has another format version",
-                where=files.url,
-                expected=FORMAT_VERSION,
-                got=document["format_version"],
-                fix="read it with the version of vidfeat that wrote it",
-            )
-        )
+    require_version(document.get("format_version"), PLAN_VERSIONS, files.url)
     passes: list[Pass] = []
     while True:
         path = f"plan/pass-{len(passes):04d}.json"

@@ -94,6 +94,9 @@ def test_an_export_without_a_pack_gets_one_and_labels_are_changed_by_relabel(
 ) -> None:
     pytest.importorskip("h5py")
     assert vidfeat("import", features / "npy", tmp_path / "bare.zarr").exit_code == 0
+    with pytest.raises(FeatureError, match=r"no backbone[\s\S]*vidfeat export .*bare\.zarr FEATURES\.h5"):
+        classify(str(tmp_path / "bare.zarr"), ClassifyOptions(classes=("run", "jump")))
+    # The advice, followed to its end:
     assert vidfeat("export", tmp_path / "bare.zarr", tmp_path / "x.h5").exit_code == 0
     done = vidfeat("import", tmp_path / "x.h5", tmp_path / "X.zarr", "--pack", target)
     assert done.exit_code == 0, done.output

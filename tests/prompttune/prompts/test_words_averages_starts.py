@@ -39,7 +39,7 @@ def prompt_of(ctx: torch.Tensor, target: str) -> PromptFile:
         n_ctx=ctx.shape[-2],
         width=ctx.shape[-1],
         ctx=ctx if kind == "shared" else None,
-        learned={"context.ctx": ctx},
+        learned={"context.ctx": ctx.clone()},
     )
 
 

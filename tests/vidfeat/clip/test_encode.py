@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from openclip_models import TINY, random_clip
 
 from vidfeat.backbone.device import choose_device
 from vidfeat.clip.encode import Encoder, choose_precision
+from vidfeat.clip.in_flight import InStreams
 from vidfeat.clip.openclip import from_state_dict
 from vidfeat.video.preprocess import Preprocess
 
@@ -130,3 +134,59 @@ def test_cuda_gives_what_the_cpu_gives(pack, pixels, precision, tolerance) -> No
     exact = Encoder(pack, device="cpu", precision="fp32").encode(pixels).pooled
     found = Encoder(pack, device="cuda", precision=precision).encode(pixels).pooled
     assert np.abs(found - exact).max() < tolerance * np.abs(exact).max()
+
+
+class Stream:
+    """A stream that does everything at once, and writes down in which order it was asked for."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: Stream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> Stream:
+        return self
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for {self.name}")
+
+
+def test_streams_give_what_one_thread_gives_and_wait_for_each_other(pack, pixels, monkeypatch) -> None:
+    """The order of what a GPU is told, without one: the streams' own doing is not simulated."""
+    log: list[str] = []
+    names = iter(("there", "back"))
+
+    @contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        log.append(f"{stream.name}:")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(names), log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("between", log))
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    plain, encoder = (Encoder(pack, layers=[0, 2], device="cpu", precision="fp32") for _ in range(2))
+    encoder._carrier = InStreams(torch.device("cpu"))
+    batches = [pixels, pixels[::-1].copy()]
+    for batch, finish in [(batch, encoder.begin(batch)) for batch in batches]:  # both under way
+        found, expected = finish(), plain.encode(batch)
+        np.testing.assert_array_equal(found.pooled, expected.pooled)
+        assert list(found.tokens) == list(expected.tokens)
+        assert all(np.array_equal(found.tokens[layer], expected.tokens[layer]) for layer in found.tokens)
+    begun = ["there:", "between waits for there", "back waits for between", "back:"]
+    assert log == [*begun, *begun, "host waits for back", "host waits for back"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_two_batches_under_way_on_a_gpu_are_each_their_own(pack, pixels) -> None:
+    encoder = Encoder(pack, layers=[0, 2], device="cuda", precision="fp32")
+    staged = []
+    for scale in range(1, 9):
+        staging = encoder.staging(pixels.shape, "float32")
+        staging[:] = pixels * scale
+        staged.append(staging)
+    alone = [encoder.encode(staging) for staging in staged]
+    together = [finish() for finish in [encoder.begin(staging) for staging in staged]]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.pooled, other.pooled)
+        np.testing.assert_array_equal(one.tokens[2], other.tokens[2])

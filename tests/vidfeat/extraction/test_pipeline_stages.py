@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scripted_videos import LAYOUT, ROW_SHAPE, ScriptedLoader, expected_rows, n_rows_of, tasks
 
 from vidfeat.extraction.meter import Meter
-from vidfeat.extraction.pipeline import Stages, UnitResult, UnitWork, run_pipeline
+from vidfeat.extraction.pipeline import N_IN_FLIGHT, Stages, UnitResult, UnitWork, run_pipeline
 from vidfeat.extraction.pool import DecodePool
 from vidfeat.extraction.worker import InlineDecoder, VideoDone, VideoFailed
 from vidfeat.store.spec import TapSpec
@@ -28,6 +29,10 @@ class Recorder:
     units: list[UnitResult] = field(default_factory=list)
     poison: float | None = None
     poisoned: float = np.nan
+
+    def begin(self, pixels: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
+        """Nothing is done before it is asked for: whatever else is put into `pixels` by then would be encoded."""
+        return lambda: self.encode(pixels)
 
     def encode(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         values = pixels[:, 0, 0, 0].copy()
@@ -46,9 +51,7 @@ class Recorder:
             for start in range(0, len(todo), unit_videos)
         ]
         meter = Meter()
-        stages = Stages(
-            self.encode, commit or self.commit, batch_frames=BATCH, row_shape=ROW_SHAPE, row_dtype="float32"
-        )
+        stages = Stages(self.begin, commit or self.commit, batch_frames=BATCH, row_shape=ROW_SHAPE, row_dtype="float32")
         run_pipeline(works, pixels or InlineDecoder(ScriptedLoader()), stages, meter)
         return meter
 
@@ -62,6 +65,25 @@ def test_every_row_arrives_once_and_in_order():
     recorder.run(tasks(40))
     np.testing.assert_array_equal(committed(recorder), np.concatenate([expected_rows(i) for i in range(40)]))
     assert [len(unit.outcomes) for unit in recorder.units] == [7, 7, 7, 7, 7, 5]
+
+
+def test_batches_are_under_way_together_and_bounded():
+    recorder, under_way, most = Recorder(), [0], [0]
+
+    def begin(pixels):
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+
+        def finish():
+            under_way[0] -= 1
+            return recorder.encode(pixels)
+
+        return finish
+
+    recorder.begin = begin
+    recorder.run(tasks(40))
+    assert (under_way[0], most[0]) == (0, N_IN_FLIGHT)
+    np.testing.assert_array_equal(committed(recorder), np.concatenate([expected_rows(i) for i in range(40)]))
 
 
 def test_batches_are_full_but_for_the_last_of_a_unit():

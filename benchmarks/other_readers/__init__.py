@@ -1,0 +1,1 @@
+"""One store of ours, read by other projects' libraries: written once, read by whatever is installed."""
