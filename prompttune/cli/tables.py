@@ -24,7 +24,14 @@ _COMMENT_WIDTH = 77  # behind "# " it fits 80 columns
 
 def methods_table() -> Table:
     """Every method: what it is, what must be given besides a store, which path of the text engine it takes."""
-    table = Table(title="methods", show_lines=True)
+    table = Table(
+        title="methods",
+        show_lines=True,
+        caption_justify="left",
+        caption="text path: of a causal text tower with a start of text (CLIP, PE-Core, EVA02). Others (SigLIP, CLIPA, "
+        "MobileCLIP's S and L, CoCa) compute every position of every class; `prompttune plan` says a store's own path "
+        "and its operations, `vidfeat models NAME` a model's.",
+    )
     for title in ("name", "what it is", "needs", "text path"):
         table.add_column(title, overflow="fold", no_wrap=title == "name")
     for method in METHODS.values():

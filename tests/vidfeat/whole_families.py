@@ -17,7 +17,7 @@ from vidfeat.extraction.options import ModelChoice
 # Family: its image tower in `vision_families`, open_clip's model with its text tower, its tokenizer in
 # `hub_tokenizers` (None: CLIP's).
 WHOLE: dict[str, tuple[str, str, str | None]] = {
-    "siglip": ("siglip", "ViT-SO400M-14-SigLIP", "siglip"),
+    "siglip": ("siglip", "ViT-B-16-SigLIP", "siglip"),
     "siglip2": ("siglip2-so400m", "ViT-B-16-SigLIP2", "siglip2"),
     "pe-core": ("pe-core", "PE-Core-B-16", None),
     "eva02": ("eva02", "EVA02-B-16", None),

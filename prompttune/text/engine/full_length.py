@@ -25,7 +25,7 @@ from prompttune.text.engine.encoding_plan import Flops
 from prompttune.text.engine.full_rows import FullRows
 from vidfeat.backbone import PromptableText, ResidualBlock
 
-CHUNK_ROWS = 2048  # rows of all runs that go through a block together; more leave the caches (docs/log.md)
+CHUNK_ROWS = 2048  # rows of all runs that go through a block together; more gain nothing (docs/log.md, 2026-11-28)
 
 
 @dataclass(frozen=True)

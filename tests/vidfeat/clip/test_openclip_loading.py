@@ -213,7 +213,7 @@ FOREIGN = [
 # Section, setting, value, and the words that must name it.
 REFUSALS = [
     ("vision_cfg", "patch_siez", 16, "unknown setting in vision_cfg (patch_siez=16)"),
-    ("text_cfg", "hf_model_name", "roberta-base", "Hugging Face text tower"),
+    ("text_cfg", "hf_pooler_type", "max_pooler", "a text tower of transformers pooled by"),
     ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"}, "tokenizer with other settings"),
     ("text_cfg", "tokenizer_mode", "clips", "a tokenizer with another mode"),
     ("text_cfg", "pool_type", "first", "read by 'first'"),
