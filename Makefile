@@ -4,7 +4,8 @@ PYTHON  ?= python3
 VENV    ?= $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN     := $(VENV)/bin
 OUT     ?= runs/quickstart
-WORKERS ?= 2
+# One more than the two cores it is made for: tests that kill processes or wait for a cluster leave cores idle.
+WORKERS ?= 3
 LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tensorboard, zarr, matplotlib.pyplot, pandas
 
 # What a new interpreter or another release breaks first: stores, decoders, towers, the text engine, a training, the commands.

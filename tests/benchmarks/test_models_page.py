@@ -25,7 +25,7 @@ def test_a_page_numbers_each_reason_once() -> None:
     """Two models refused alike share a number; what is possible says how."""
     verdicts = [judge(name) for name in ("ViT-B-16", "RN50", "RN101")]
     lines = page(verdicts).splitlines()
-    assert "| `RN50` | 224 x 224 | open_clip | no (1) | no (1) | shared-prefix | yes | 0 |" in lines
+    assert "| `RN50` | 224 x 224 | open_clip | no (1) | no (1) | shared-prefix | yes | CLIP's | 0 |" in lines
     assert sum(line.startswith("1. ") for line in lines) == 1
     assert not any(line.startswith("2. ") for line in lines)
     assert any(

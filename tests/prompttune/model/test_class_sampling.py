@@ -166,7 +166,7 @@ def learned(tables: dict[str, Any], store: str, seeds: list[int]) -> list[dict[s
 
 @pytest.mark.parametrize("sample", ["random", "hard"])
 def test_runs_together_equal_each_alone(tables: dict[str, Any], target: str, sample: str) -> None:
-    tables = tables | {"classes": {"sample": sample, "n_negatives": 2}}
+    tables = tables | {"classes": {"sample": sample, "n_negatives": 2}, "optim": tables["optim"] | {"epochs": 2}}
     together = learned(tables, target, SEEDS[:2])
     for seed, found in zip(SEEDS[:2], together, strict=True):
         (alone,) = learned(tables, target, [seed])
