@@ -15,6 +15,8 @@ def extract_command(
 ) -> str:
     """The `vidfeat extract` that gives a store these taps and views; everything else as the fingerprint has it.
 
+    SOURCE and FOLDER stand for what a store does not hold: where the videos and a model's own files lie on a machine.
+
     Args:
         out: the store; an existing one of the same fingerprint is extended. One of imported features cannot be, so the
             command writes a new one.
@@ -30,7 +32,7 @@ def extract_command(
     pretrained = model.pretrained if model is not None else known.get("pretrained", "PRETRAINED")
     flags = [f"--model {name} --pretrained {pretrained}"]
     if PurePath(pretrained).suffix in (".safetensors", ".pt", ".bin", ".pth"):
-        flags = [f"--model-config {name}.json --weights {pretrained}"]
+        flags = [f"--model-config FOLDER/{name}.json --weights FOLDER/{pretrained}"]
     flags += _sampling_flags(fields.get("sampling", {"n_frames": reader.n_frames}))
     if n_views > 1:
         flags.append(f"--views {n_views}")

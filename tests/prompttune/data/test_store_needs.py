@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from training import short_runs
 from visual_store import VisualRecipe, write_visual_store
 
+from prompttune.data.extract_command import extract_command
 from prompttune.data.protocols import open_sources
 from prompttune.errors import FeatureError
+from vidfeat.backbone import BackboneConfig
+from vidfeat.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,13 @@ def test_the_command_is_one_that_vidfeat_takes(poor: str) -> None:
     parsed = extract.make_context("extract", words[2:]).params
     assert parsed["taps"] == "pooled,tokens@1,tokens@0"
     assert (parsed["views"], parsed["frames"], parsed["dtype"]) == (2, 4, "float32")
+
+
+def test_a_model_of_files_is_asked_for_where_they_lie(poor: str) -> None:
+    """A store does not know the folder of a model's own files, and a bare file name would be looked for right here."""
+    files = SimpleNamespace(name="world-clip", pretrained="world-clip.safetensors")
+    command = extract_command(poor, open_store(poor), taps=["pooled"], model=cast(BackboneConfig, files))
+    assert "--model-config FOLDER/world-clip.json --weights FOLDER/world-clip.safetensors" in command
 
 
 @pytest.mark.parametrize(
