@@ -9,11 +9,12 @@ WORKERS ?= 3
 LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tensorboard, zarr, matplotlib.pyplot, pandas
 
 # What a new interpreter or another release breaks first: stores, decoders, towers, the text engine, a training, the commands.
-SAMPLE  := tests/vidfeat/store/test_store_layout.py tests/vidfeat/store/test_store_spec.py tests/vidfeat/store/test_store_reader.py \
+SAMPLE  := tests/vidfeat/store/test_store_layout.py tests/vidfeat/store/test_store_spec.py \
            tests/vidfeat/store/test_store_other_readers.py tests/vidfeat/video/test_decode_frames.py tests/vidfeat/video/test_decode_failures.py \
            tests/vidfeat/extraction/test_extract_store.py tests/vidfeat/backbone/test_vision_families.py tests/vidfeat/backbone/test_backbone_pack.py \
            tests/prompttune/text/test_text_engine_behaviour.py tests/prompttune/training/test_fit_folder.py \
-           tests/prompttune/training/test_train_loop.py tests/prompttune/cli
+           tests/prompttune/training/test_train_loop.py tests/prompttune/cli/test_before_training.py \
+           tests/prompttune/cli/test_prompttune_cli.py
 
 .PHONY: quickstart test test-newest test-oldest test-sample lint format env clean
 
