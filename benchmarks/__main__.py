@@ -9,7 +9,16 @@ from typing import Any
 
 import click
 
-SPEED_SUBJECTS = ("store", "extract", "text", "visual", "gpu", "start", "whole", "write")
+SPEED_SUBJECTS = {
+    "store": "Reading a store beside numpy.memmap and zarr-python.",
+    "extract": "The extraction pipeline beside the bare encoder and decoding alone.",
+    "text": "The text engine beside open_clip's own pass over every class; the whole run.",
+    "visual": "Training visual prompts from later blocks beside training from the first.",
+    "gpu": "All of it on a GPU beside open_clip's bf16; without one, counts of kernels.",
+    "start": "Commands' start-up beside that of another commit.",
+    "whole": "A whole training and a whole extraction beside another commit's.",
+    "write": "Committing tokens to a store beside another commit.",
+}
 COMPARISON = Path(__file__).parent / "evidence.toml"
 
 
@@ -161,26 +170,26 @@ def readme(check: bool) -> None:
     sys.exit(1 if check and stale else 0)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("subject", type=click.Choice(SPEED_SUBJECTS))
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def speed(subject: str, arguments: tuple[str, ...]) -> None:
+@main.group()
+def speed() -> None:
     """Measure one part against its plain counterpart, as ratios in one run, into benchmarks/results."""
-    sys.exit(import_module(f"benchmarks.speed.{subject}").main(list(arguments)))
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def damage(arguments: tuple[str, ...]) -> None:
-    """Damage clips of many codecs and containers, and count which are listed, handed on right, or wrong."""
-    sys.exit(import_module("benchmarks.damage").main(list(arguments)))
+def _handed_on(group: click.Group, name: str, module: str, about: str) -> None:
+    """A command whose module, imported when it is called, reads the words behind it, `--help` among them."""
+
+    @group.command(name, help=about, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def _(arguments: tuple[str, ...]) -> None:
+        sys.exit(import_module(module).main(list(arguments)))
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def world(arguments: tuple[str, ...]) -> None:
-    """Make the small world's videos, pre-train its CLIP, calibrate it (`python -m benchmarks world --help`)."""
-    import_module("benchmarks.world.__main__").main(list(arguments))
+for _name, _about in SPEED_SUBJECTS.items():
+    _handed_on(speed, _name, f"benchmarks.speed.{_name}", _about)
+_handed_on(main, "damage", "benchmarks.damage", "Which damaged clips are listed, handed on right, or handed on wrong.")
+_handed_on(
+    main, "world", "benchmarks.world.__main__", "Make the small world's videos, pre-train its CLIP, calibrate it."
+)
 
 
 if __name__ == "__main__":

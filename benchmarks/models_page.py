@@ -6,7 +6,7 @@ whether it is out of date for the open_clip that it names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidfeat.clip import door
@@ -15,31 +15,15 @@ from vidfeat.clip.verdicts import Can, Verdict, judge_all
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 
 
+FIELDS = ("pooled", "tokens", "visual_prompts", "text_prompts", "zero_shot")
+
+
 def page(verdicts: Sequence[Verdict]) -> str:
     """The whole page."""
     packages = door.versions()
-    reasons = list(dict.fromkeys(can.reason for verdict in verdicts for can in _of(verdict) if not can.yes))
+    answers = [getattr(verdict, name) for verdict in verdicts for name in FIELDS]
+    reasons = list(dict.fromkeys(can.reason for can in answers if not can.yes))
     number = {reason: place for place, reason in enumerate(reasons, start=1)}
-
-    def cell(can: Can, how: str) -> str:
-        return how if can.yes else f"no ({number[can.reason]})"
-
-    rows = []
-    for verdict in verdicts:
-        tokens = verdict.tokens.how.partition(",")[0].replace("tokens", "").replace(" to ", " – ")
-        by = "open_clip" if "open_clip" in verdict.pooled.how else "here"
-        cells = (
-            f"`{verdict.name}`",
-            " x ".join(map(str, verdict.image_size)),
-            cell(verdict.pooled, by),
-            cell(verdict.tokens, tokens),
-            cell(verdict.visual_prompts, "yes"),
-            cell(verdict.text_prompts, verdict.text_prompts.how),
-            cell(verdict.zero_shot, "yes"),
-            "hub" if "hub" in verdict.tokenizer else "CLIP's",
-            str(len(verdict.weights)),
-        )
-        rows.append(f"| {' | '.join(cells)} |")
     count = {name: sum(getattr(verdict, name).yes for verdict in verdicts) for name in FIELDS}
     return "\n".join(
         [
@@ -63,7 +47,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
             "",
             "| model | picture | pooled | tokens | visual prompts | text prompts | zero-shot | tokenizer | weights |",
             "| :-- | --: | :-- | :-- | :-- | :-- | :-- | :-- | --: |",
-            *rows,
+            *(_row(verdict, number) for verdict in verdicts),
             "",
             "Why not:",
             "",
@@ -73,11 +57,26 @@ def page(verdicts: Sequence[Verdict]) -> str:
     )
 
 
-FIELDS = ("pooled", "tokens", "visual_prompts", "text_prompts", "zero_shot")
+def _row(verdict: Verdict, number: Mapping[str, int]) -> str:
+    """The line of one model; a "no" names its reason by number."""
 
+    def cell(can: Can, how: str) -> str:
+        return how if can.yes else f"no ({number[can.reason]})"
 
-def _of(verdict: Verdict) -> list[Can]:
-    return [getattr(verdict, name) for name in FIELDS]
+    tokens = verdict.tokens.how.partition(",")[0].replace("tokens", "").replace(" to ", " – ")
+    by = "open_clip" if "open_clip" in verdict.pooled.how else "here"
+    cells = (
+        f"`{verdict.name}`",
+        " x ".join(map(str, verdict.image_size)),
+        cell(verdict.pooled, by),
+        cell(verdict.tokens, tokens),
+        cell(verdict.visual_prompts, "yes"),
+        cell(verdict.text_prompts, verdict.text_prompts.how),
+        cell(verdict.zero_shot, "yes"),
+        "hub" if "hub" in verdict.tokenizer else "CLIP's",
+        str(len(verdict.weights)),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks speed start --against 11a389d    commands whose time is their start
     python -m benchmarks speed whole --against 11a389d    a base-to-new run of HMDB-51's size, an extraction
-    python -m benchmarks speed write --against 11a389d    MB/s of committing tokens
+    python -m benchmarks speed write --against 11a389d    committing tokens
 
 Stores and clips are made once, by this tree, prompts by the other; the other revision is `git archive`d into a
 temporary folder. Every round runs each command in either tree, which of them first alternating; a ratio is new

@@ -77,8 +77,7 @@ class RandomPack:
     def __init__(self, name: str) -> None:
         import torch
 
-        from vidfeat.backbone import BackboneConfig, VisionConfig
-        from vidfeat.backbone.config import TextConfig
+        from vidfeat.backbone import BackboneConfig, TextConfig, VisionConfig
         from vidfeat.backbone.vision import VisionTower
         from vidfeat.clip.openclip import OPENAI_MEAN, OPENAI_STD
 

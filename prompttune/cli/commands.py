@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prompttune import __version__
-from prompttune.cli.forms import forms, print_rows
 from prompttune.cli.prompts import prompts as prompts_group
 from prompttune.cli.splits import splits as splits_group
+from vidfeat.forms import forms, print_rows
 from vidfeat.startup import quick_exit, quick_imports
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from prompttune.cli.forms import forms, print_rows
+from vidfeat.forms import forms, print_rows
 
 
 @click.group()

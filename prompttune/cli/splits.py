@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prompttune.cli.forms import forms, print_rows
+from vidfeat.forms import forms, print_rows
 
 if TYPE_CHECKING:
     from prompttune.splits.file import SplitFile

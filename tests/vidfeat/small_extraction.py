@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vidfeat.extraction.extract import ExtractSummary, extract_or_resume
 from vidfeat.extraction.options import ExtractOptions, Machine, ModelChoice
+from vidfeat.store import open_store
 from vidfeat.video.sampling import SamplingPolicy
 
 TINY_CLIP: dict[str, Any] = {
@@ -89,4 +91,17 @@ def digests(store: Path) -> dict[str, str]:
         path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.rglob("*"))
         if path.is_file() and path.name != ".lock"
+    }
+
+
+def extract(options: ExtractOptions) -> ExtractSummary:
+    """The extraction, without a word."""
+    return extract_or_resume(options, quiet=True)
+
+
+def rows_by_id(store: Path, tap: str = "pooled", view: int = 0) -> dict[str, np.ndarray]:
+    """The stored rows of every sound video, by its id."""
+    reader = open_store(store, check="always")
+    return {
+        reader.ids[index]: reader.rows(tap, [index], view=view).values for index in np.flatnonzero(reader.ok).tolist()
     }

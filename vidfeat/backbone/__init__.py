@@ -1,12 +1,13 @@
 """The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
 
 from .blocks import ResidualBlock, quick_gelu
-from .config import BackboneConfig, ForeignText, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
+from .config import BackboneConfig
 from .foreign_text import ForeignTextTower
 from .hub_tokenizer import HubTokenizer
 from .pack import AnyTokenizer, BackbonePack
 from .text import FrozenText, PromptableText, TextTower
 from .tokenizer import Tokenizer, clean_text
+from .tower_config import ForeignText, ForeignVision, TextConfig, TokenizerSettings, VisionConfig
 from .vision import VisionTaps, VisionTower
 from .weights import weights_sha256
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Activation, NormOrder
 from .layers import LayerNorm, Linear
 from .rotary import RotaryTable, rotate
+from .tower_config import Activation, NormOrder
 
 
 @dataclass(frozen=True)

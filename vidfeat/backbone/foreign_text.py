@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vidfeat.errors import UnsupportedModelError, explain
 
-from .config import ForeignText
+from .tower_config import ForeignText
 
 # Blocks that write texts are no part of the feature: one of each is built, which is the least that transformers builds.
 _DECODER_BLOCKS = ("decoder_layers", "num_decoder_layers")

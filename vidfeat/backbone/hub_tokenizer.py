@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vidfeat.errors import PackError, explain
 
-from .config import TokenizerSettings
 from .tokenizer import repair_text, token_rows
+from .tower_config import TokenizerSettings
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 

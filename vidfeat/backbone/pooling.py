@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Mlp
-from .config import Activation, AttentionPool
 from .layers import LayerNorm, Linear
+from .tower_config import Activation, AttentionPool
 
 
 class AttentionPoolHead(nn.Module):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import Rotary
+from .tower_config import Rotary
 
 
 class RotaryTable(NamedTuple):

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .config import BackboneConfig, ForeignText, VisionConfig
+from .config import BackboneConfig
 from .foreign_text import ForeignTextTower
 from .text import TextTower
+from .tower_config import ForeignText, VisionConfig
 from .vision import VisionTower
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BlockOptions, ResidualBlock, Transformer
-from .config import TextConfig
 from .layers import Embedding, LayerNorm, Linear
+from .tower_config import TextConfig
 
 
 class FrozenText(Protocol):

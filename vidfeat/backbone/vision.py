@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BlockOptions, Transformer
-from .config import VisionConfig
 from .layers import Conv2d, LayerNorm
 from .pooling import AttentionPoolHead
 from .rotary import RotaryTable, rotary_table
+from .tower_config import VisionConfig
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import click
 
 from vidfeat.cli.anchors import anchors
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
-from vidfeat.cli.forms import forms, print_rows
 from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.forms import forms, print_rows
 from vidfeat.startup import quick_exit, quick_imports
 
 if TYPE_CHECKING:

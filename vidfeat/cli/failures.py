@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from vidfeat.cli.forms import print_rows
 from vidfeat.cli.tables import print_parts, table_of
+from vidfeat.forms import print_rows
 
 if TYPE_CHECKING:
     from vidfeat.store import StoreReader, VideoRow

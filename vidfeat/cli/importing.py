@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
-from vidfeat.cli.forms import forms
+from vidfeat.forms import forms
 
 FAILED_VIDEOS = 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from vidfeat.cli.forms import print_rows
 from vidfeat.extraction.progress import as_bytes, as_time, plain_console, tell
+from vidfeat.forms import print_rows
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -95,9 +95,8 @@ def _from_hub(name: str, *, model: str) -> TokenizerFiles:
 
 def _conversion(name: str, error: Exception) -> str:
     """The advice where the hub has another form of the tokenizer alone (mT5's sentencepiece model)."""
-    return (
-        f"; it is not on the hub in this form: {_convert(name)}" if type(error).__name__ == "EntryNotFoundError" else ""
-    )
+    on_hub_otherwise = type(error).__name__ in ("EntryNotFoundError", "RemoteEntryNotFoundError")
+    return f"; it is not on the hub in this form: {_convert(name)}" if on_hub_otherwise else ""
 
 
 def _convert(name: str) -> str:

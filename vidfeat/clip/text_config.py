@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidfeat.backbone import ForeignText, TextConfig
-from vidfeat.backbone.config import Activation, TextPooling
 from vidfeat.backbone.foreign_text import text_versions
+from vidfeat.backbone.tower_config import Activation, TextPooling
 from vidfeat.clip.settings import CUSTOM_BLOCK, LAYER_SCALE, Refusal, is_not, is_set, reasons
 
 _REFUSALS = (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from vidfeat.backbone import VisionConfig
-from vidfeat.backbone.config import Activation, AttentionPool, Rotary
+from vidfeat.backbone.tower_config import Activation, AttentionPool, Rotary
 
 
 class NotRerun(Exception):

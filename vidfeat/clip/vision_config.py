@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidfeat.backbone import ForeignVision, VisionConfig
-from vidfeat.backbone.config import AttentionPool
+from vidfeat.backbone.tower_config import AttentionPool
 from vidfeat.clip import door
 from vidfeat.clip.settings import BLOCK_REFUSALS, Refusal, is_not, reasons, unknown
 from vidfeat.clip.timm_vit import NotRerun, timm_vision

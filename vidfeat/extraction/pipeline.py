@@ -24,7 +24,7 @@ import numpy as np
 from vidfeat.extraction.channel import Channel, Stopped
 from vidfeat.extraction.meter import Meter
 from vidfeat.extraction.worker import PixelRows, PoolEvent, VideoDone, VideoFailed, VideoTask
-from vidfeat.store.spec import TapSpec, feature_problem
+from vidfeat.store import TapSpec, feature_problem
 
 # Batches inside the encoder: while one is computed, the next one's pixels are on their way to the device.
 N_IN_FLIGHT = 2

@@ -10,13 +10,11 @@ from vidfeat.store.spec import (
     StoreSpec,
     TapSpec,
     VideoRow,
-    feature_problem,
     require_same_fingerprint,
-    rows_without_direction,
-    storage_problem,
 )
 from vidfeat.store.tap import POOLED, Tap, tap_flags, token_layers
 from vidfeat.store.unit_plan import Unit
+from vidfeat.store.values import feature_problem, rows_without_direction, storage_problem
 from vidfeat.store.verify import Problem, VerifyReport, verify
 from vidfeat.store.writer import CommitRecord, StoreWriter
 

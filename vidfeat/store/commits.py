@@ -15,8 +15,9 @@ from vidfeat.store.files import Content
 from vidfeat.store.quantize import Quantized, cosine_and_error, quantize
 from vidfeat.store.records import seal, unseal
 from vidfeat.store.shards import crc32c, scales_layout, tap_layout
-from vidfeat.store.spec import FORMAT_VERSION, StoreSpec, VideoRow, same_key, storage_problem
+from vidfeat.store.spec import FORMAT_VERSION, StoreSpec, VideoRow, same_key
 from vidfeat.store.unit_plan import PlannedTap, PlannedVideo, Unit
+from vidfeat.store.values import storage_problem
 
 
 @dataclass(frozen=True)

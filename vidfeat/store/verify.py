@@ -215,11 +215,16 @@ def _derived(
 ) -> dict[str, FileRecord]:
     """Size and sha256 of every derived file; as stores had them before their index named its axes, if this one does."""
     sound = [record for record, _ in records.values()]
-    for axis_names in (True, False):
-        files = {path: FileRecord.of(one) for path, one in derived_files(plan, sound, axis_names=axis_names).items()}
-        if manifest is not None and manifest.files.get("zarr.json") == files["zarr.json"]:
-            return files
-    return {path: FileRecord.of(one) for path, one in derived_files(plan, sound).items()}
+
+    def files(axis_names: bool) -> dict[str, FileRecord]:
+        made = derived_files(plan, sound, axis_names=axis_names)
+        return {path: FileRecord.of(content) for path, content in made.items()}
+
+    today, listed = files(True), {} if manifest is None else manifest.files
+    if "zarr.json" not in listed or listed["zarr.json"] == today["zarr.json"]:
+        return today
+    before = files(False)
+    return before if listed["zarr.json"] == before["zarr.json"] else today
 
 
 def _check_files(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidfeat.backbone import ResidualBlock
-from vidfeat.backbone.config import Activation
+from vidfeat.backbone.tower_config import Activation
 
 MAX_ROWS_IN_PARTS = 320  # rows of all runs together; beyond, MKL's own sharing is as fast (docs/log.md)
 MIN_FLOP_IN_PARTS = 4_000_000  # of the smallest product, 50 microseconds on one core

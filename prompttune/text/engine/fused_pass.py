@@ -30,7 +30,7 @@ from prompttune.text.engine.frozen_block import (
 )
 from prompttune.text.engine.fused_tiles import FusedTiles
 from vidfeat.backbone import ResidualBlock
-from vidfeat.backbone.config import Activation
+from vidfeat.backbone.tower_config import Activation
 
 UNITS_OF_BIAS = 8  # hidden units that are added, of which one is used: products want widths that 8 divides
 

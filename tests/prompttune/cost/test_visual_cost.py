@@ -14,7 +14,7 @@ from prompttune.config.sections import VisualConfig
 from prompttune.cost.visual import VisualStep, visual_step_cost
 from prompttune.parts.visual_prompts import Recompute, VisualContext, prompted_forward
 from vidfeat.backbone import VisionConfig, VisionTower
-from vidfeat.backbone.config import AttentionPool, Rotary
+from vidfeat.backbone.tower_config import AttentionPool, Rotary
 
 CONFIG = VisionConfig(image_size=56, patch_size=8, width=64, layers=5, heads=2, activation="quick_gelu")
 EMBED_DIM = 32

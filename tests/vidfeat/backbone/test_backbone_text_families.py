@@ -7,7 +7,7 @@ import torch
 from text_families import FAMILIES, VOCAB, Family, family
 from torch import Tensor
 
-from vidfeat.backbone.config import BackboneConfig, TextConfig, VisionConfig
+from vidfeat.backbone import BackboneConfig, TextConfig, VisionConfig
 
 
 def encode_text(model: torch.nn.Module, ids: Tensor) -> Tensor:

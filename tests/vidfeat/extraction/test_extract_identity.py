@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_extraction import digests, small_options, write_mp4, write_tiny_clip, write_videos
+from small_extraction import digests, small_options, write_mp4, write_videos
 
 from vidfeat.extraction import recipe, unit_runner
 from vidfeat.extraction.extract import ExtractSummary, extract_or_resume
@@ -18,11 +18,6 @@ from vidfeat.extraction.options import ModelChoice, OptionsError
 from vidfeat.store import StoreWriter, open_store, verify
 
 Extract = Callable[..., ExtractSummary]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> ModelChoice:
-    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture

@@ -8,23 +8,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from small_extraction import N_FRAMES, small_options, write_tiny_clip, write_videos
+from small_extraction import N_FRAMES, small_options, write_videos
 
 from vidfeat.cli import main
 from vidfeat.errors import FingerprintMismatchError, PlanError
 from vidfeat.extraction import plan as prediction_module
 from vidfeat.extraction.extract import extract_or_resume
-from vidfeat.extraction.options import ModelChoice
 from vidfeat.extraction.plan import predict
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
 
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> ModelChoice:
-    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
