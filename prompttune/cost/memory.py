@@ -33,9 +33,10 @@ def largest_product_flop(
     batch_size = model.config.optim.batch_size
     n_classes = len(classes)
     taken = classes_per_step(model.config.classes, n_classes=n_classes, batch_size=batch_size)
-    rows = model.text_rows(classes) * taken // n_classes if classes else 0  # zero-shot has no training classes
-    text = model.pack.config.open_text if rows else None
-    in_tower = 0 if text is None else 2 * rows * text.width * text.mlp_width
+    sent, in_tower = model.text_pass(classes), 0
+    if sent is not None:
+        text = model.pack.config.open_text
+        in_tower = 2 * (sent.n_rows * taken // n_classes) * text.width * text.mlp_width
     in_head = 2 * batch_size * numbers_per_video * model.pack.config.embed_dim
     in_vision = 0
     if model.config.visual is not None:

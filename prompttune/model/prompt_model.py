@@ -11,7 +11,6 @@ modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -78,9 +77,7 @@ class PromptModel(nn.Module):
         if config.context.kind != "none":
             pack.config.open_text  # noqa: B018 - says why not
         tower = cast(PromptableText, pack.frozen_text().to(self.device))
-        self._text = _Text(
-            tower, TextEngine(tower, class_chunk=config.class_chunk or None, checkpoint=config.recompute)
-        )
+        self.text_engine = TextEngine(tower, class_chunk=config.class_chunk or None, checkpoint=config.recompute)
         self._trained_classes = tuple(classes)
         self._vocabularies: dict[tuple[str, ...], Vocabulary] = {}
         self.logit_scale = config.head.logit_scale or pack.config.logit_scale
@@ -160,7 +157,7 @@ class PromptModel(nn.Module):
             written = [template.format(text) for text in texts]
             # Once per run, so in full precision whatever the training runs in.
             with without_autocast(self.device.type):
-                features = self._text.engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
+                features = self.text_engine.encode_frozen(written, self.pack.tokenizer()).to(self.device).float()
             total = total + (features if self.config.templates.average == "raw" else F.normalize(features, dim=-1))
         return F.normalize(total, dim=-1)
 
@@ -193,10 +190,9 @@ class PromptModel(nn.Module):
         if vocabulary.prompts is None or self.context is None:
             return vocabulary.frozen_of(classes, n_runs=self.n_runs)
         context = self._text_context(vocabulary, videos)
-        engine = self._text.engine
         if classes is None:
-            return unit(engine.encode(vocabulary.prompts, context).float())
-        return unit(encode_sampled(engine, vocabulary.prompts, context, classes).float())
+            return unit(self.text_engine.encode(vocabulary.prompts, context).float())
+        return unit(encode_sampled(self.text_engine, vocabulary.prompts, context, classes).float())
 
     def _text_context(self, vocabulary: Vocabulary, videos: Tensor | None) -> TextContext:
         assert self.context is not None
@@ -213,21 +209,11 @@ class PromptModel(nn.Module):
         if not names or self.context is None:
             return None
         vocabulary = self.vocabulary(names)
-        if vocabulary.prompts is None:
-            return None
+        assert vocabulary.prompts is not None
         videos = torch.zeros(self.n_runs, 1, self.pack.config.embed_dim, device=self.device)
         context = self._text_context(vocabulary, videos)
         n_images = self.config.optim.batch_size if self.depends_on_video else 1
-        return TextPass(self._text.engine, vocabulary.prompts, context, n_images)
-
-    def text_plans(self) -> tuple[object, ...]:
-        """What the text engine keeps between passes; to be held by who needs it longer than the engine does."""
-        return self._text.engine.kept()
-
-    def text_rows(self, names: Sequence[str]) -> int:
-        """Rows that one run sends through the text tower in one training step; 0 where no context is learned."""
-        sent = self.text_pass(names)
-        return 0 if sent is None else sent.n_images * sent.engine.tokens_per_step(sent.prompts, sent.context)
+        return TextPass(self.text_engine, vocabulary.prompts, context, n_images)
 
     @property
     def depends_on_video(self) -> bool:
@@ -296,13 +282,6 @@ class PromptModel(nn.Module):
             parts.append(self.predicted_logits(few, class_features, vocabulary.names))
         return torch.cat(parts, dim=1)
 
-    def step(
-        self, batch: Batch, vocabulary: Vocabulary, *, anchors: AnchorBatch | None = None, mix: Mix | None = None
-    ) -> StepTensors:
-        """Everything the loss terms may look at, of one batch."""
-        (step,) = self.steps(batch, vocabulary, anchors=anchors, mix=mix)
-        return step
-
     def steps(
         self,
         batch: Batch,
@@ -313,8 +292,9 @@ class PromptModel(nn.Module):
         classes: Tensor | None = None,
         with_frozen: bool = True,
     ) -> tuple[StepTensors, ...]:
-        """One `step` of all runs; or one per run, among its own `classes`: ascending places of classes, int64 [R K].
-        Frozen video features and logits are in it if a term asks for them (`with_frozen`)."""
+        """Everything the loss terms may look at, of one batch: in one for all runs; or one per run, among its own
+        `classes`: ascending places of classes, int64 [R K]. Frozen video features and logits are in it if a term asks
+        for them (`with_frozen`)."""
         shown, frozen_frames = self.frame_features(batch.features, batch.tokens), batch.features
         if mix is not None:
             frozen_frames = mix.features(frozen_frames)
@@ -414,11 +394,3 @@ class PromptModel(nn.Module):
             raise PromptFileError(explain("learned tensors that do not fit this model", got="; ".join(problems)))
         for name, value in targets.items():
             value.copy_(tensors[name])
-
-
-@dataclass(frozen=True)
-class _Text:
-    """The frozen text tower and its engine, kept out of the model's modules: neither is trained or saved with it."""
-
-    tower: PromptableText
-    engine: TextEngine

@@ -61,6 +61,11 @@ class TextPass:
         return TextPass(self.engine, self.prompts.subset(list(range(n_classes))), context, self.n_images)
 
     @property
+    def n_rows(self) -> int:
+        """Rows that one run's step sends through the tower."""
+        return self.n_images * self.engine.tokens_per_step(self.prompts, self.context)
+
+    @property
     def flops(self) -> int:
         """Operations of one run's step, forward and backward."""
         return self.n_images * self.engine.flops(self.prompts, self.context).total

@@ -120,7 +120,7 @@ class GraphedStep:
         if buffers.replay is None and buffers.n_eager >= EAGER_STEPS and self.reason is None:
             try:
                 buffers.replay = self.record(work)
-                buffers.held = self.step.model.text_plans()
+                buffers.held = self.step.model.text_engine.kept()
             except RuntimeError as error:
                 self.reason = f"recording failed: {str(error).strip().splitlines()[0]}"
         if buffers.replay is not None and self.reason is None:

@@ -131,12 +131,17 @@ class Flops:
         return self.forward + self.backward
 
 
+def n_live_rows(block: int, layout: Layout) -> int:
+    """Rows of a block that carry gradients: all of them but for block 0's words, which no prompt reaches."""
+    return layout.n_ctx_rows if block == 0 else layout.n_rows
+
+
 def count_kept(steps: Sequence[BlockStep], *, width: int, mlp_width: int, n_heads: int) -> int:
     """How many numbers one run of a chunk keeps for the backward pass."""
     kept = 0
     for block, step in enumerate(steps):
         layout, tiling = step.layout, step.tiling
-        n_live = layout.n_ctx_rows if block == 0 else layout.n_rows
+        n_live = n_live_rows(block, layout)
         n_queries = layout.n_rows - tiling.first_query
         n_tiles, n_places, n_columns = tiling.visible.shape
         rows = n_live * (width + 2) + n_queries * (width + 2 + mlp_width)
@@ -144,12 +149,20 @@ def count_kept(steps: Sequence[BlockStep], *, width: int, mlp_width: int, n_head
     return kept
 
 
+def count_buffers(steps: Sequence[BlockStep], *, width: int) -> int:
+    """How many numbers of one run the buffers hold that a device keeps for a chunk, see `fused_pass.Space`."""
+    n_live = max(n_live_rows(block, step.layout) for block, step in enumerate(steps))
+    n_borrowed = max(step.layout.n_trunk - step.layout.n_own_trunk for step in steps)
+    n_attended = max(step.tiling.query_rows.size for step in steps)
+    return (3 * n_live + 2 * n_borrowed + n_attended) * width
+
+
 def count_flops(plan: Plan, *, width: int, mlp_width: int, embed_dim: int) -> Flops:
     """The operations that a plan's computation needs for one run."""
     forward = backward = 0
     for block, step in plan.steps():
         layout, tiling = step.layout, step.tiling
-        n_live = layout.n_ctx_rows if block == 0 else layout.n_rows  # block 0 knows its words beforehand
+        n_live = n_live_rows(block, layout)
         n_live_queries = max(n_live - tiling.first_query, 0)
         n_queries = layout.n_rows - tiling.first_query
         projections = 2 * width * width * (2 * n_live + n_live_queries)

@@ -13,7 +13,7 @@ from torch import Tensor
 from prompttune.text.engine.block_pass import BlockInput, BlockPass, FixedRows
 from prompttune.text.engine.constants import constant_rows
 from prompttune.text.engine.context import TextContext
-from prompttune.text.engine.encoding_plan import BlockStep
+from prompttune.text.engine.encoding_plan import BlockStep, n_live_rows
 from prompttune.text.engine.frozen_block import FrozenBlock, choose_parts, in_dtype
 from prompttune.text.engine.fused_pass import FusedBlock, FusedInput, FusedPass, Space
 from prompttune.text.engine.fused_tiles import FusedTiles, Places
@@ -104,7 +104,7 @@ class PreparedChunk(ABC):
 
     def _new_tiles(self, index: int, heads: Heads) -> HeadTiles:
         layout, tiling = self.steps[index].layout, self.steps[index].tiling
-        n_live = layout.n_ctx_rows if index == 0 else layout.n_rows
+        n_live = n_live_rows(index, layout)
         return HeadTiles.of(layout, tiling, heads=heads, n_live=n_live, like=self.tower.positional_embedding)
 
 

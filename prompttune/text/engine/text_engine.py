@@ -16,10 +16,18 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from prompttune.base.devices import autocast_dtype, without_autocast
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
-from prompttune.text.engine.encoding_plan import Flops, Plan, build_plan, count_flops, count_kept, schedule_of
+from prompttune.text.engine.encoding_plan import (
+    Flops,
+    Plan,
+    build_plan,
+    count_buffers,
+    count_flops,
+    count_kept,
+    schedule_of,
+)
 from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
-from prompttune.text.engine.fused_pass import FusedBlock
+from prompttune.text.engine.fused_pass import UNITS_OF_BIAS, FusedBlock
 from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
 from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
 
@@ -162,7 +170,8 @@ class TextEngine:
         return count_flops(plan, width=config.width, mlp_width=config.mlp_width, embed_dim=self.tower.embed_dim)
 
     def kept_bytes(self, prompts: ClassPrompts, context: TextContext) -> int:
-        """Bytes that `encode` keeps for the backward pass (with checkpoints: at most at a time), for planning memory.
+        """Bytes that `encode` keeps for the backward pass (with checkpoints: at most at a time), for planning memory;
+        on a device with the buffers that it keeps besides, of every chunk (`Space`).
 
         Under autocast it is less.
         """
@@ -172,9 +181,12 @@ class TextEngine:
             kept = kept * self._full_length_chunk(prompts, runs) // prompts.n_classes if self.checkpoint else kept
             return kept * runs.n_runs * self.tower.dtype.itemsize
         plan = self._plan(prompts, runs)
-        sizes = {"width": config.width, "mlp_width": config.mlp_width, "n_heads": config.heads}
+        mlp_width = config.mlp_width + (UNITS_OF_BIAS if self._is_fused else 0)
+        sizes = {"width": config.width, "mlp_width": mlp_width, "n_heads": config.heads}
         chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
         kept = max(chunks) if self.checkpoint else sum(chunks)
+        if self._is_fused:
+            kept += sum(count_buffers(steps, width=config.width) for steps in plan.chunks)
         return kept * runs.n_runs * self.tower.dtype.itemsize
 
     def tokens_per_step(self, prompts: ClassPrompts, context: TextContext) -> int:
@@ -239,7 +251,7 @@ class TextEngine:
         if key not in self._prepared:
             plan = self._plan(prompts, context)
             blocks: Any = self._frozen_blocks(dtype)
-            kind: Any = FusedChunk if isinstance(blocks[0], FusedBlock) else TiledChunk
+            kind: Any = FusedChunk if self._is_fused else TiledChunk
             chunks = tuple(
                 kind(
                     self.tower,
@@ -258,13 +270,18 @@ class TextEngine:
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
+    @property
+    def _is_fused(self) -> bool:
+        """Whether blocks run in the form for devices (`fused_pass.py`) or in that for CPUs (`block_pass.py`)."""
+        return launches_cost(self.tower.positional_embedding)
+
     def _linear_dtype(self) -> torch.dtype:
         return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
     def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock] | list[FusedBlock]:
         if dtype not in self._blocks:
             config = self.tower.config
-            kind: Any = FusedBlock if launches_cost(self.tower.positional_embedding) else FrozenBlock
+            kind: Any = FusedBlock if self._is_fused else FrozenBlock
             options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
             self._blocks[dtype] = [kind.of(block, **options) for block in self.tower.blocks]
         return self._blocks[dtype]

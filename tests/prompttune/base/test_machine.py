@@ -68,7 +68,7 @@ def test_a_method_that_trains_nothing_goes_through_too(target: str, tmp_path) ->
 def test_the_largest_product_is_the_towers_mlp_on_all_rows(target: str) -> None:
     group, _ = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1, 2, 3]))
     classes, text = group.splits[0].classes, group.model.pack.config.text
-    rows = group.model.text_rows(classes)
+    rows = group.model.text_pass(classes).n_rows
     found = largest_product_flop(group.model, classes, numbers_per_video=1)
     assert found == 3 * 2 * rows * text.width * text.mlp_width
     # A head on many frames outgrows a small tower.

@@ -42,7 +42,7 @@ def test_estimate_is_near_what_autograd_keeps(target: str, tables: dict[str, Any
     weights = {p.untyped_storage().data_ptr() for p in group.model.pack.text_tower().parameters()}
     picks = torch.zeros(2, group.config.optim.batch_size, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        step = group.model.step(trainer.inputs.videos.batch(picks), trainer.inputs.vocabulary)
+        (step,) = group.model.steps(trainer.inputs.videos.batch(picks), trainer.inputs.vocabulary)
         losses = compute_losses(step, trainer.inputs.terms)
     assert losses.total.requires_grad
     measured = sum(n_bytes for pointer, n_bytes in kept.items() if pointer not in weights) / 2

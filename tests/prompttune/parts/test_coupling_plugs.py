@@ -120,7 +120,7 @@ def test_the_feature_anchor_acts_through_visual_prompts(host: str, place: Place)
     group, trainer = trainer_of(short_runs(tables, store=place.target, seeds=[1]))
     anchors_only = trainer.inputs.anchors
     assert anchors_only is not None
-    step = group.model.step(
+    (step,) = group.model.steps(
         trainer.inputs.videos.batch(torch.zeros(1, 2, dtype=torch.int64)),
         trainer.inputs.vocabulary,
         anchors=anchors_only.draw(),
@@ -235,7 +235,7 @@ def test_several_anchor_losses_act_together(stores: Path, target: str) -> None:
         given = trainer.inputs
         assert given.anchors is not None
         batch = given.videos.batch(torch.arange(4).unsqueeze(0))
-        found = compute_losses(group.model.step(batch, given.vocabulary, anchors=given.anchors.draw()), given.terms)
+        found = compute_losses(*group.model.steps(batch, given.vocabulary, anchors=given.anchors.draw()), given.terms)
         found.total.sum().backward()
         return dict(found.terms), group.model.context.ctx.values.grad[0]
 

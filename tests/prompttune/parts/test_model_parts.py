@@ -113,7 +113,7 @@ def test_frozen_text_is_the_mean_over_templates_of_unit_features(target: str) ->
 def test_step_holds_what_the_terms_may_look_at(target: str) -> None:
     group, trainer = trainer_of(short_runs({"method": "coop"}, store=target, seeds=[1, 2]))
     batch: Batch = trainer.inputs.videos.batch(torch.tensor([[0, 1, 2], [3, 4, 5]]))
-    step = group.model.step(batch, trainer.inputs.vocabulary)
+    (step,) = group.model.steps(batch, trainer.inputs.vocabulary)
     unit = F.normalize(batch.features, dim=-1)
     torch.testing.assert_close(step.video_features, unit)
     zero_shot = group.model.logit_scale * unit @ trainer.inputs.vocabulary.frozen.T

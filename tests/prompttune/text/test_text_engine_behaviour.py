@@ -94,6 +94,21 @@ def test_kept_bytes_are_known_beforehand(tower: TextTower, name: str) -> None:
     assert saved_bytes(engine, prompts, context) == pytest.approx(engine.kept_bytes(prompts, context), rel=0.03)
 
 
+@pytest.mark.parametrize("name", ["shared-end", "class-end", "deep-9", "class-tokens-at-8"])
+def test_a_device_keeps_buffers_besides(tower: TextTower, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prompttune.text.engine.text_engine.launches_cost", lambda like: True)
+    engine, prompts, context = TextEngine(tower, class_chunk=4), BY_NAME[name].prompts(), context_of(name, n_runs=2)
+    saved = saved_bytes(engine, prompts, context)
+    (prepared,) = engine._prepared.values()
+    spaces = [chunk._given[0, 2].space for chunk in prepared.chunks]  # type: ignore[attr-defined]
+    buffers = sum(own.vectors[own.first_borrowed :].nbytes + own.attended[1:].nbytes for own in spaces)
+    assert len(spaces) == 2
+    assert saved + buffers == pytest.approx(engine.kept_bytes(prompts, context), rel=0.03)
+    # Recomputing a chunk spares what it saves, not its buffers.
+    again = TextEngine(tower, class_chunk=4, checkpoint=True).kept_bytes(prompts, context)
+    assert buffers + saved / 2 < 1.03 * again < buffers + saved
+
+
 @pytest.mark.long
 def test_a_thousand_classes_train_in_three_gigabytes() -> None:
     """A whole process, ViT-B/16's text tower, 16 context vectors, one step: peak resident memory."""

@@ -114,7 +114,7 @@ def test_step_equals_the_plain_computation(method: str, clip: Any, pack: Backbon
         taps = pack.vision_tower().taps(pixels.flatten(0, 2), [0])
     lead = (N_RUNS, N_VIDEOS, N_FRAMES)
     batch = Batch(taps.pooled.unflatten(0, lead), labels, taps.tokens[0].unflatten(0, lead))
-    step = model.step(batch, model.vocabulary(CLASSES))
+    (step,) = model.steps(batch, model.vocabulary(CLASSES))
     found = compute_losses(step, loss_terms([Run(1, config), Run(2, config)]))
 
     expected = [plain_losses(model, clip, pixels[run], labels[run], hard, run) for run in range(N_RUNS)]
