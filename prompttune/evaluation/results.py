@@ -232,7 +232,7 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 def _setting(result: Result, run: RunResult) -> str:
-    """A short hash of all that decided a run but its seed, test videos included: equal for runs that may be averaged."""
+    """A short hash of all that decided a run but its seed, test videos included: runs of one may be averaged."""
     config = {key: value for key, value in result.config.items() if key not in NO_SETTING}
     for key, value in run.overrides.items():
         config = merge(config, nested(key, value))
