@@ -142,14 +142,28 @@ def test_absent_it_is_named_with_its_place_and_the_advice_works(hub: Path, tmp_p
             load_open_clip(model="ViT-B-16-SigLIP2", pretrained="webli", tokenizer=given)
 
 
+def test_one_that_the_hub_has_in_another_form_is_to_be_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    # huggingface_hub 1 raises this for a file that is not in a repository, older ones its base.
+    absent = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
+
+    def not_there(repository: str, name: str) -> Path:
+        raise absent.__new__(absent)
+
+    monkeypatch.setattr("vidfeat.clip.hub_tokenizer.hub_file", not_there)
+    with pytest.raises(UnsupportedModelError, match=r"AutoTokenizer\.from_pretrained\(\"google/mt5-base\"\)"):
+        hub_tokenizer({"hf_tokenizer_name": "google/mt5-base"}, model="x", context_length=64, vocab_size=9)
+
+
 def test_files_that_do_not_say_enough_are_refused(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path / "whole", "siglip")
     (tmp_path / "half").mkdir()
     half = shutil.copy(path, tmp_path / "half" / "tokenizer.json")
     cases = {
         half: "there is no tokenizer_config.json",
-        tmp_path / "nowhere": "this is not a tokenizer file",
-        tmp_path / "spiece.model": "a sentencepiece model must be converted first",
+        tmp_path / "nowhere": "there is no nowhere",
+        shutil.copy(path, tmp_path / "spiece.model"): "a sentencepiece model must be converted first",
     }
     for given, message in cases.items():
         with pytest.raises(UnsupportedModelError, match=message):
