@@ -30,7 +30,7 @@ from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, Full
 from prompttune.text.engine.fused_pass import UNITS_OF_BIAS, FusedBlock
 from prompttune.text.engine.layout import Appended
 from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
-from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
+from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText, ResidualBlock
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -91,7 +91,7 @@ class TextEngine:
         self.tower = tower
         self.class_chunk = class_chunk
         self.checkpoint = checkpoint
-        self._blocks: dict[torch.dtype, list[FrozenBlock] | list[FusedBlock]] = {}
+        self._blocks: dict[torch.dtype, list[FrozenBlock | FusedBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
         self._full_length: OrderedDict[tuple, tuple[ClassPrompts, Sequence[FullLengthChunk]]] = OrderedDict()
 
@@ -286,10 +286,12 @@ class TextEngine:
     def _linear_dtype(self) -> torch.dtype:
         return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
-    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock] | list[FusedBlock]:
+    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock | FusedBlock]:
         if dtype not in self._blocks:
-            config = self.tower.config
-            kind: Any = FusedBlock if self._is_fused else FrozenBlock
-            options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
-            self._blocks[dtype] = [kind.of(block, **options) for block in self.tower.blocks]
+            self._blocks[dtype] = [self._frozen_block(block, dtype) for block in self.tower.blocks]
         return self._blocks[dtype]
+
+    def _frozen_block(self, block: ResidualBlock, dtype: torch.dtype) -> FrozenBlock | FusedBlock:
+        config = self.tower.config
+        frozen = FrozenBlock.of(block, n_heads=config.heads, activation=config.activation, dtype=dtype)
+        return FusedBlock.of(frozen, head_width=config.width // config.heads) if self._is_fused else frozen
