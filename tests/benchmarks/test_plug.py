@@ -248,7 +248,7 @@ def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
     assert on_page["CoOp, alone"].gains == {}  # nothing is zero-shot here, so no baseline
     page = render_report(ReportOptions(out / "final"))
     assert "Over 3 data sets: base-to-new, 4 shots" in page
-    assert page.count("<title>CoOp, both against CoOp, alone: ") == 3  # a dot in three panels; no bar where nothing varies
+    assert page.count("<title>CoOp, both against CoOp, alone: ") == 3  # dots; nothing varies here
     assert "<svg" in draw_forest(record, folder=tmp_path / "figures").read_text()
     dots = [line.get_xdata()[0] for line in forest_figure(record).axes[2].lines if line.get_marker() == "o"]
     expected = [lines[host, "anchors", "harmonic_mean"]["mean"] for host in ("CoOp", "CLIP-Adapter", "all")]
