@@ -110,7 +110,7 @@ def _line_pairs(lines: Sequence[tuple[int, str]], problems: Problems) -> list[tu
     numbered = [_NUMBERED.fullmatch(line) for _, line in lines]
     if lines and all(numbered):
         return [
-            (f"line {number}", *found.groups()) for (number, _), found in zip(lines, numbered, strict=True) if found
+            (f"line {number}", found[1], found[2]) for (number, _), found in zip(lines, numbered, strict=True) if found
         ]
     lines = lines[1:] if lines and lines[0][1].lower() == "name" else lines
     if lines:
