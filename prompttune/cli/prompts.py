@@ -34,7 +34,9 @@ def list_(folder: Path, form: str | None) -> None:
         for entry in found
     ]
     if form is not None:
-        return print_rows(rows, form)
+        return print_rows(rows, form, columns=("file", *names, "classes"))
+    if not rows:
+        return click.echo(f"no prompt file below {folder}: `prompttune train` writes one for each run", err=True)
     table = Table("file", "method", "seed", "n_ctx", "width", "classes")
     table.columns[0].overflow = "fold"
     for row in rows:
@@ -69,7 +71,7 @@ def show(file: Path, form: str | None) -> None:
 
 @prompts.command("import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--store", required=True, help="A store of the backbone the context was trained with.")
 @click.option(
     "--classes",
@@ -136,7 +138,7 @@ def words(file: Path, store: str, nearest: int, form: str | None) -> None:
 
 @prompts.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def export(file: Path, out: Path) -> None:
     """Write the context of the prompt FILE to OUT: safetensors with one tensor `ctx`."""
     from prompttune.prompts.file import read_prompt_file
