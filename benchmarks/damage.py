@@ -225,7 +225,8 @@ def record(outcomes: dict[tuple[str, str, str, str], Counter], grid: Grid) -> di
             kinds = [_share(ours[kind]["wrong"], sum(ours[kind].values())) for kind in grid.kinds]
             rows.append([codec.name, ending.replace(".", " "), str(n_files), *shares, *kinds])
     note = (
-        f"Clips of {N_FRAMES} frames, {grid.size[0]}x{grid.size[1]}, damaged at {len(grid.places)} places each: {BLOCK} bytes "
+        f"Clips of {N_FRAMES} frames, {grid.size[0]}x{grid.size[1]}, damaged at {len(grid.places)} places each: "
+        f"{BLOCK} bytes "
         f"zeroed or overwritten, one bit or eight within {BLOCK} bytes flipped, cut there, one packet left out by "
         "the muxer; shares in per cent, the last columns the wrong ones by kind. *Fewer frames*: every "
         f"picture right, but some are missing, so that others were sampled. `--decoder decord`: {_others(outcomes)}."

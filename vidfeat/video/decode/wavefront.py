@@ -1,4 +1,4 @@
-"""Whether HEVC pictures are wavefronts: rows of blocks, each of which can be decoded from where a header says it begins.
+"""Whether HEVC pictures are wavefronts: rows of blocks, each to be decoded from where a header says that it begins.
 
 Such pictures can be decoded in two ways, row after row by one arithmetic coder that stops where it stops, or each row
 from its own place; whole ones look the same both ways. x265 writes them unless told otherwise.
