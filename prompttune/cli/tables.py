@@ -28,8 +28,8 @@ def methods_table() -> Table:
         title="methods",
         show_lines=True,
         caption_justify="left",
-        caption="text path: of a causal text tower with a start of text (CLIP, PE-Core, EVA02). Others (SigLIP, CLIPA, "
-        "MobileCLIP's S and L, CoCa) compute every position of every class; `prompttune plan` says a store's own path "
+        caption="text path: of a causal text tower with a start of text (CLIP, PE-Core, EVA02, CoCa). Others (SigLIP, "
+        "CLIPA, MobileCLIP's S and L) compute every position of every class; `prompttune plan` says a store's own path "
         "and its operations, `vidfeat models NAME` a model's.",
     )
     for title in ("name", "what it is", "needs", "text path"):
@@ -121,6 +121,7 @@ def classified_table(found: Sequence[Classified]) -> Table:
 
 def write_classified(path: Path, found: Sequence[Classified]) -> None:
     """Writes the same as a CSV `video,rank,class,score`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("video", "rank", "class", "score"))
         writer.writeheader()

@@ -28,6 +28,7 @@ from prompttune.text.engine.encoding_plan import (
 from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.fused_pass import UNITS_OF_BIAS, FusedBlock
+from prompttune.text.engine.layout import Appended
 from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
 from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText, ResidualBlock
 
@@ -63,8 +64,14 @@ class _Reordered(torch.autograd.Function):
 
 
 def takes_full_length(tower: PromptableText, prompts: ClassPrompts) -> bool:
-    """Whether all positions of every class are computed; see `TextConfig.path`."""
-    return tower.config.path == "full-length" or tower.config.pooling == "class" or prompts.sot_id is None
+    """Whether all positions of every class are computed; see `TextConfig.path`.
+
+    So they are too where no start of text makes the first row alike, and where a class embedding sees all of the
+    padding, as the tokenizer fills texts up with another token than the one whose followers are hidden.
+    """
+    config = tower.config
+    sees_padding = config.pooling == "class" and config.pad_id != prompts.pad_id
+    return config.path == "full-length" or sees_padding or prompts.sot_id is None
 
 
 class TextEngine:
@@ -146,7 +153,7 @@ class TextEngine:
         plan = self._plan(prompts, runs)
         steps = plan.chunks[0]
         n_shared = sum(step.layout.n_trunk > 0 for step in steps)
-        n_plain = prompts.n_classes * prompts.context_length
+        n_plain = prompts.n_classes * self.tower.config.n_positions
         if n_shared == len(steps):
             name, why = "shared-prefix", f"SOS and {steps[0].layout.n_trunk} context rows run once for all classes"
         elif n_shared:
@@ -241,7 +248,8 @@ class TextEngine:
     def _plan(self, prompts: ClassPrompts, context: TextContext) -> Plan:
         schedule = schedule_of(context, len(self.tower.blocks))
         class_chunk = self.class_chunk or prompts.n_classes
-        return build_plan(prompts, schedule, class_chunk=class_chunk, tile_rows=TILE_ROWS)
+        appended = Appended.of(self.tower.config)
+        return build_plan(prompts, schedule, appended=appended, class_chunk=class_chunk, tile_rows=TILE_ROWS)
 
     def _prepare(self, prompts: ClassPrompts, context: TextContext) -> _Prepared:
         """The plan with its constants, from the last MAX_PREPARED kept."""
