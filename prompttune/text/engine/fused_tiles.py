@@ -127,8 +127,7 @@ class FusedTiles:
         """Of `new_gradients`: the borrowed trunk's `[P R 2W]` (P 0 where it is not borrowed), the live rows'
         `[n_live*R 3W]`."""
         tiles, width = self.heads, self.heads.heads.width
-        bags = {"offsets": self.gradient_offsets, "mode": "sum", "include_last_offset": True}
-        rows = F.embedding_bag(self.gradient_index, found, **bags)
+        rows = F.embedding_bag(self.gradient_index, found, self.gradient_offsets, mode="sum", include_last_offset=True)
         n_borrowed = (tiles.n_trunk - tiles.n_own_trunk) * self.n_runs * 2 * tiles.heads.n_heads
         return rows[:n_borrowed], rows[n_borrowed:].view(tiles.n_live * self.n_runs, 3 * tiles.heads.n_heads * width)
 
