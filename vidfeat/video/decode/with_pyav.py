@@ -82,7 +82,8 @@ def _check_rows(facts: Probe, picked: pick.Picked, *, deadline: Deadline) -> Non
     if again is None:
         again = pick.pick_through(facts.path, wanted, facts=facts, deadline=deadline, by_rows=True)
     for index, picture in picked.pictures.items():
-        if not np.array_equal(picture, again.pictures.get(index)):
+        other = again.pictures.get(index)
+        if other is None or not np.array_equal(picture, other):
             at = picked.pts_seconds[index]
             raise failure("invalid_data", facts.path, f"the frame at {at:.2f} s is damaged (its rows are out of place)")
 
