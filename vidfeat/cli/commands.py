@@ -74,7 +74,9 @@ def main() -> None:
 SOURCE_OPTIONS = together(
     click.argument("source", type=FOLDER_OR_FILE),
     click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from."),
-    click.option("--classes", type=FILE, help="CSV `id,name` or JSON: class names, their order, what integers mean."),
+    click.option(
+        "--classes", type=FILE, help="CSV `id,name`, lines or JSON: class names, their order, what integers mean."
+    ),
     click.option("--strict", is_flag=True, help="Refuse a source of which something would be left out."),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N videos."),
 )
