@@ -147,7 +147,7 @@ def test_suite_labels_name_the_cells(tmp_path: Path) -> None:
     table = {"title": "My suite", "columns": ["method"], "rows": [["CoOp, longer"], ["CoOp"]]}
     (tmp_path / "table.json").write_text(json.dumps(table))
     assert [entry.label for entry in only_group(tmp_path).entries] == ["CoOp, longer", "CoOp"]
-    assert to_markdown([compare(only_group(tmp_path))], title="t").count("| CoOp") == 2
+    assert to_markdown([compare(only_group(tmp_path))], title="t").count("\n| CoOp") == 2
 
 
 def test_over_data_sets_each_one_counts_once(tmp_path: Path) -> None:
