@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +124,11 @@ class Clock:
         self.wait()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
 
+    def of(self, steps: Mapping[str, Callable[[], object]]) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds and megabytes of every step."""
+        times = {name: self.milliseconds(step) for name, step in steps.items()}
+        return times, {name: self.megabytes(step) for name, step in steps.items()}
+
 
 def figures(setting: Setting, device: str) -> Iterator[Figure]:
     """Every figure, as soon as it is measured."""
@@ -192,8 +197,7 @@ def text_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
                     "text",
                     f"{class_list} ({prompts.n_classes}), {depth} block(s)",
                     precision,
-                    {name: clock.milliseconds(step) for name, step in steps.items()},
-                    {name: clock.megabytes(step) for name, step in steps.items()},
+                    *clock.of(steps),
                     difference(ours(), theirs()) if precision == "fp32" else None,
                 )
 
@@ -264,13 +268,8 @@ def visual_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
         for n_runs in (1, SEVERAL):
             sizes = visual.Setting(setting.model, setting.n_frames, 16, 9, n_runs, setting.n_rounds, 1)
             steps = visual.timed_steps(sizes, setting.first_blocks, device=clock.device, precision=precision)
-            yield Figure(
-                "visual",
-                f"{setting.model}, {setting.n_frames} frames, {n_runs} run(s)",
-                precision,
-                {name: clock.milliseconds(step) for name, step in steps.items()},
-                {name: clock.megabytes(step) for name, step in steps.items()},
-            )
+            of = f"{setting.model}, {setting.n_frames} frames, {n_runs} run(s)"
+            yield Figure("visual", of, precision, *clock.of(steps))
 
 
 def machine() -> dict[str, str]:

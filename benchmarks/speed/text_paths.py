@@ -31,7 +31,7 @@ class ClipTokenizer:
     """open_clip's tokenizer in the words of ours."""
 
     def __init__(self) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
+        from open_clip import SimpleTokenizer
 
         tokenizer = SimpleTokenizer()
         self.encode: Callable[[str], list[int]] = tokenizer.encode
@@ -42,7 +42,7 @@ class ClipTokenizer:
 def random_towers() -> Towers:
     """Towers with the same random weights."""
     import torch
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     from vidfeat.backbone import TextConfig, TextTower
 

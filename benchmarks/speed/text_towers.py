@@ -88,7 +88,7 @@ def towers_of(name: str) -> tuple[nn.Module, TextTower]:
     """open_clip's text tower of that name and ours, with the same random weights."""
     import open_clip
     import torch
-    from open_clip.model import CustomTextCLIP
+    from open_clip import CustomTextCLIP
 
     from vidfeat.backbone import TextConfig, TextTower
     from vidfeat.clip.text_config import text_config

@@ -14,7 +14,7 @@ WEIGHTS_PATH = CLIP_DIR / "world-clip.safetensors"
 COMPACT_FORMAT = "compact-open-clip"
 
 OpenClip = Any
-"""An `open_clip.model.CLIP`. Any, because torch types every attribute of a module as tensor or module."""
+"""An `open_clip.CLIP`. Any, because torch types every attribute of a module as tensor or module."""
 
 _EMBEDDING = "token_embedding.weight"
 _IDS, _ROWS = "token_embedding.ids", "token_embedding.rows"
@@ -54,7 +54,7 @@ def load_compact(path: Path = WEIGHTS_PATH) -> dict[str, torch.Tensor]:
 
 def build_clip() -> OpenClip:
     """open_clip's own model, built from the committed config, with open_clip's initial weights."""
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     config = json.loads(CONFIG_PATH.read_text())
     return CLIP(**config)
@@ -69,7 +69,7 @@ def load_clip(path: Path = WEIGHTS_PATH) -> OpenClip:
 
 def normalise_frames(frames: torch.Tensor) -> torch.Tensor:
     """`frames` [B H W 3] uint8 as pixels [B 3 H W] float32, shifted and scaled by open_clip's default mean and std."""
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
     mean = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)

@@ -54,6 +54,6 @@ def _read_pixels(path: Path) -> torch.Tensor:
 
 
 def _transform() -> Callable[[Any], torch.Tensor]:
-    from open_clip.transform import image_transform
+    from open_clip import image_transform
 
     return image_transform(64, is_train=False)

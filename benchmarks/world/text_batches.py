@@ -14,7 +14,7 @@ BATCH_GROUPS = 4
 
 @functools.cache
 def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip import SimpleTokenizer
 
     return SimpleTokenizer()
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from prompttune.base.machine import training_device
+from prompttune.base.tensor_files import require_writable
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
 from prompttune.data.features import FeatureSource, open_source, read_features
 from prompttune.data.frames import token_reader
@@ -23,6 +24,7 @@ from prompttune.errors import PromptFileError, RunFolderError, explain, some
 from prompttune.evaluation import evaluate
 from prompttune.evaluation.evaluate import Classifiers, Predictions, TestVideos, predict
 from prompttune.evaluation.results import (
+    RESULT,
     SCHEMA_VERSION,
     CellResult,
     Result,
@@ -80,6 +82,8 @@ def apply_prompts(
     model = None
     rows: list[tuple[Path | None, str]] = [*named] or [(None, "")]
     held: list[PromptFile | None] = [*prompts] or [None]
+    if out is not None:
+        require_writable(Path(out) / RESULT)
     for (path, row), prompt in zip(rows, held, strict=True):
         config = config_of_prompt(prompt, given)
         require_served(config, [source], trains=False)
@@ -95,10 +99,36 @@ def apply_prompts(
             runs.append(run)
             predictions[run.name] = mean
     classes = {name: list(videos.test.classes) for name, videos in tests.items()}
-    result = Result(
+    method = " ".join(dict.fromkeys(prompt.method for prompt in prompts)) or "zero-shot"
+    protocol = "base-to-new" if base_to_new or "new" in classes else "zero-shot"
+    seconds = round(time.perf_counter() - started, 3)
+    result = _result(model, source, runs, method=method, protocol=protocol, classes=classes, seconds=seconds)
+    if out is not None:
+        _write(Path(out), result, predictions)
+    return result
+
+
+def _write(out: Path, result: Result, predictions: Mapping[str, Mapping[str, Predictions]]) -> None:
+    for name, kept in predictions.items():
+        (out / name).mkdir(parents=True, exist_ok=True)
+        evaluate.save_predictions(str(out / name / "predictions.npz"), kept)
+    result.write(out)
+
+
+def _result(
+    model: PromptModel,
+    source: FeatureSource,
+    runs: list[RunResult],
+    *,
+    method: str,
+    protocol: str,
+    classes: dict[str, list[str]],
+    seconds: float,
+) -> Result:
+    return Result(
         schema_version=SCHEMA_VERSION,
-        method="zero-shot" if not prompts else " ".join(dict.fromkeys(prompt.method for prompt in prompts)),
-        protocol="base-to-new" if base_to_new or "new" in classes else "zero-shot",
+        method=method,
+        protocol=protocol,
         visual_prompts=None if model.config.visual is None else placement(model.config.visual.first_block),
         config=model.config.model_dump(mode="json"),
         axes={},
@@ -111,14 +141,8 @@ def apply_prompts(
         runs=runs,
         cells=_cells(runs),
         versions=package_versions(),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=seconds,
     )
-    if out is not None:
-        for name, kept in predictions.items():
-            (Path(out) / name).mkdir(parents=True, exist_ok=True)
-            evaluate.save_predictions(str(Path(out) / name / "predictions.npz"), kept)
-        result.write(out)
-    return result
 
 
 def _averages(

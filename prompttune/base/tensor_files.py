@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from torch import Tensor
@@ -19,26 +21,46 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], d
     """Writes tensors and a JSON document to one file: temporary file, fsync, rename."""
     from safetensors.torch import save
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     content = save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={_DOCUMENT: json.dumps(document, ensure_ascii=False, sort_keys=True)},
     )
-    write_bytes(target, content)
+    write_bytes(Path(path), content)
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Writes a file that is either as it was or complete."""
+    """Writes a file that is either as it was or complete, and the folders it lies in.
+
+    Raises:
+        OSError: it cannot be written; of the file that was asked for, whichever one was at fault.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def require_writable(target: Path) -> None:
+    """Makes the folders that a file will lie in, for an error now and not when what belongs into it is computed.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
 
 
 def read_tensors(

@@ -207,7 +207,7 @@ def evaluate(
 @click.option("--template", default="", help='Of zero-shot prompts.  [default: "a video of a person {}."]')
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Classes per video.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--out", type=click.Path(path_type=Path), help="A CSV `video,rank,class,score` to write.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A CSV `video,rank,class,score` to write.")
 @forms
 def classify(source: str, classes: str | None, out: Path | None, form: str | None, **options: Any) -> None:
     """Tell what the videos of SOURCE show: a store, a video file, or a folder of video files.
@@ -222,8 +222,11 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
         from prompttune.api.classify import ClassifyOptions
         from prompttune.api.classify import classify as classify_videos
         from prompttune.base.console import plain_console
+        from prompttune.base.tensor_files import require_writable
         from prompttune.cli.tables import classified_rows, classified_table, write_classified
 
+    if out is not None:
+        require_writable(out)
     found = classify_videos(source, ClassifyOptions(classes=() if classes is None else classes, **options))
     if out is not None:
         write_classified(out, found)
@@ -349,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a folder that is not there or cannot be written, a full disk
-        told = explain(error.strerror or "the system refused", where=error.filename, got=type(error).__name__)
+        fix = "check that the path exists, that this user may use it, and that its disk has room; or name another"
+        told = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
         click.echo(f"error: {told}", err=True)
         sys.exit(2)

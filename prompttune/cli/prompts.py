@@ -69,7 +69,7 @@ def show(file: Path, form: str | None) -> None:
 
 @prompts.command("import")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--store", required=True, help="A store of the backbone the context was trained with.")
 @click.option(
     "--classes",
@@ -136,7 +136,7 @@ def words(file: Path, store: str, nearest: int, form: str | None) -> None:
 
 @prompts.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def export(file: Path, out: Path) -> None:
     """Write the context of the prompt FILE to OUT: safetensors with one tensor `ctx`."""
     from prompttune.prompts.file import read_prompt_file

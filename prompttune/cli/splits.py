@@ -26,7 +26,7 @@ def splits() -> None:
 
 @splits.command()
 @click.argument("source")
-@click.argument("out", type=FILE)
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--base-to-new", is_flag=True, help="Base and new test sets; else one test set among all classes.")
 @click.option("--base", type=EXISTING_FILE, help="Base classes, one per line.  [default: first half of the class list]")
 @click.option("--shots", help="K training videos per class and seed, or `up-to-K`.  [default: all]")
@@ -75,7 +75,7 @@ def make(
 
 
 @splits.command("import")
-@click.argument("out", type=FILE)
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--train", nargs=2, multiple=True, type=FILE, metavar="LIST CLASSES", help="Draw 1; repeat for 2, 3, ...")
 @click.option("--test", nargs=3, multiple=True, required=True, metavar="NAME LIST CLASSES", help="Repeatable.")
 @click.option("--store", help="Write this store's ids, matched with or without folders and endings.")

@@ -28,8 +28,8 @@ def methods_table() -> Table:
         title="methods",
         show_lines=True,
         caption_justify="left",
-        caption="text path: of a causal text tower with a start of text (CLIP, PE-Core, EVA02). Others (SigLIP, CLIPA, "
-        "MobileCLIP's S and L, CoCa) compute every position of every class; `prompttune plan` says a store's own path "
+        caption="text path: of a causal text tower with a start of text (CLIP, PE-Core, EVA02, CoCa). Others (SigLIP, "
+        "CLIPA, MobileCLIP's S and L) compute every position of every class; `prompttune plan` says a store's own path "
         "and its operations, `vidfeat models NAME` a model's.",
     )
     for title in ("name", "what it is", "needs", "text path"):

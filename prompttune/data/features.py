@@ -67,27 +67,11 @@ def open_source(
     """
     reader = open_store(path)
     if POOLED not in reader.taps:
-        raise FeatureError(
-            explain(
-                "the store has no pooled features",
-                where=path,
-                expected=f"the tap {POOLED!r}",
-                got=", ".join(reader.taps),
-                fix=extract_command(path, reader, taps=[*reader.taps, POOLED]),
-            )
-        )
+        raise _no_pooled(path, reader)
     if pack_hash is not None and reader.pack_hash != pack_hash:
         raise _another_model(path, reader, pack_hash=pack_hash, needed_by=needed_by, model=model)
     if not reader.pack_hash:
-        raise FeatureError(
-            explain(
-                "the store names no backbone: its features were imported without one",
-                where=path,
-                expected="features of a model that is known",
-                fix="vidfeat import FEATURES NEW.zarr --pack PACK (or --model NAME --pretrained TAG); vidfeat export "
-                f"{path} FEATURES.h5 gives the features where they are gone",
-            )
-        )
+        raise _no_backbone(path)
     pack = BackbonePack.load(local_pack(reader), expected_hash=reader.pack_hash)
     n_channels = tuple(reader.taps[POOLED].row_shape)
     if n_channels != (pack.config.embed_dim,):
@@ -105,6 +89,30 @@ def open_source(
         usable=ok,
     )
     return FeatureSource(str(path), reader, pack, table, tuple(ids[row] for row in np.flatnonzero(~ok)))
+
+
+def _no_pooled(path: str | Path, reader: StoreReader) -> FeatureError:
+    return FeatureError(
+        explain(
+            "the store has no pooled features",
+            where=path,
+            expected=f"the tap {POOLED!r}",
+            got=", ".join(reader.taps),
+            fix=extract_command(path, reader, taps=[*reader.taps, POOLED]),
+        )
+    )
+
+
+def _no_backbone(path: str | Path) -> FeatureError:
+    return FeatureError(
+        explain(
+            "the store names no backbone: its features were imported without one",
+            where=path,
+            expected="features of a model that is known",
+            fix="vidfeat import FEATURES NEW.zarr --pack PACK (or --model NAME --pretrained TAG); vidfeat export "
+            f"{path} FEATURES.h5 gives the features where they are gone",
+        )
+    )
 
 
 def _another_model(

@@ -232,11 +232,13 @@ def rows(result: Result, *, folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 def _setting(result: Result, run: RunResult) -> str:
-    """A short hash of all that was set for a run but its seed: equal for runs that may be averaged."""
+    """A short hash of all that decided a run but its seed, test videos included: runs of one may be averaged."""
     config = {key: value for key, value in result.config.items() if key not in NO_SETTING}
     for key, value in run.overrides.items():
         config = merge(config, nested(key, value))
-    content = json.dumps([config, result.store.fingerprint], sort_keys=True, default=str)
+    stores = {name: facts.fingerprint for name, facts in {"": result.store, **result.other_stores}.items()}
+    tested = {name: test.videos_sha256 for name, test in run.tests.items()}
+    content = json.dumps([config, result.protocol, stores, tested], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -139,16 +139,7 @@ def as_prompt_file(
     Raises:
         PromptFileError: more or fewer classes than it was trained on.
     """
-    if context.n_classes not in (None, len(classes)):
-        raise PromptFileError(
-            explain(
-                "the class file is not the one the context was trained on",
-                where=context.path,
-                expected=f"{context.n_classes} classes (the length of its token_prefix)",
-                got=len(classes),
-                fix="the class file of that training: base classes alone where it was base-to-new",
-            )
-        )
+    _require_classes(context, classes)
     parts, per_class = context.parts, context.ctx.dim() == 3
     shape = {"kind": "class" if per_class else "shared", "n_ctx": context.n_ctx, "init": "random"}
     shape |= {"init_pad": False, "words_behind": words_behind, "position": position}
@@ -174,6 +165,19 @@ def as_prompt_file(
         ctx=None if per_class else context.ctx,
         learned=parts.learned | {"context.ctx": context.ctx.clone()},
     )
+
+
+def _require_classes(context: ImportedContext, classes: Sequence[str]) -> None:
+    if context.n_classes not in (None, len(classes)):
+        raise PromptFileError(
+            explain(
+                "the class file is not the one the context was trained on",
+                where=context.path,
+                expected=f"{context.n_classes} classes (the length of its token_prefix)",
+                got=len(classes),
+                fix="the class file of that training: base classes alone where it was base-to-new",
+            )
+        )
 
 
 def _context_key(tensors: Mapping[str, Tensor], *, path: object, key: str | None) -> str:

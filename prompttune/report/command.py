@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from prompttune.base.tensor_files import require_writable
 from prompttune.errors import ConfigError, explain
 from prompttune.report.comparison import Comparison, compare
 from prompttune.report.entries import read_groups, suite_title
@@ -67,11 +68,10 @@ def _require_libraries() -> None:
 
 def write_report(options: ReportOptions, out: Path | None = None) -> Path | None:
     """Writes the report and gives its path; prints it and gives None where a text form has no `out`."""
-    text = render_report(options)
     if out is None and options.form != "html":
-        print(text, end="")
+        print(render_report(options), end="")
         return None
     path = out or options.results / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    require_writable(path)
+    path.write_text(render_report(options), encoding="utf-8")
     return path

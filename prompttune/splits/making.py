@@ -133,17 +133,7 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
                 fix="for a list without a header: prompttune splits import",
             )
         )
-    problems: list[str] = []
-    rows: list[dict[str, str]] = []
-    for number, cells in enumerate(csv.reader(lines[1:], skipinitialspace=True), 2):
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-        side = row.get("split", "")
-        if len(cells) != len(header) or not row["path"] or not row["label"]:
-            problems.append(f"line {number}: {cells}")
-        elif side not in ("", "train", "test", "val"):
-            problems.append(f"line {number}: split {side!r} is not train, test or val")
-        else:
-            rows.append(row)
+    rows, problems = _csv_rows(lines[1:], header)
     labels = tuple(row["label"] for row in rows)
     if classes is not None and labels_are_ids(labels):
         by_id = {str(number): name for number, name in classes.names.items()}
@@ -161,6 +151,21 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
         classes=classes.classes if classes is not None else tuple(dict.fromkeys(labels)),
         usable=np.ones(len(rows), dtype=bool),
     )
+
+
+def _csv_rows(lines: Sequence[str], header: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """The good lines by column, and what is wrong with the others."""
+    rows, problems = [], []
+    for number, cells in enumerate(csv.reader(lines, skipinitialspace=True), 2):
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+        side = row.get("split", "")
+        if len(cells) != len(header) or not row["path"] or not row["label"]:
+            problems.append(f"line {number}: {cells}")
+        elif side not in ("", "train", "test", "val"):
+            problems.append(f"line {number}: split {side!r} is not train, test or val")
+        else:
+            rows.append(row)
+    return rows, problems
 
 
 def _csv_line(cells: Iterable[str]) -> str:

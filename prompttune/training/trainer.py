@@ -151,7 +151,7 @@ class Trainer:
         """Steps until the training, or step `until`, is done; then, at its end, takes the selected prompts.
 
         Raises:
-            NonFiniteLossError: a loss or gradient that is not finite; the parameters are those before that step.
+            NonFiniteLossError: a loss or gradient that is not finite; everything is as it was before that step.
         """
         stop = self.n_steps if until is None else min(until, self.n_steps)
         while self.step_index < stop:
@@ -167,7 +167,7 @@ class Trainer:
         """
         self.between_steps = False
         step, epoch = self.step_index, self.epoch
-        if self.read_every > 1 and step == self._read_at:
+        if step == self._read_at:
             self._drawn_at_read = self._drawn_state()
         self.model.train()
         logged = step % self.config.log.every == 0
@@ -228,12 +228,11 @@ class Trainer:
             self._read_at = done
             return
         self.device_step.reset()
-        if self._drawn_at_read:
-            # The host has drawn for steps that came to nothing: back to the last look, and on to the step that failed.
-            self._load_drawn_state(self._drawn_at_read)
-            for step in range(self._read_at, done):
-                for _ in self._draw(step):
-                    pass
+        # The host has drawn for steps that came to nothing: back to the last look, and on to the step that failed.
+        self._load_drawn_state(self._drawn_at_read)
+        for step in range(self._read_at, done):
+            for _ in self._draw(step):
+                pass
         self.step_index = self._read_at = done
         self._fail(row)
 

@@ -6,15 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
+import torch
 import video_files as vf
 from click.testing import CliRunner
+from small_extraction import write_tiny_clip
 from small_store import SmallStore
+from tiny_store import write_tiny_store
 
 from prompttune.cli.commands import cli as prompttune
+from prompttune.data.features import open_source
+from prompttune.prompts.file import PromptFile, write_prompt_file
 from vidfeat.cli.commands import main as vidfeat
 
 # What these print is no table of rows: what was written, in a line or two, or (anchors) a report that is JSON itself.
@@ -42,25 +46,65 @@ def test_every_command_that_prints_a_table_has_forms() -> None:
     assert NO_TABLE & known.keys() - lacking == set()
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the commands below are given: a store without a backbone, one with, a video, a model, a prompt, a split."""
+    folder = tmp_path_factory.mktemp("forms")
+    SmallStore().extract(folder / "X.zarr")
+    vf.class_folders(folder / "videos", vf.write_video(folder / "a.mp4", n_frames=8), ["run"], per_class=1)
+    model = write_tiny_clip(folder / "clip")
+    trained = write_tiny_store(folder / "trained.zarr")
+    pack = open_source(trained).pack
+    context = torch.randn(2, pack.config.text.width)
+    held = PromptFile(
+        "coop",
+        1,
+        {},
+        ("run", "jump"),
+        "",
+        "",
+        pack.hash,
+        2,
+        context.shape[1],
+        context,
+        {"context.ctx": context.clone()},
+    )
+    write_prompt_file(folder / "prompt.safetensors", held)
+    made = CliRunner().invoke(prompttune, ["splits", "make", str(trained), str(folder / "split.json"), "--shots", "2"])
+    assert made.exit_code == 0, made.output
+    names = {"STORE": "X.zarr", "TRAINED": "trained.zarr", "VIDEOS": "videos", "NEW": "new.zarr", "SPLIT": "split.json"}
+    return {
+        **{name: str(folder / file) for name, file in names.items()},
+        "PROMPT": str(folder / "prompt.safetensors"),
+        "FOLDER": str(folder),
+        "CONFIG": str(model.model_config),
+        "WEIGHTS": str(model.weights),
+    }
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["info", "STORE"],
-        ["failures", "STORE"],
-        ["failures", "STORE", "--reason", "timeout"],
-        ["verify", "STORE"],
-        ["doctor"],
-        ["crosscheck", "VIDEOS", "--n", "1"],
+        "vidfeat info STORE",
+        "vidfeat failures STORE",
+        "vidfeat failures STORE --reason timeout",
+        "vidfeat verify STORE",
+        "vidfeat doctor",
+        "vidfeat crosscheck VIDEOS --n 1",
+        "vidfeat plan VIDEOS --out NEW --model-config CONFIG --weights WEIGHTS --workers 0 --calibrate-seconds 0.1",
+        "vidfeat models ViT-B-32",
+        "prompttune methods",
+        "prompttune prompts list FOLDER",
+        "prompttune prompts show PROMPT",
+        "prompttune prompts words PROMPT --store TRAINED",
+        "prompttune prompts overlap PROMPT --store TRAINED",
+        "prompttune splits check SPLIT --store TRAINED",
     ],
-    ids=" ".join,
 )
-def test_both_forms_hold_the_same_rows(tmp_path: Path, words: list[str]) -> None:
-    store = tmp_path / "X.zarr"
-    SmallStore().extract(store)
-    vf.class_folders(tmp_path / "videos", vf.write_video(tmp_path / "a.mp4", n_frames=8), ["run"], per_class=1)
-    places = {"STORE": str(store), "VIDEOS": str(tmp_path / "videos")}
-    given = [places.get(word, word) for word in words]
-    as_json, as_csv = (CliRunner().invoke(vidfeat, [*given, form]) for form in ("--json", "--csv"))
+def test_both_forms_hold_the_same_rows(places: dict[str, str], words: str) -> None:
+    program, *given = [places.get(word, word) for word in words.split()]
+    command = {"vidfeat": vidfeat, "prompttune": prompttune}[program]
+    as_json, as_csv = (CliRunner().invoke(command, [*given, form]) for form in ("--json", "--csv"))
     rows = json.loads(as_json.stdout)
     lines = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert as_json.exit_code == as_csv.exit_code == 0

@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
 
 def random_clip(model_config: Mapping[str, Any] = CONFIG) -> nn.Module:
     """Its biases and norms are random too, so that a lost one is seen."""
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     torch.manual_seed(0)
     model = CLIP(**model_config).eval().requires_grad_(False)

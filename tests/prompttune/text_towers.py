@@ -43,7 +43,7 @@ class WordTokenizer:
 
 def open_clip_text_model(*, activation: str = "quick_gelu", layers: int = LAYERS, seed: int = 0) -> nn.Module:
     """An open_clip CLIP with a narrow text tower, float64; its weights make attention far from uniform."""
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     torch.manual_seed(seed)
     model = CLIP(

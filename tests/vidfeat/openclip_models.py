@@ -22,7 +22,7 @@ def cut_config(name: str, *, vision_layers: int = 3, text_layers: int = 2) -> di
     """open_clip's own config of that name, with fewer blocks."""
     import open_clip
 
-    config = open_clip.factory.get_model_config(name)
+    config = open_clip.get_model_config(name)
     config["vision_cfg"]["layers"] = vision_layers
     config["text_cfg"]["layers"] = text_layers
     return config
@@ -30,7 +30,7 @@ def cut_config(name: str, *, vision_layers: int = 3, text_layers: int = 2) -> di
 
 def random_clip(model_config: dict[str, Any], *, seed: int = 0) -> nn.Module:
     """An open_clip model in eval mode, whose biases and norms are random too, so that a lost one is seen."""
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     torch.manual_seed(seed)
     model = CLIP(**model_config).eval().requires_grad_(False)

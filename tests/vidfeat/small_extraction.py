@@ -59,7 +59,7 @@ def write_videos(root: Path, n_videos: int = 6, *, first: int = 0) -> Path:
 def write_tiny_clip(folder: Path, *, seed: int = 0, name: str = "tiny") -> ModelChoice:
     """A model config and random weights, as open_clip lays them out."""
     import torch
-    from open_clip.model import CLIP
+    from open_clip import CLIP
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +33,7 @@ def model_config(family: str) -> dict[str, Any]:
     """open_clip's config of a family's model, its text tower cut; the tokenizer is left to other tests."""
     import open_clip
 
-    folder = Path(open_clip.__file__).parent / "model_configs"
-    config = json.loads((folder / f"{FAMILIES[family]}.json").read_text("utf-8"))
+    config = open_clip.get_model_config(FAMILIES[family])
     text = {key: value for key, value in config["text_cfg"].items() if not key.startswith(("hf_", "tokenizer"))}
     sizes = {"width": WIDTH, "heads": HEADS, "layers": LAYERS, "vocab_size": VOCAB}
     no_projection = text.get("proj_type") == "none"
@@ -69,7 +66,7 @@ class Family:
 
 def family(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Family:
     """A family's towers; weights make attention far from uniform."""
-    from open_clip.model import CustomTextCLIP
+    from open_clip import CustomTextCLIP
 
     config = model_config(name)
     torch.manual_seed(seed)

@@ -256,7 +256,8 @@ class TextConfig:
     def path(self) -> TextPath:
         """How learned prompts are encoded exactly.
 
-        `shared-prefix`: a row depends on those before it alone, so beginnings are shared and padding is left out.
+        `shared-prefix`: a row depends on those before it alone, so beginnings are shared and padding is left out; but
+        for the one padding token that a class embedding sees.
         `full-length`: every position of every class is computed, as all of them change the feature.
         """
         return "shared-prefix" if self.causal and self.pooling != "last" else "full-length"

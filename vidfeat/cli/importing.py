@@ -26,7 +26,7 @@ FAILED_VIDEOS = 1
     click.option("--classes", type=FILE, help="CSV `id,name` or JSON: class names, their order, what integers mean."),
     click.option("--label-from", metavar="FIELD", help="What beside the features is the class: caption, a JSON field."),
     click.option("--key", metavar="NAME", help="Which array holds the features, where a video has several."),
-    click.option("--tap", default="pooled", show_default=True, help="What the rows are: pooled, tokens/LL."),
+    click.option("--tap", default="pooled", show_default=True, help="What the rows are: pooled, tokens@L."),
     click.option("--strict", is_flag=True, help="Refuse features and lists of which something would be left out."),
     click.option(
         "--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos."

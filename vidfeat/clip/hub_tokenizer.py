@@ -61,7 +61,9 @@ def hub_tokenizer(
     if not name:
         if given is not None:
             raise UnsupportedModelError(
-                explain(f"{model} has CLIP's own byte pairs, which open_clip brings", got=given, fix="leave it out")
+                explain(
+                    f"{model} has CLIP's own byte pairs, which open_clip brings", got=given, fix="leave --tokenizer out"
+                )
             )
         return None
     schema, _, folder = model.partition(":")
@@ -106,7 +108,7 @@ def _convert(name: str) -> str:
 def _from_folder(given: Path, *, name: str, model: str) -> TokenizerFiles:
     path = given / TOKENIZER if given.is_dir() else given
     missing = [file for file in (path, path.with_name(CONFIG)) if not file.is_file()]
-    if path.suffix != ".json":
+    if path.suffix != ".json" and path.is_file():
         raise UnsupportedModelError(
             explain(
                 "this is not a tokenizer file that the tokenizers library reads",

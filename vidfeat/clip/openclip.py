@@ -109,25 +109,25 @@ def load_open_clip(
 
     Raises:
         UnsupportedModelError: towers we cannot rerun exactly, weights that do not fit the config, an activation
-            other than the one the weights were trained with, or weights that cannot be downloaded.
+            other than the one the weights were trained with, weights that cannot be downloaded, or arguments that do
+            not go together.
         FileNotFoundError: no such config or weights file.
-        ValueError: arguments that do not go together.
     """
     if (model is None) == (model_config is None):
-        raise ValueError(
+        raise UnsupportedModelError(
             "give either model (an open_clip name) or model_config (a JSON file), not both and not neither"
         )
     if pretrained is not None and Path(pretrained).is_file() and weights is None:
         weights, pretrained = pretrained, None
     hub_schema = model is not None and ":" in model
     if hub_schema and (weights is not None or pretrained is not None):
-        raise ValueError(f"{model} brings its own weights; leave out pretrained and weights")
+        raise UnsupportedModelError(f"{model} brings its own weights; leave out pretrained and weights")
     if not hub_schema and (weights is None) == (pretrained is None):
-        raise ValueError(
+        raise UnsupportedModelError(
             "give either weights (a local file) or pretrained (an open_clip tag), not both and not neither"
         )
     if base_weights is not None and weights is None:
-        raise ValueError("base_weights fills what a local checkpoint lacks; give weights too")
+        raise UnsupportedModelError("base_weights fills what a local checkpoint lacks; give weights too")
     given = None if tokenizer is None else Path(tokenizer)
     architecture = _architecture(model, given) if model is not None else _local_architecture(model_config, given)
     if weights is not None:

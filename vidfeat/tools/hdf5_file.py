@@ -32,6 +32,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     except VidfeatError:
         raise  # already says what is wrong; some of these are OSErrors or KeyErrors too
     except (OSError, LookupError, RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of a file that is written meanwhile: h5py names none in its own errors
         raise StoreError(
             explain(
                 "this HDF5 file is damaged, or is none",

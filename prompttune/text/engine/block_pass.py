@@ -112,7 +112,7 @@ def _attention_forward(
     key, value = key_value.unbind(0)
     weights = torch.softmax(tiles.scores(query, key), dim=-1)
     attended = tiles.attended(torch.bmm(weights, value))
-    residual = _with_fixed(_from(tiles.first_query, rows, tiles), fixed.x if fixed else None, tiles)
+    residual = tiles.residual(rows, fixed.x if fixed else None)
     y = block.out.add_forward(residual + block.out_bias, attended)
     lent = tiles.trunk_of(live_kv).flatten(2) if given.lends_trunk else None
     return y, lent, (rows, mean, rstd, query, key_value, weights)
@@ -182,12 +182,3 @@ def _keys_and_values(normed: Tensor, trunk_kv: Tensor | None, given: BlockInput)
 def _from(first: int, rows: Tensor, tiles: HeadTiles) -> Tensor:
     """The runs' rows `[n*R W]` without the first ones."""
     return rows[first * tiles.n_runs :] if first else rows
-
-
-def _with_fixed(live: Tensor, fixed: Tensor | None, tiles: HeadTiles) -> Tensor:
-    """The queries' rows `[n_queries*R W]`: the live, then the last of the fixed ones `[F W]`, alike for every run."""
-    if fixed is None:
-        return live
-    n_fixed = tiles.n_queries - len(live) // tiles.n_runs
-    last = fixed[len(fixed) - n_fixed :].unsqueeze(1).expand(-1, tiles.n_runs, -1)
-    return torch.cat([live, last.reshape(-1, live.shape[1])])

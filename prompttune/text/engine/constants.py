@@ -24,9 +24,9 @@ def constant_rows(tower: PromptableText, names: Sequence[tuple[int, ...]], *, so
     # What stands behind a name's last token never acts on it, so any id may fill up the rows.
     ids = torch.tensor([[sot_id, *name] + [sot_id] * (length - 1 - len(name)) for name in longest], device=device)
     index = tuple(torch.tensor([row_of[name] for name in names], device=device).unbind(1))
-    x = tower.embed(ids) + tower.positional_embedding[:length]
+    x, visible = tower.embed(ids) + tower.positional_embedding[:length], tower.visible(ids)
     entering = []
     for block in tower.blocks:
         entering.append(x[index])
-        x = block(x, is_causal=True)
+        x = block(x, is_causal=visible is None, visible=visible)
     return entering

@@ -9,7 +9,7 @@ import numpy as np
 
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
-from prompttune.text.engine.layout import Layout, Sharing, build_layout, tree_order
+from prompttune.text.engine.layout import Appended, Layout, Sharing, build_layout, tree_order
 from prompttune.text.engine.tiling import Tiling, build_tiling
 
 
@@ -77,13 +77,15 @@ class Plan:
         return sum(max(step.layout.n_rows for step in steps) for steps in self.chunks)
 
 
-def build_plan(prompts: ClassPrompts, schedule: Schedule, *, class_chunk: int, tile_rows: int) -> Plan:
-    """The plan for all classes of the prompts, at most `class_chunk` at a time."""
+def build_plan(
+    prompts: ClassPrompts, schedule: Schedule, *, appended: Appended | None, class_chunk: int, tile_rows: int
+) -> Plan:
+    """The plan for all classes of the prompts, at most `class_chunk` at a time; `appended` is the tower's."""
     order = tree_order(prompts)
     chunks = [order[start : start + class_chunk] for start in range(0, len(order), class_chunk)]
     return Plan(
         chunks=tuple(
-            _plan_chunk(prompts, schedule, classes, owns_trunk=index == 0, tile_rows=tile_rows)
+            _plan_chunk(prompts, schedule, classes, appended=appended, owns_trunk=index == 0, tile_rows=tile_rows)
             for index, classes in enumerate(chunks)
         ),
         n_classes=len(order),
@@ -91,7 +93,13 @@ def build_plan(prompts: ClassPrompts, schedule: Schedule, *, class_chunk: int, t
 
 
 def _plan_chunk(
-    prompts: ClassPrompts, schedule: Schedule, classes: list[int], *, owns_trunk: bool, tile_rows: int
+    prompts: ClassPrompts,
+    schedule: Schedule,
+    classes: list[int],
+    *,
+    appended: Appended | None,
+    owns_trunk: bool,
+    tile_rows: int,
 ) -> tuple[BlockStep, ...]:
     layouts: dict[Sharing, Layout] = {}
     tilings: dict[tuple[Sharing, int], Tiling] = {}
@@ -100,11 +108,11 @@ def _plan_chunk(
         sharing = Sharing(ctx=rows.shared, words=all(earlier.shared for earlier in schedule[: block + 1]))
         if sharing not in layouts:
             layouts[sharing] = build_layout(
-                prompts, classes, sharing=sharing, owns_trunk=owns_trunk, tile_rows=tile_rows
+                prompts, classes, sharing=sharing, appended=appended, owns_trunk=owns_trunk, tile_rows=tile_rows
             )
         layout = layouts[sharing]
         if block + 1 == len(schedule):
-            first_query = layout.first_eot
+            first_query = layout.first_read
         else:
             first_query = layout.n_ctx_rows if schedule[block + 1].enter else 0
         if (sharing, first_query) not in tilings:

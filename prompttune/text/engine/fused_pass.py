@@ -22,14 +22,13 @@ from torch.autograd.function import once_differentiable
 
 from prompttune.base.devices import without_autocast
 from prompttune.text.engine.frozen_block import (
-    QUICK_GELU_SLOPE,
+    FrozenBlock,
     FrozenNorm,
     activate,
     activate_backward,
     in_dtype,
 )
 from prompttune.text.engine.fused_tiles import FusedTiles
-from vidfeat.backbone import ResidualBlock
 from vidfeat.backbone.tower_config import Activation
 
 UNITS_OF_BIAS = 8  # hidden units that are added, of which one is used: products want widths that 8 divides
@@ -37,7 +36,7 @@ UNITS_OF_BIAS = 8  # hidden units that are added, of which one is used: products
 
 @dataclass(frozen=True)
 class FusedBlock:
-    """A block's weights, input by output, with what `FrozenBlock` folds in folded in; d is a head's width.
+    """A `FrozenBlock`'s weights in fewer products, input by output; d is a head's width.
 
     Attributes:
         qkv, qkv_bias: `[W 3W]`, `[3W]`; zero for keys and values.
@@ -58,30 +57,22 @@ class FusedBlock:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, block: ResidualBlock, *, n_heads: int, activation: Activation, dtype: torch.dtype) -> FusedBlock:
-        """The weights of a block, matrices in `dtype`."""
-        attn, mlp = block.attn, block.mlp
-        weight, bias = attn.in_proj_weight, attn.in_proj_bias
-        width = weight.shape[1]
-        scales = torch.ones_like(bias)
-        scales[:width] = (width // n_heads) ** -0.5
-        qkv_bias = bias * scales
-        qkv_bias[width:] = 0.0
-        out_bias = attn.out_proj.bias + attn.out_proj.weight @ bias[2 * width :]
-        slope = QUICK_GELU_SLOPE if activation == "quick_gelu" else 1.0
-        unit = torch.ones(1, device=weight.device, dtype=dtype)
-        of_unit = activate(unit, activation).to(weight.dtype)
-        units, n_unused = (unit.to(weight.dtype), weight.new_zeros(UNITS_OF_BIAS - 1)), UNITS_OF_BIAS - 1
+    def of(cls, block: FrozenBlock, *, head_width: int) -> FusedBlock:
+        """The same weights, in these products."""
+        query, key_value, c_fc = (own.matrix.forward_weight for own in (block.query, block.key_value, block.c_fc))
+        unit = query.new_ones(1)
+        of_unit = activate(unit, block.activation).to(block.c_proj_bias.dtype)
+        n_unused = UNITS_OF_BIAS - 1
         return cls(
-            ln_1=FrozenNorm.of(block.ln_1),
-            qkv=(weight * scales.unsqueeze(1)).t().to(dtype).contiguous(),
-            qkv_bias=qkv_bias.to(dtype),
-            out=_with_rows(attn.out_proj.weight.t(), out_bias, width // n_heads - 1).to(dtype),
-            ln_2=FrozenNorm.of(block.ln_2),
-            c_fc=_with_rows(mlp.c_fc.weight * slope, torch.zeros_like(out_bias), n_unused).t().to(dtype).contiguous(),
-            c_fc_bias=torch.cat([mlp.c_fc.bias * slope, *units]).to(dtype),
-            c_proj=_with_rows(mlp.c_proj.weight.t() / slope, mlp.c_proj.bias / of_unit, n_unused).to(dtype),
-            activation=activation,
+            ln_1=block.ln_1,
+            qkv=torch.cat([query, key_value], dim=1),
+            qkv_bias=torch.cat([block.query_bias.flatten(), query.new_zeros(key_value.shape[1])]),
+            out=_with_rows(block.out.matrix.forward_weight, block.out_bias, head_width - 1),
+            ln_2=block.ln_2,
+            c_fc=torch.cat([c_fc, c_fc.new_zeros(len(c_fc), UNITS_OF_BIAS)], dim=1),
+            c_fc_bias=torch.cat([block.c_fc_bias.flatten(), unit, unit.new_zeros(n_unused)]),
+            c_proj=_with_rows(block.c_proj.matrix.forward_weight, block.c_proj_bias / of_unit, n_unused),
+            activation=block.activation,
         )
 
     def projections(self, rows: Tensor) -> Tensor:
@@ -91,7 +82,7 @@ class FusedBlock:
 
 
 def _with_rows(weight: Tensor, row: Tensor, n_zero: int) -> Tensor:
-    return torch.cat([weight, row.unsqueeze(0), weight.new_zeros(n_zero, weight.shape[1])])
+    return torch.cat([weight, row.to(weight.dtype).unsqueeze(0), weight.new_zeros(n_zero, weight.shape[1])])
 
 
 class Space:
@@ -155,7 +146,7 @@ class FusedPass(torch.autograd.Function):
         weights = torch.softmax(torch.baddbmm(tiles.hidden, query, key.transpose(1, 2)), dim=-1)
         torch.bmm(weights, value, out=space.attended[1 : 1 + tiles.n_queries_in_tiles].view_as(query))
         attended = space.attended.index_select(0, tiles.attended_index).view(-1, len(block.out))
-        residual = tiles.residual(rows, given.fixed)
+        residual = tiles.heads.residual(rows, given.fixed)
         y = _plus_product(residual, attended, block.out)
         again, *of_ln_2 = block.ln_2.forward(y)
         hidden = torch.addmm(block.c_fc_bias, in_dtype(again, block.c_fc.dtype), block.c_fc)

@@ -104,15 +104,6 @@ class FusedTiles:
         keys_values = vectors[first : first + 2 * n_matrices * n_keys].view(2, n_matrices, n_keys, width)
         return vectors[:first].view(n_matrices, n_queries, width), keys_values[0], keys_values[1]
 
-    def residual(self, rows: Tensor, fixed: Tensor | None) -> Tensor:
-        """The queries' rows `[n_queries*R W]`: of `rows`, then the last of the fixed `[F W]`, alike for every run."""
-        live = rows[self.heads.first_query * self.n_runs :]
-        if fixed is None:
-            return live
-        n_fixed = self.heads.n_queries - len(live) // self.n_runs
-        last = fixed[len(fixed) - n_fixed :].unsqueeze(1).expand(-1, self.n_runs, -1)
-        return torch.cat([live, last.reshape(-1, rows.shape[1])])
-
     def gradients_of_attended(self, gradients: Tensor) -> Tensor:
         """`[n_queries*R W]` -> `[G Q d]`."""
         vectors = gradients.view(-1, self.heads.heads.width)
@@ -133,13 +124,7 @@ class FusedTiles:
         """Of `new_gradients`: the borrowed trunk's `[P R 2W]` (P 0 where it is not borrowed), the live rows'
         `[n_live*R 3W]`."""
         tiles, width = self.heads, self.heads.heads.width
-        n_matrices, n_queries, n_keys = self.hidden.shape
-        if tiles.n_trunk:
-            first, n_tiled = n_matrices * n_queries, 2 * n_matrices * n_keys
-            tiled = found[first : first + n_tiled].view(2, tiles.n_tiles, -1, n_keys, width)
-            column, n_sums = tiles.first_trunk_column, 2 * self.n_runs * tiles.heads.n_heads * tiles.n_trunk
-            sums = found[first + n_tiled : first + n_tiled + n_sums].view(2, -1, tiles.n_trunk, width)
-            torch.sum(tiled[:, :, :, column : column + tiles.n_trunk], 1, out=sums)
+        tiles.sum_trunk(found[self.n_queries_in_tiles :])
         rows = found.index_select(0, self.gradient_index)
         n_borrowed = (tiles.n_trunk - tiles.n_own_trunk) * self.n_runs * 2 * tiles.heads.n_heads
         return rows[:n_borrowed], rows[n_borrowed:].view(tiles.n_live * self.n_runs, 3 * tiles.heads.n_heads * width)

@@ -150,6 +150,16 @@ class HeadTiles:
         scores.view(self.n_tiles, -1, scores.shape[1], self.n_columns).add_(self.hidden)
         return scores
 
+    def residual(self, rows: Tensor, fixed: Tensor | None) -> Tensor:
+        """The queries' rows `[n_queries*R W]`: of the live `rows`, then the last of the fixed `[F W]`, alike for every
+        run."""
+        live = rows[self.first_query * self.n_runs :]
+        if fixed is None:
+            return live
+        n_fixed = self.n_queries - len(live) // self.n_runs
+        last = fixed[len(fixed) - n_fixed :].unsqueeze(1).expand(-1, self.n_runs, -1)
+        return torch.cat([live, last.reshape(-1, rows.shape[1])])
+
     def attended(self, tiled: Tensor) -> Tensor:
         """`[G Q d]` -> `[Z n_queries*R W/Z]`."""
         return self._rows(tiled, self.attended_index)
@@ -175,17 +185,23 @@ class HeadTiles:
     def gradients_of_keys(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Of keys and values: the borrowed trunk's `[P R 2W]` (P 0 where it is not borrowed), the live rows'
         `[Z n_live*R 2W/Z]`."""
-        n_tiled, width = 2 * self._n_matrices * self.n_columns, self.heads.width
-        if self.n_trunk:
-            tiled = gradients[:n_tiled].view(2, self.n_tiles, -1, self.n_columns, width)
-            first = self.first_trunk_column
-            sums = gradients[n_tiled:].view(2, -1, self.n_trunk, width)
-            torch.sum(tiled[:, :, :, first : first + self.n_trunk], 1, out=sums)
+        width = self.heads.width
+        self.sum_trunk(gradients)
         found = gradients.index_select(0, self.key_gradient_index)
         n_borrowed, columns = self.n_trunk - self.n_own_trunk, 2 * self.heads.n_heads
         n_first = n_borrowed * self.n_runs * columns
         borrowed = found[:n_first].view(n_borrowed, self.n_runs, columns * width)
         return borrowed, found[n_first:].view(self.n_parts, self.n_live * self.n_runs, columns // self.n_parts * width)
+
+    def sum_trunk(self, gradients: Tensor) -> None:
+        """Fills the room for the trunk's sums in `new_key_gradients`, over all tiles; what lies behind it stays."""
+        if not self.n_trunk:
+            return
+        n_tiled, first = 2 * self._n_matrices * self.n_columns, self.first_trunk_column
+        n_sums = 2 * self.heads.n_runs * self.heads.n_heads * self.n_trunk
+        tiled = gradients[:n_tiled].view(2, self.n_tiles, -1, self.n_columns, self.heads.width)
+        sums = gradients[n_tiled : n_tiled + n_sums].view(2, -1, self.n_trunk, self.heads.width)
+        torch.sum(tiled[:, :, :, first : first + self.n_trunk], 1, out=sums)
 
     def trunk_of(self, kv: Tensor) -> Tensor:
         """The own trunk's rows of keys and values `[Z n_live*R 2W/Z]`, a view `[P R Z 2W/Z]`."""

@@ -1,14 +1,16 @@
 """Which rows the text tower computes for some classes: index arithmetic, no floating point.
 
 A CLIP text token depends on the tokens before it alone. So two classes whose prompts begin alike share the rows of that
-beginning, and a set of prompts is a tree: SOS is the root, every class is a path, and its EOT is a leaf. A row attends
-to its path. What stands on the path makes three kinds of rows:
+beginning, and a set of prompts is a tree: SOS is the root, every class is a path, and the row that is read, its EOT, is
+a leaf. A row attends to its path. What stands on the path makes three kinds of rows:
 
 - *constant* rows have no context vector on their path (SOS; the whole name when it stands in front). Their keys and
   values never change, so they are no rows of a training step at all.
 - *trunk* rows have nothing but shared context vectors behind SOS: every class attends to them.
 - *leaf* rows are the rest. They are packed without padding and grouped in *tiles*: a few classes that share rows with
   each other, and with nobody outside but for constants and trunk. Attention runs tile by tile (`tiling.py`).
+
+CoCa's paths go on behind EOT (`Appended`): to the one padding token that is seen, and to the class embedding.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prompttune.text.class_prompts import ClassPrompts
+from vidfeat.backbone import TextConfig
 
 SOS: tuple[int, ...] = ()  # a constant row is named by the token ids that lead to it from SOS
 
@@ -37,22 +40,59 @@ class Sharing:
 
 
 @dataclass(frozen=True)
+class Appended:
+    """The class embedding behind every text of CoCa's, which is read there, and the mask that comes with it.
+
+    The row behind a padding token is hidden from every row, itself included (see `TextTower`). So of the padding behind
+    EOT the first token alone is seen, and the class embedding sees itself where the text leaves no place for padding.
+
+    Attributes:
+        class_id, position: its id and position.
+        pad_id: the id of padding.
+    """
+
+    class_id: int
+    position: int
+    pad_id: int
+
+    @classmethod
+    def of(cls, config: TextConfig) -> Appended | None:
+        """That of a tower; None where a text ends with its own tokens."""
+        if config.pooling != "class":
+            return None
+        return cls(class_id=config.vocab_size, position=config.n_positions - 1, pad_id=config.pad_id)
+
+    def behind(self, slots: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """`slots` from position 1 on, with what is seen or read behind them; and all their positions."""
+        padding = (self.pad_id,) if len(slots) + 1 < self.position else ()
+        ending = (*padding, self.class_id)
+        return (*slots, *ending), (*range(1, len(slots) + len(ending)), self.position)
+
+    def hidden(self, slots: tuple[int, ...]) -> tuple[bool, ...]:
+        """Which of the rows behind SOS nobody sees."""
+        return (False, *(slot == self.pad_id for slot in slots[:-1]))
+
+
+@dataclass(frozen=True)
 class Path:
-    """One class's way from SOS to EOT.
+    """One class's way from SOS to the row that is read.
 
     Attributes:
         constants: names of the constant rows on it, SOS included.
         n_trunk: trunk rows on it.
         leaf_keys: names of its leaf rows in order; equal names are one row.
         leaf_slots: what stands there, see `ClassPrompts.slots`.
-        first_leaf_position: position of the first leaf row in the text.
+        leaf_positions: where, in the text.
+        hidden_constants, hidden_leaves: which of them nobody sees; see `Appended`.
     """
 
     constants: tuple[tuple[int, ...], ...]
     n_trunk: int
     leaf_keys: tuple[tuple[int, ...], ...]
     leaf_slots: tuple[int, ...]
-    first_leaf_position: int
+    leaf_positions: tuple[int, ...]
+    hidden_constants: tuple[bool, ...]
+    hidden_leaves: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -65,10 +105,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows computed for some classes, numbered `[trunk | other context rows | words | one EOT per class]`.
+    """The rows computed for some classes, numbered `[trunk | other context rows | words | one read row per class]`.
 
     Attributes:
-        classes: class indices in the order of their EOT rows.
+        classes: class indices in the order of the rows that are read.
         constants: names of the constant rows; SOS is the first.
         n_trunk: trunk rows these classes attend to.
         owns_trunk: the trunk's rows are computed here, not with another chunk of classes.
@@ -105,8 +145,8 @@ class Layout:
         return self.n_trunk if self.owns_trunk else 0
 
     @property
-    def first_eot(self) -> int:
-        """The first EOT row."""
+    def first_read(self) -> int:
+        """The first row that is read."""
         return self.n_rows - len(self.classes)
 
     def words_from(self, previous: Layout) -> np.ndarray | None:
@@ -124,10 +164,16 @@ def tree_order(prompts: ClassPrompts) -> list[int]:
 
 
 def build_layout(
-    prompts: ClassPrompts, classes: Sequence[int], *, sharing: Sharing, owns_trunk: bool, tile_rows: int
+    prompts: ClassPrompts,
+    classes: Sequence[int],
+    *,
+    sharing: Sharing,
+    appended: Appended | None,
+    owns_trunk: bool,
+    tile_rows: int,
 ) -> Layout:
     """The rows of `classes` (in `tree_order`), with up to `tile_rows` leaf rows per tile; one class may have more."""
-    paths = {c: _path(prompts, c, sharing) for c in classes}
+    paths = {c: _path(prompts, c, sharing, appended) for c in classes}
     n_trunk = max(path.n_trunk for path in paths.values())
     first_leaf_row = n_trunk if owns_trunk else 0
     tiled_classes = _group_into_tiles(paths, tile_rows)
@@ -169,17 +215,22 @@ def _word_rows_by_place(
     found: dict[tuple[int, int], int] = {}
     for tile, tile_classes in zip(tiles, tiled_classes, strict=True):
         for c, path, class_rows in zip(tile_classes, tile.paths, tile.leaf_rows, strict=True):
-            for offset, (row, slot) in enumerate(zip(class_rows, path.leaf_slots, strict=True)):
+            for row, slot, position in zip(class_rows, path.leaf_slots, path.leaf_positions, strict=True):
                 if slot >= 0:
-                    found[c, path.first_leaf_position + offset] = row - n_ctx_rows
+                    found[c, position] = row - n_ctx_rows
     return found
 
 
-def _path(prompts: ClassPrompts, c: int, sharing: Sharing) -> Path:
+def _path(prompts: ClassPrompts, c: int, sharing: Sharing, appended: Appended | None) -> Path:
     slots = prompts.slots(c)
     n_constant = next(i for i, slot in enumerate(slots) if slot < 0)
     n_trunk = next(i for i, slot in enumerate(slots) if slot >= 0) if sharing.ctx else 0
     n_inner = n_constant + n_trunk
+    if appended is None:
+        positions, hidden = tuple(range(1, len(slots) + 1)), (False,) * len(slots)
+    else:
+        slots, positions = appended.behind(slots)
+        hidden = appended.hidden(slots)
     # Where single classes have come in, a row's name starts with its class, and no other class has it.
     owner = () if sharing.ctx and sharing.words else (c,)
     return Path(
@@ -187,7 +238,9 @@ def _path(prompts: ClassPrompts, c: int, sharing: Sharing) -> Path:
         n_trunk=n_trunk,
         leaf_keys=tuple((*owner, *slots[:end]) for end in range(n_inner + 1, len(slots) + 1)),
         leaf_slots=slots[n_inner:],
-        first_leaf_position=n_inner + 1,
+        leaf_positions=positions[n_inner:],
+        hidden_constants=(False, *hidden[:n_constant]),
+        hidden_leaves=hidden[n_inner:],
     )
 
 
@@ -207,14 +260,15 @@ def _group_into_tiles(paths: dict[int, Path], tile_rows: int) -> list[list[int]]
 def _number_leaf_rows(
     tiled_classes: list[list[int]], paths: dict[int, Path], first_leaf_row: int
 ) -> dict[tuple[int, tuple[int, ...]], tuple[int, int, int, int]]:
-    """`{(tile, name): (row, slot, position, first class)}`: context rows first, EOT rows last, else in tree order."""
+    """`{(tile, name): (row, slot, position, first class)}`: context rows first, read rows last, else in tree order."""
     found: dict[tuple[int, tuple[int, ...]], tuple[int, int, int, int]] = {}
     for tile_index, classes in enumerate(tiled_classes):
         for c in classes:
             path = paths[c]
             last = len(path.leaf_keys) - 1
-            for offset, (key, slot) in enumerate(zip(path.leaf_keys, path.leaf_slots, strict=True)):
+            rows = zip(path.leaf_keys, path.leaf_slots, path.leaf_positions, strict=True)
+            for offset, (key, slot, position) in enumerate(rows):
                 group = 0 if slot < 0 else 2 if offset == last else 1
-                found.setdefault((tile_index, key), (group, slot, path.first_leaf_position + offset, c))
+                found.setdefault((tile_index, key), (group, slot, position, c))
     ordered = sorted(found.items(), key=lambda item: item[1][0])  # stable: tree order within a group
     return {name: (first_leaf_row + row, *value[1:]) for row, (name, value) in enumerate(ordered)}

@@ -28,8 +28,9 @@ from prompttune.text.engine.encoding_plan import (
 from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.fused_pass import UNITS_OF_BIAS, FusedBlock
+from prompttune.text.engine.layout import Appended
 from prompttune.text.engine.prepared import FusedChunk, PreparedChunk, TiledChunk
-from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText
+from vidfeat.backbone import AnyTokenizer, FrozenText, PromptableText, ResidualBlock
 
 TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is masked, smaller ones share less
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
@@ -63,8 +64,14 @@ class _Reordered(torch.autograd.Function):
 
 
 def takes_full_length(tower: PromptableText, prompts: ClassPrompts) -> bool:
-    """Whether all positions of every class are computed; see `TextConfig.path`."""
-    return tower.config.path == "full-length" or tower.config.pooling == "class" or prompts.sot_id is None
+    """Whether all positions of every class are computed; see `TextConfig.path`.
+
+    So they are too where no start of text makes the first row alike, and where a class embedding sees all of the
+    padding, as the tokenizer fills texts up with another token than the one whose followers are hidden.
+    """
+    config = tower.config
+    sees_padding = config.pooling == "class" and config.pad_id != prompts.pad_id
+    return config.path == "full-length" or sees_padding or prompts.sot_id is None
 
 
 class TextEngine:
@@ -84,7 +91,7 @@ class TextEngine:
         self.tower = tower
         self.class_chunk = class_chunk
         self.checkpoint = checkpoint
-        self._blocks: dict[torch.dtype, list[FrozenBlock] | list[FusedBlock]] = {}
+        self._blocks: dict[torch.dtype, list[FrozenBlock | FusedBlock]] = {}
         self._prepared: OrderedDict[tuple, _Prepared] = OrderedDict()
         self._full_length: OrderedDict[tuple, tuple[ClassPrompts, Sequence[FullLengthChunk]]] = OrderedDict()
 
@@ -146,7 +153,7 @@ class TextEngine:
         plan = self._plan(prompts, runs)
         steps = plan.chunks[0]
         n_shared = sum(step.layout.n_trunk > 0 for step in steps)
-        n_plain = prompts.n_classes * prompts.context_length
+        n_plain = prompts.n_classes * self.tower.config.n_positions
         if n_shared == len(steps):
             name, why = "shared-prefix", f"SOS and {steps[0].layout.n_trunk} context rows run once for all classes"
         elif n_shared:
@@ -241,7 +248,8 @@ class TextEngine:
     def _plan(self, prompts: ClassPrompts, context: TextContext) -> Plan:
         schedule = schedule_of(context, len(self.tower.blocks))
         class_chunk = self.class_chunk or prompts.n_classes
-        return build_plan(prompts, schedule, class_chunk=class_chunk, tile_rows=TILE_ROWS)
+        appended = Appended.of(self.tower.config)
+        return build_plan(prompts, schedule, appended=appended, class_chunk=class_chunk, tile_rows=TILE_ROWS)
 
     def _prepare(self, prompts: ClassPrompts, context: TextContext) -> _Prepared:
         """The plan with its constants, from the last MAX_PREPARED kept."""
@@ -278,10 +286,12 @@ class TextEngine:
     def _linear_dtype(self) -> torch.dtype:
         return autocast_dtype(self.tower.device.type) or self.tower.dtype
 
-    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock] | list[FusedBlock]:
+    def _frozen_blocks(self, dtype: torch.dtype) -> list[FrozenBlock | FusedBlock]:
         if dtype not in self._blocks:
-            config = self.tower.config
-            kind: Any = FusedBlock if self._is_fused else FrozenBlock
-            options: dict[str, Any] = {"n_heads": config.heads, "activation": config.activation, "dtype": dtype}
-            self._blocks[dtype] = [kind.of(block, **options) for block in self.tower.blocks]
+            self._blocks[dtype] = [self._frozen_block(block, dtype) for block in self.tower.blocks]
         return self._blocks[dtype]
+
+    def _frozen_block(self, block: ResidualBlock, dtype: torch.dtype) -> FrozenBlock | FusedBlock:
+        config = self.tower.config
+        frozen = FrozenBlock.of(block, n_heads=config.heads, activation=config.activation, dtype=dtype)
+        return FusedBlock.of(frozen, head_width=config.width // config.heads) if self._is_fused else frozen

@@ -18,7 +18,7 @@ class Tiling:
         query_rows: int64 `[T Q]`, row minus first_query; 0 in a place nobody takes.
         key_rows: int64 `[T K]`. Keys are numbered constants, trunk, leaf rows; a place nobody takes has SOS.
             Columns come in the same order: constants, trunk (all of it, in every tile), leaf rows of the tile.
-        visible: bool `[T Q K]`: the key is on the query's path. A place without a query sees SOS.
+        visible: bool `[T Q K]`: the key is on the query's path, and nothing hides it. A place without a query sees SOS.
         query_places: int64 `[N - first_query]`, where in the flattened `[T Q]` each query is.
         leaf_key_places: int64 `[leaf rows]`, where in the flattened `[T K]` each leaf row's own key is.
         n_constant_columns: columns before the trunk's.
@@ -100,10 +100,11 @@ def _leaf_tile(
     leaves = {row: n_constant_columns + n_trunk + column for column, row in enumerate(leaf_rows)}
     sight: dict[int, set[int]] = {}
     for path, rows in zip(tile.paths, tile.leaf_rows, strict=True):
-        seen = {constants[constant_index[name]] for name in path.constants}
+        on_path = zip(path.constants, path.hidden_constants, strict=True)
+        seen = {constants[constant_index[name]] for name, hidden in on_path if not hidden}
         seen.update(range(n_constant_columns, n_constant_columns + path.n_trunk))
-        for row in rows:
-            seen = seen | {leaves[row]}
+        for row, hidden in zip(rows, path.hidden_leaves, strict=True):
+            seen = seen if hidden else seen | {leaves[row]}
             sight[row] = seen
     return _TileKeys(constants=constants, leaves=leaves, sight=sight)
 

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from training import short_runs, train_runs
 
+from prompttune.api.apply_prompts import apply_prompts
+from prompttune.data.features import open_source
 from prompttune.evaluation.results import Result, load
+from prompttune.splits.file import write_split_file
+from prompttune.splits.making import MakeOptions, make_split_file
 from prompttune.training.fit import fit
 
 
@@ -38,3 +42,17 @@ def test_results_of_two_settings_are_told_apart(tmp_path: Path, target: str) -> 
     found = load(tmp_path)["setting"].tolist()
     assert found == [found[0], found[0], found[2], found[0], found[2]]
     assert found[0] != found[2]
+
+
+def test_what_was_tested_is_part_of_a_setting(tmp_path: Path, target: str) -> None:
+    """The same configuration on other test sets, and on a list whose file has changed, is another setting."""
+    apply_prompts([], given={"store": target}, out=tmp_path / "all")
+    apply_prompts([], given={"store": target}, base_to_new=True, out=tmp_path / "base-to-new")
+    split = make_split_file(open_source(target).table, MakeOptions(), source=target)
+    for folder, n_left_out in (("list", 0), ("shorter", 1)):
+        kept = {name: ids[n_left_out:] for name, ids in split.tests["test"].videos.items()}
+        tests = {"test": split.tests["test"].model_copy(update={"videos": kept})}
+        write_split_file(tmp_path / "split.json", split.model_copy(update={"tests": tests}))
+        given = {"store": target, "protocol": {"split_file": str(tmp_path / "split.json")}}
+        apply_prompts([], given=given, out=tmp_path / folder)
+    assert load(tmp_path)["setting"].nunique() == 4

@@ -40,7 +40,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def clip() -> nn.Module:
-    from open_clip.model import CLIP
+    from open_clip import CLIP
 
     torch.manual_seed(0)
     model = CLIP(**CONFIG).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,10 +27,12 @@ N_CTX, RUNS = 4, 2
 # Without start of text: T5's and Gemma's vocabularies. Without end of text: CLIPA's.
 NO_START, NO_END = {"siglip", "siglip2", "siglip-i18n"}, {"clipa"}
 FULL = {"mobileclip", "siglip", "siglip2", "siglip-i18n", "clipa"}
+# CoCa's mask: padding inside a name and at its end; texts that leave 2, 1, 0 places between the end and the embedding.
+MASKED = ("wow ! run", "wow ! go", "wow !", "! go", "wow", *(" ".join(["word"] * n) for n in (68, 69, 70)))
 
 
 class FamilyTokenizer:
-    """A token per word; what stands before and behind a text is the family's."""
+    """A token per word; what stands before and behind a text is the family's. "!" is the padding's, as CLIP's is."""
 
     def __init__(self, config: TextConfig, *, name: str, pad_id: int | None = None) -> None:
         self.context_length = config.context_length
@@ -39,7 +42,8 @@ class FamilyTokenizer:
         self.pad_id = (1 if name in NO_START else 0) if pad_id is None else pad_id
 
     def encode(self, text: str) -> list[int]:
-        return [3 + zlib.crc32(word.encode()) % (VOCAB - 6) for word in re.findall(r"\w+|[^\w\s]", text)]
+        words = re.findall(r"\w+|[^\w\s]", text)
+        return [self.pad_id if word == "!" else 3 + zlib.crc32(word.encode()) % (VOCAB - 6) for word in words]
 
 
 def prompts_of(both: Family, name: str, position: str = "end", names: tuple[str, ...] = NAMES) -> ClassPrompts:
@@ -111,15 +115,46 @@ def test_features_and_gradients_are_open_clips(named, position: str, n_deep: int
         torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
         for found, wanted in zip(torch.autograd.grad(features, tensors, cotangent), gradients, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
-    assert takes_full_length(both.ours, prompts) or name not in FULL
+    assert takes_full_length(both.ours, prompts) == (name in FULL)
     assert engine.path(prompts, context_of(tensors, kind)).startswith("full-length") == takes_full_length(
         both.ours, prompts
     )
 
 
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_what_a_class_embedding_sees_is_open_clips(monkeypatch, position: str, is_fused: bool) -> None:
+    monkeypatch.setattr("prompttune.text.engine.text_engine.launches_cost", lambda like: is_fused)
+    both = family("coca")
+    tokenizer = FamilyTokenizer(both.ours.config, name="coca")
+    prompts = ClassPrompts.build(MASKED, tokenizer, n_ctx=N_CTX, position=position, template="{}")  # type: ignore[arg-type]
+    assert [prompts.n_tokens(c) for c in (-3, -2, -1)] == [74, 75, 76]
+    tensors = leaves(1 if position == "end" else 0)
+    expected = open_clip_encode(both.theirs, prompts, context_of(tensors))
+    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad(expected, tensors, cotangent)
+    for chunk in (None, 3):
+        engine = TextEngine(both.ours, class_chunk=chunk, checkpoint=chunk is not None)
+        features = engine.encode(prompts, context_of(tensors))
+        torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
+        for found, wanted in zip(torch.autograd.grad(features, tensors, cotangent), gradients, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
+        assert not takes_full_length(both.ours, prompts)
+        assert engine.tokens_per_step(prompts, context_of(tensors)) < len(MASKED) * both.ours.config.n_positions
+
+
+def test_where_padding_is_another_token_than_the_masks_all_of_it_is_seen() -> None:
+    both = family("coca")
+    prompts = replace(prompts_of(both, "coca", names=MASKED[3:5]), pad_id=7)
+    tensors = leaves()
+    features = TextEngine(both.ours).encode(prompts, context_of(tensors))
+    expected = open_clip_encode(both.theirs, prompts, context_of(tensors))
+    torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_float32_keeps_the_stated_accuracy() -> None:
     """Values to 1e-5, gradients to 1e-4 of their size, on both paths."""
-    for name in ("pe-core", "siglip2"):
+    for name in ("pe-core", "siglip2", "coca"):
         both = family(name, dtype=torch.float32)
         prompts, tensors = prompts_of(both, name), leaves(dtype=torch.float32)
         expected = open_clip_encode(both.theirs, prompts, context_of(tensors))

@@ -18,13 +18,13 @@ from prompttune.training.device_step import MicroBatch
 TABLES = {"targets": {"mixup_alpha": 0.4}, "optim": {"epochs": 6, "name": "adamw"}, "log": {"every": 100}}
 
 
-@pytest.mark.parametrize("failing", [1, 3, 5])
-def test_a_step_that_is_not_finite_leaves_the_state_before_it(target: str, failing: int) -> None:
+@pytest.mark.parametrize(("failing", "read_every"), [(1, 5), (3, 5), (5, 5), (3, 1), (4, 1)])
+def test_a_step_that_is_not_finite_leaves_the_state_before_it(target: str, failing: int, read_every: int) -> None:
     runs = short_runs(TABLES, method="coop", store=target, seeds=[1, 2])
     _, whole = trainer_of(runs)
     whole.train(until=failing)
     _, late = trainer_of(runs)
-    late.read_every = 5
+    late.read_every = read_every
     draw = late._draw
 
     def with_a_bad_batch(step: int) -> Iterator[MicroBatch]:

@@ -115,7 +115,7 @@ def test_gradients_through_resume_equal_open_clips(both: Both) -> None:
 @pytest.mark.parametrize("path", world_configs(), ids=lambda path: path.stem)
 def test_the_embedded_clip_itself_equals_open_clip(path, tmp_path) -> None:
     """Its trained, compactly stored weights, not random ones."""
-    from open_clip.model import CLIP
+    from open_clip import CLIP
     from safetensors.torch import load_file
 
     weights = sorted(path.parent.glob("*.safetensors"))

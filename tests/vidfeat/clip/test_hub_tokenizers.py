@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from hub_tokenizers import KINDS, MODELS, fill_tokenizer, texts, write_tokenizer
@@ -42,10 +44,9 @@ def test_ids_are_open_clips(kind_folder: tuple[str, Path]) -> None:
     kind, folder = kind_folder
     if kind == "worldwide" and int(transformers.__version__.partition(".")[0]) > 4:
         pytest.skip("transformers 5 makes XLM-R's tokenizer anew: other ids where a text spells a special token")
-    from open_clip.tokenizer import HFTokenizer
-
-    kwargs = text_config_of(kind).get("tokenizer_kwargs", {})
-    theirs = HFTokenizer(str(folder), context_length=LENGTH, **kwargs)
+    settings = json.dumps({"model_cfg": {"text_cfg": text_config_of(kind)}})
+    (folder / "open_clip_config.json").write_text(settings, "utf-8")
+    theirs = open_clip.get_tokenizer(f"local-dir:{folder}", context_length=LENGTH)
     assert torch.equal(loaded(folder, kind).tokenize(TEXTS), theirs(TEXTS))
 
 
@@ -142,14 +143,28 @@ def test_absent_it_is_named_with_its_place_and_the_advice_works(hub: Path, tmp_p
             load_open_clip(model="ViT-B-16-SigLIP2", pretrained="webli", tokenizer=given)
 
 
+def test_one_that_the_hub_has_in_another_form_is_to_be_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    # huggingface_hub 1 raises this for a file that is not in a repository, older ones its base.
+    absent = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
+
+    def not_there(repository: str, name: str) -> Path:
+        raise absent.__new__(absent)
+
+    monkeypatch.setattr("vidfeat.clip.hub_tokenizer.hub_file", not_there)
+    with pytest.raises(UnsupportedModelError, match=r"AutoTokenizer\.from_pretrained\(\"google/mt5-base\"\)"):
+        hub_tokenizer({"hf_tokenizer_name": "google/mt5-base"}, model="x", context_length=64, vocab_size=9)
+
+
 def test_files_that_do_not_say_enough_are_refused(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path / "whole", "siglip")
     (tmp_path / "half").mkdir()
     half = shutil.copy(path, tmp_path / "half" / "tokenizer.json")
     cases = {
         half: "there is no tokenizer_config.json",
-        tmp_path / "nowhere": "this is not a tokenizer file",
-        tmp_path / "spiece.model": "a sentencepiece model must be converted first",
+        tmp_path / "nowhere": "there is no nowhere",
+        shutil.copy(path, tmp_path / "spiece.model"): "a sentencepiece model must be converted first",
     }
     for given, message in cases.items():
         with pytest.raises(UnsupportedModelError, match=message):

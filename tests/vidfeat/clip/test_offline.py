@@ -84,15 +84,17 @@ def cut_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    known = dict(open_clip.factory._MODEL_CONFIGS)
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    for family in ("pe-core", "siglip2"):
-        (folder / f"{WHOLE[family][1]}.json").write_text(json.dumps(whole_config(family)))
-    open_clip.add_model_config(folder)
+    names = {family: WHOLE[family][1] for family in ("pe-core", "siglip2")}
+    cut = {name: whole_config(family) for family, name in names.items()}
+    whole = {name: open_clip.get_model_config(name) for name in names.values()}
+    # The models added last count, so the whole ones are added again at the end.
+    for folder, configs in ((tmp_path / "cut", cut), (tmp_path / "whole", whole)):
+        folder.mkdir()
+        for name, config in configs.items():
+            (folder / f"{name}.json").write_text(json.dumps(config), "utf-8")
+    open_clip.add_model_config(tmp_path / "cut")
     yield home
-    open_clip.factory._MODEL_CONFIGS.clear()
-    open_clip.factory._MODEL_CONFIGS.update(known)
+    open_clip.add_model_config(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("family", "tag"), [("pe-core", "meta"), ("siglip2", "webli")])

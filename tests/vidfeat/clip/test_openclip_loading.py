@@ -120,7 +120,7 @@ def test_weights_of_openais_code_need_quick_gelu(state, tmp_path: Path) -> None:
     ],
 )
 def test_a_tag_of_another_activation_names_the_right_model(model: str, pretrained: str, named: str) -> None:
-    if not open_clip.pretrained.get_pretrained_cfg(model, pretrained):
+    if not open_clip.get_pretrained_cfg(model, pretrained):
         with pytest.raises(UnsupportedModelError, match="open_clip has no weights"):
             load_open_clip(model=model, pretrained=pretrained)
         return

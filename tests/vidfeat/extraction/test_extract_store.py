@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import replace
@@ -33,9 +34,9 @@ def test_values_equal_a_plain_loop_over_open_clips_own_model_and_transform(finis
     from PIL import Image
     from safetensors.torch import load_file
 
-    clip = open_clip.model.CLIP(**__import__("json").loads(Path(model.model_config).read_text())).eval()
+    clip = open_clip.CLIP(**json.loads(Path(model.model_config).read_text("utf-8"))).eval()
     clip.load_state_dict(load_file(model.weights), strict=False)
-    transform = open_clip.transform.image_transform(32, is_train=False)
+    transform = open_clip.image_transform(32, is_train=False)
     stored = rows_by_id(finished)
     assert len(stored) == 6
     for video_id, values in stored.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -10,14 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_extraction import digests, extract, small_options, write_tiny_clip, write_videos
 from small_store import FAILED_VIDEO, SmallStore, kill_at, tree
 
 from vidfeat.errors import StoreCorruptError, StoreIncompleteError, StoreNotFoundError
 from vidfeat.store import StoreWriter, open_store, verify
 from vidfeat.store.location import files_at
+from vidfeat.store.remote import RemoteFiles
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -157,3 +161,23 @@ def test_nothing_there_is_no_store(url):
     with pytest.raises(StoreNotFoundError, match="no store"):
         open_store(url)
     assert os.environ["AWS_ENDPOINT_URL"]
+
+
+def test_an_extraction_goes_on_where_its_pack_was_half_written(url, tmp_path, monkeypatch):
+    videos, local = write_videos(tmp_path / "videos", 2), tmp_path / "X.zarr"
+    options = small_options(videos, local, write_tiny_clip(tmp_path / "clip"), taps=("pooled",))
+    extract(options)
+    write = RemoteFiles.write
+
+    def until_the_text_tower(self, path, content, *, step):
+        if path == "pack/text.safetensors":
+            raise KeyboardInterrupt
+        write(self, path, content, step=step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFiles, "write", until_the_text_tower)
+        with pytest.raises(KeyboardInterrupt):
+            extract(replace(options, out=url))
+    assert list(objects(url)) == ["pack/config.json"]
+    extract(replace(options, out=url))
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in objects(url).items()} == digests(local)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tarfile
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from vidfeat.cli import main
 from vidfeat.errors import ManifestError, StoreError
 from vidfeat.store import open_store, verify
 from vidfeat.tools.features.into_store import ImportOptions, import_features
@@ -179,3 +182,37 @@ def test_lists_that_are_wrong_are_one_error(tmp_path):
     with pytest.raises(ManifestError, match="no list names"):
         import_features(tmp_path / "f", tmp_path / "X.zarr", ImportOptions(labels=(tmp_path / "l.csv",), strict=True))
     assert not (tmp_path / "X.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--pretrained", "openai"], "give either model"),
+        (["--model", "ViT-B-32"], "give either weights"),
+        (["--model", "hf-hub:a/b", "--pretrained", "x"], "brings its own weights"),
+        (["--model", "ViT-B-32", "--pretrained", "openai", "--base-weights", __file__], "base_weights fills"),
+        (["--pack", ".", "--model", "ViT-B-32"], "the backbone is named twice"),
+        (["--tap", "tokens/a"], "there is no such tap"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_a_message(flags, told, tmp_path):
+    save(tmp_path / "f/run/a.npy", rows(2))
+    done = CliRunner().invoke(main, ["import", str(tmp_path / "f"), str(tmp_path / "X.zarr"), *flags])
+    assert done.exit_code == 2, done.exception
+    assert re.match(rf"error: .*{told}", done.output)
+    assert not (tmp_path / "X.zarr").exists()
+
+
+def test_a_tap_has_one_name_in_a_store_however_it_is_spelled(tmp_path):
+    save(tmp_path / "f/run/a.npy", np.ones((2, 3, 4), np.float32))
+    reader, _ = imported(tmp_path / "f", tmp_path / "X.zarr", tap="tokens@6")
+    assert list(reader.taps) == ["tokens/06"]
+
+
+def test_a_damaged_json_beside_features_stops_nothing_that_does_not_ask_for_it(tmp_path):
+    save(tmp_path / "f/00.npy", rows(2))
+    (tmp_path / "f/00.json").write_text('{"action": ')
+    reader, _ = imported(tmp_path / "f", tmp_path / "X.zarr")
+    assert reader.ids.tolist() == ["00"]
+    with pytest.raises(ManifestError, match="00 has nothing"):
+        import_features(tmp_path / "f", tmp_path / "Y.zarr", ImportOptions(label_from="action"))

@@ -161,3 +161,10 @@ def test_files_without_features_are_refused_with_what_they_hold(tmp_path):
     with pytest.raises(StoreError, match="1 x dataset left out"):
         import_features(write(tmp_path / "ints.h5", {"c": np.arange(3)}), tmp_path / "Y.zarr", ImportOptions())
     assert not (tmp_path / "Y.zarr").exists()
+
+
+def test_a_store_that_cannot_be_written_is_not_blamed_on_the_features(tmp_path):
+    path = write(tmp_path / "x.h5", {"a": rows(2)})
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"file/Y\.zarr"):
+        import_features(path, tmp_path / "file" / "Y.zarr", ImportOptions())

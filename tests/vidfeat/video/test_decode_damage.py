@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import video_files as vf
 
 from benchmarks import damage as grid
 from vidfeat.errors import DecodeError
-from vidfeat.video.decode import choose_decoder, decode, decode_all, probe
+from vidfeat.video.decode import choose_decoder, decode, decode_all, probe, transport
 from vidfeat.video.decode.log_lines import listening
 from vidfeat.video.decode.payload import Payloads
 
@@ -71,6 +72,54 @@ def test_joined_transport_streams_are_whole_and_cut_ones_are_not(tmp_path: Path,
         assert caught.value.reason == reason
 
 
+PID = 256
+
+
+def transport_packet(
+    counter: int, *, pid: int = PID, starts: bool = False, filled: bool = False, broken: bool = False, new: bool = False
+) -> bytes:
+    """188 bytes; `new`: the counter's jump is announced."""
+    head = bytes([0x47, broken << 7 | starts << 6 | pid >> 8, pid & 0xFF, (0x30 if filled or new else 0x10) | counter])
+    return (head + (bytes([7, new << 7]) if filled or new else b"")).ljust(188, b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("after_six", "at"),
+    [
+        ([transport_packet(6), transport_packet(6), transport_packet(7)], None),  # a repeated packet
+        ([transport_packet(7)], 6),
+        ([transport_packet(9, new=True)], None),
+        ([transport_packet(6, broken=True)], 6),
+        ([transport_packet(6), transport_packet(9, starts=True)], 7),
+        ([transport_packet(6, filled=True), transport_packet(9, starts=True)], None),  # a joint behind a whole frame
+        ([transport_packet(6, filled=True), transport_packet(9)], 7),
+        ([transport_packet(0, pid=0), transport_packet(9, starts=True)], None),  # a joint behind a table of programs
+        ([bytes(188)], 6),
+    ],
+)
+@pytest.mark.parametrize(("before", "behind"), [(0, 0), (4, 0), (0, 16)])
+def test_lost_transport_packets_are_told_from_joints(
+    after_six: list[bytes], at: int | None, before: int, behind: int
+) -> None:
+    packets = [*(transport_packet(counter) for counter in range(6)), *after_six]
+    content = b"".join(bytes(before) + packet + bytes(behind) for packet in packets)
+    found = transport.damage(io.BytesIO(content), PID)
+    assert found.endswith(f" at byte {at * (188 + before + behind) + before}") if at is not None else found == ""
+
+
+def test_packets_that_an_index_lists_and_packets_cut_short_are_missed(tmp_path: Path) -> None:
+    avi = vf.write_video(tmp_path / "a.avi", n_frames=40, codec="mpeg4", b_frames=0)
+    data = bytearray(avi.read_bytes())
+    place = data.index(b"00dc", len(data) // 2)
+    data[place : place + 4] = b"\xff\xff\xff\xff"
+    avi.write_bytes(data)
+    with pytest.raises(DecodeError, match="of the 40 packets that its index lists can be found"):
+        decode_all(avi)
+    flv = vf.write_video(tmp_path / "a.flv", n_frames=40)
+    with pytest.raises(DecodeError, match="1 packets are not whole"):
+        decode_all(vf.cut_end(flv, tmp_path / "b.flv", keep=0.7))
+
+
 def test_pictures_are_held_against_their_checksums(tmp_path: Path) -> None:
     options: dict[str, Any] = {"codec": "libx265", "codec_options": {"x265-params": f"hash=1:{X265}"}}
     path = vf.write_video(tmp_path / "a.mp4", n_frames=24, container_options={"movflags": "faststart"}, **options)
@@ -120,6 +169,34 @@ def test_blocks_of_zeros_are_told_from_padding() -> None:
     assert not Payloads("mpeg4", b"").is_zeroed(bytes(5000))
     assert lengths.is_open_key(len(unit).to_bytes(4, "big") + b"\x41" + unit[1:])
     assert not lengths.is_open_key(with_length)
+    for codec in ("vp8", "vp9"):
+        assert Payloads(codec, None).is_zeroed(b"\1" + bytes(1024) + b"\1")
+        assert not Payloads(codec, None).is_zeroed(b"\1" + bytes(1023) + b"\1")
+    opens = [kind for kind in range(64) if Payloads("hevc", b"").is_open_key(bytes([0, 0, 1, kind << 1, 1]))]
+    assert opens == [16, 17, 18, 21]
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "counts"),
+    [
+        ("h264", "Missing reference picture, default is 0", True),
+        ("h264", "reference picture missing during reorder", True),
+        ("h264", "Increasing reorder buffer to 2", False),
+        ("hevc", "Could not find ref with POC 12", True),
+        ("hevc", "Error constructing the frame RPS.", True),
+        ("hevc", "Skipping invalid undecodable NALU: 1", True),
+        ("hevc", "Error parsing NAL unit #2.", True),
+        ("hevc", "The cu_qp_delta 40 is outside the valid range [-26, 25].", True),
+        ("hevc", "Decoded frame with POC 12/3.", False),
+        ("mpegts", "PES packet size mismatch", True),
+        ("avi", "Something went wrong during header parsing, tag has size 5, I will ignore it", True),
+        ("aac", "Error parsing NAL unit #2.", False),
+    ],
+)
+def test_which_lines_are_evidence(part: str, line: str, counts: bool) -> None:
+    with listening() as lines:
+        av.logging.log(av.logging.DEBUG, part, f"{line}\n")
+        assert lines.evidence() == (f"{part}: {line}" if counts else "")
 
 
 def test_listening_leaves_the_log_as_it_was(tmp_path: Path) -> None:

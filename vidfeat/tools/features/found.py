@@ -74,6 +74,18 @@ class Found:
     files: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, layout: str, videos: Iterable[FoundVideo], files: Mapping[str, str], notes: Iterable[str]) -> Found:
+        """The same, its videos given splits and classes by their folders."""
+        return cls(layout, tuple(with_splits_and_classes(videos)), files, tuple(notes))
+
+
+def unusable(shape: tuple[int, ...] | None, dtype: np.dtype) -> tuple[str, str] | None:
+    """Why an array is no video's features: a reason of a store's failed videos, and words behind its name; or None."""
+    if dtype.name not in FLOATS or not shape or 0 in shape[1:]:
+        return "invalid_data", f"is {dtype} {list(shape or ())}, not floats [F E]"
+    return ("no_frames", f"is empty: {list(shape)}") if shape[0] == 0 else None
+
 
 def failed(video_id: str, folder: str, reason: str, detail: str) -> FoundVideo:
     """A video whose features cannot be used."""

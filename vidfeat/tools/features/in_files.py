@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vidfeat.tools.features.found import (
-    FLOATS,
-    Found,
-    FoundVideo,
-    chosen,
-    counted,
-    failed,
-    with_splits_and_classes,
-)
+from vidfeat.tools.features.found import Found, FoundVideo, chosen, counted, failed, unusable
 from vidfeat.tools.features.in_tars import SPLITS, TARS, entries_of, split_folders
 from vidfeat.tools.features.npy import Entry, NotAnArray, array, header, npz_headers
 
@@ -99,7 +92,7 @@ def _found(
     both = [entry["npz"].name for entry in by_place.values() if set(_ARRAYS) <= entry.keys()]
     told = [*notes, *_left_out(others), *counted("text without features left out", texts)]
     told += counted("NAME.npz left out beside NAME.npy", both)
-    return Found(_layout(groups, by_place), tuple(with_splits_and_classes(videos)), files, tuple(told))
+    return Found.of(_layout(groups, by_place), videos, files, told)
 
 
 def _layout(groups: Mapping[Place, _Files], by_place: Mapping[Place, Mapping[str, Entry]]) -> str:
@@ -158,10 +151,8 @@ def _video(
         name, shape, dtype = _header(entry, key)
     except NotAnArray as problem:
         return failed(video_id, folder, problem.reason, f"{entry.name}: {problem}")
-    if dtype.name not in FLOATS or not shape or 0 in shape[1:]:
-        return failed(video_id, folder, "invalid_data", f"{entry.name} is {dtype} {list(shape)}, not floats [F E]")
-    if shape[0] == 0:
-        return failed(video_id, folder, "no_frames", f"{entry.name} is empty: {list(shape)}")
+    if (why := unusable(shape, dtype)) is not None:
+        return failed(video_id, folder, why[0], f"{entry.name} {why[1]}")
     meta = [by_place[p]["npy"] if p and "npy" in by_place[p] else None for p in (files.times, files.rate)]
     return FoundVideo(
         video_id,
@@ -200,8 +191,9 @@ def _texts(own: Mapping[str, Entry]) -> Mapping[str, Any]:
     """What lies beside KEY.npy: the fields of KEY.json, KEY.txt or KEY.cap as `caption`, KEY.cls as `cls`."""
     found: dict[str, Any] = {}
     if "json" in own:
-        document = json.loads(own["json"].read().decode("utf-8", "replace"))
-        found |= document if isinstance(document, dict) else {}
+        with suppress(ValueError):  # a damaged one has no fields, which is said where one is asked for
+            document = json.loads(own["json"].read().decode("utf-8", "replace"))
+            found |= document if isinstance(document, dict) else {}
     for ending, name in (("txt", "caption"), ("cap", "caption"), ("cls", "cls")):
         if ending in own:
             found[name] = own[ending].read().decode("utf-8", "replace").strip()

@@ -20,16 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vidfeat.tools.features.found import (
-    FEATURE_NAMES,
-    FLOATS,
-    Found,
-    FoundVideo,
-    chosen,
-    counted,
-    failed,
-    with_splits_and_classes,
-)
+from vidfeat.tools.features.found import FEATURE_NAMES, FLOATS, Found, FoundVideo, chosen, counted, failed, unusable
 
 _ID_COLUMNS = ("ids", "id", "names", "name", "video_ids", "video_id", "videos", "keys", "paths", "files", "filenames")
 _LABEL_COLUMNS = ("labels", "label", "classes", "class")
@@ -99,7 +90,7 @@ def find_in_hdf5(h5: h5py.File, path: Path, *, key: str | None) -> Found:
         videos, layout = _per_video(walk, key=key, notes=notes), "hdf5, one dataset per video"
     others = sorted({node.file.filename for node in walk.datasets.values()} - {h5.filename})
     files = {path.name: str(path), **{os.path.relpath(other, path.parent): other for other in others}}
-    return Found(layout, tuple(with_splits_and_classes(videos)), files, tuple(notes))
+    return Found.of(layout, videos, files, notes)
 
 
 def _per_video(walk: _Walk, *, key: str | None, notes: list[str]) -> list[FoundVideo]:
@@ -143,10 +134,8 @@ def _id(name: str, shared: bool) -> str:
 def _video(video_id: str, name: str, dataset: h5py.Dataset) -> FoundVideo:
     folder = video_id.rpartition("/")[0]
     shape, where = dataset.shape, f"/{name}"
-    if shape is None or dataset.dtype.name not in FLOATS or not shape or 0 in shape[1:]:
-        return failed(video_id, folder, "invalid_data", f"{where} is {dataset.dtype} {shape}, not floats [F E]")
-    if shape[0] == 0:
-        return failed(video_id, folder, "no_frames", f"{where} is empty")
+    if (why := unusable(shape, dataset.dtype)) is not None:
+        return failed(video_id, folder, why[0], f"{where} {why[1]}")
     missing = _missing_parts(dataset)
     if missing:
         return failed(video_id, folder, "unreadable", f"{where} {missing}")

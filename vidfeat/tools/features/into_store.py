@@ -19,6 +19,7 @@ from vidfeat.store import (
     Fingerprint,
     StoreSpec,
     StoreWriter,
+    Tap,
     TapSpec,
     VideoRow,
     feature_problem,
@@ -43,7 +44,7 @@ class ImportOptions:
 
     Attributes:
         pack: the backbone whose features they are; None leaves a store that nothing trains on.
-        tap: what the rows are: `pooled`, or `tokens/06`.
+        tap: what the rows are: `pooled`, or `tokens/06` (`tokens@6`).
         key: which array holds the features, where several belong to one video.
         labels, classes, label_from, strict: see `labelled`.
     """
@@ -55,6 +56,13 @@ class ImportOptions:
     classes: Path | None = None
     label_from: str | None = None
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        tap = Tap.of(self.tap)
+        if tap is None:
+            expected = f"{Tap().flag}, or {Tap(6).flag}: the tokens that enter block 6"
+            raise StoreError(explain("there is no such tap", got=self.tap, expected=expected, fix="another --tap"))
+        object.__setattr__(self, "tap", tap.name)
 
 
 @dataclass
@@ -167,7 +175,7 @@ def _require_one_kind(
         raise StoreError(explain("the features have rows of several shapes", where=source, got=got, fix=fix))
     (shape,) = counts
     if options.tap == POOLED and len(shape) != 1:
-        fix = "rows of two axes are tokens: --tap tokens/LL, LL the block they enter"
+        fix = "rows of two axes are tokens: --tap tokens@L, L the block they enter"
         raise StoreError(explain("pooled features are one vector a frame", where=source, got=list(shape), fix=fix))
     expected = _expected_shape(options)
     if expected is not None and shape != expected:

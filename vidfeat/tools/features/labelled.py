@@ -51,9 +51,7 @@ def labelled(
     unlabelled = [video.id for video in named if not video.label]
     if len(unlabelled) == len(named):
         problems.note(f"no classes: --labels LIST gives them{_beside(named)}, and later `vidfeat relabel`", [])
-        names: tuple[str, ...] = tuple(ids.values()) if ids else ()
-        if names:  # a store whose videos have labels of no class cannot list classes
-            names = ()
+        names: tuple[str, ...] = ()  # a store whose videos have labels of no class cannot list classes
     else:
         if unlabelled:
             problems.add("features without a class (--labels LIST, or a folder for each class)", unlabelled)
