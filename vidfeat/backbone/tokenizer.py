@@ -78,7 +78,7 @@ def token_rows(texts: Sequence[str], rows: Sequence[Sequence[int]], *, context_l
 
 
 def _with_pair_merged(parts: Sequence[str], pairs: Sequence[str], best: str) -> list[str]:
-    """`parts` with each neighbouring two that are `best` joined, from the left; `pairs`: all neighbouring twos."""
+    """`parts` with each pair `best` joined, from the left; `pairs`: all neighbours."""
     merged, index = [], 0
     while index < len(parts):
         width = 2 if index < len(pairs) and pairs[index] == best else 1
@@ -93,7 +93,7 @@ class Tokenizer:
     Made without a look at the vocabulary, which is put together for the first text: commands start at once.
 
     Args:
-        merges: `"left right"`, two symbols each, in order of rank; with the 256 byte symbols they define the vocabulary:
+        merges: `"left right"`, two symbols each, by rank; with the 256 byte symbols they define the vocabulary:
             256 symbols, the same 256 closing a word, one per merge, then start of text and end of text.
         context_length: tokens per text, start and end included.
     """
@@ -139,10 +139,10 @@ class Tokenizer:
         return ids
 
     def _merged(self, symbols: str) -> list[str]:
-        """A piece's parts in the vocabulary: the pair of the lowest rank is merged wherever it stands, until none is left.
+        """A piece's parts in the vocabulary: the pair of lowest rank is merged wherever it stands, till none is left.
 
-        Source: openai/CLIP, clip/simple_tokenizer.py, bpe. The `tokenizers` library does the same, faster for books; for
-        class names it would spend a tenth of a second on taking the vocabulary in, at the start of every command.
+        Source: openai/CLIP, clip/simple_tokenizer.py, bpe. The `tokenizers` library does the same, faster for books;
+        before the first class name it would take 0.1 s to take the vocabulary in, at every command's start.
         """
         parts = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
         while len(parts) > 1:
@@ -188,7 +188,7 @@ class Tokenizer:
         """
         found = (values.get("format"), values.get("version"))
         merges = values.get("merges", ())
-        sound = isinstance(values.get("context_length"), int) and all([merge.count(" ") == 1 for merge in merges])
+        sound = isinstance(values.get("context_length"), int) and all(merge.count(" ") == 1 for merge in merges)
         if found != (FORMAT, FORMAT_VERSION) or not merges or not sound:
             raise PackError(
                 explain(
