@@ -183,7 +183,11 @@ def plug_trials(study: PlugStudy, chosen: Settings) -> list[dict[str, Any]]:
         base = with_settings(host.config, chosen.hosts[host.label])
         rows.append({"label": f"{host.label}, {ALONE}", "config": base})
         rows += [
-            {"label": f"{host.label}, {name} {place}", "config": with_settings(merge(base, plug.config), settings)}
+            {
+                "label": f"{host.label}, {name} {place}",
+                "config": with_settings(merge(base, plug.config), settings),
+                "against": f"{host.label}, {ALONE}",
+            }
             for name, plug in study.plugs.items()
             if name not in host.without
             for place, settings in enumerate(grid_of(plug.search))
@@ -200,7 +204,8 @@ def final_rows(study: PlugStudy, chosen: Settings) -> list[dict[str, Any]]:
             for name, plug in study.plugs.items():
                 if arm in (name, BOTH):
                     config = with_settings(merge(config, plug.config), chosen.plugs[name])
-            rows.append({"label": f"{host.label}, {arm}", "config": config})
+            row = {"label": f"{host.label}, {arm}", "config": config}
+            rows.append(row if arm == ALONE else row | {"against": f"{host.label}, {ALONE}"})
     return rows
 
 
@@ -225,7 +230,7 @@ def suite_of(study: PlugStudy, stage: str, world: int, rows: Sequence[Mapping[st
                 }
                 for prompt in study.hard_prompts
             ],
-            "methods": [{"label": row["label"], "config": merge(study.shared, row["config"])} for row in rows],
+            "methods": [{**row, "config": merge(study.shared, row["config"])} for row in rows],
             "grid": {"stores": [store], "shots": [study.shots]},
         }
     )

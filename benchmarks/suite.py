@@ -48,10 +48,15 @@ class Resources(Table):
 
 
 class MethodRow(Table):
-    """One line of the result table: a label and the configuration behind it."""
+    """One line of the result table: a label and the configuration behind it.
+
+    `against`: the label that the report sets it against where results of several data sets are read together, if it is
+    not the baseline.
+    """
 
     label: str
     config: dict[str, Any]
+    against: str = ""
     resources: Resources | None = None
 
 
@@ -114,6 +119,7 @@ class Suite(Table):
         for label in sorted({x for x in labels if labels.count(x) > 1}):
             yield f"methods: the label {label!r} stands twice"
         named = [("baseline", self.baseline)] + [(f"grid.{g.name}", label) for g in self.grid for label in g.methods]
+        named += [(f"methods.{row.label}.against", row.against) for row in self.methods if row.against]
         for where, label in named:
             if label not in labels:
                 yield f"{where}: no method is labelled {label!r}; there are {', '.join(labels)}"

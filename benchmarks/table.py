@@ -115,6 +115,7 @@ def write_rows(out: Path, suite: Suite, rows: Sequence[Row]) -> None:
         "title": suite.title,
         "columns": columns,
         "rows": lines,
+        "against": {row.label: row.against for row in suite.methods if row.against},
         "readme": {
             "columns": columns,
             "rows": lines,

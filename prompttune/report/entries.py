@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prompttune.errors import RunFolderError, explain
@@ -24,6 +24,7 @@ class Entry:
         result: everything that `result.json` says.
         cell: the numbers over its runs.
         runs: one per seed; a method that trains nothing has one.
+        against: label of the line that its suite sets it against; empty for the comparison's baseline.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Entry:
     result: Result
     cell: CellResult
     runs: tuple[RunResult, ...]
+    against: str = ""
 
     @property
     def is_trained(self) -> bool:
@@ -56,7 +58,8 @@ class Group:
     """Entries that are compared: they were tested on the same videos among the same classes.
 
     Attributes:
-        store: name of the store, without its ending.
+        store: name of the store, without its ending; with folders before it where several stores have that name.
+        path: the store's, as its results name it.
         model: the backbone's name and weights.
         protocol: how videos were split.
         shots: training videos per class; 0 where the protocol has none.
@@ -65,6 +68,7 @@ class Group:
     """
 
     store: str
+    path: Path
     model: str
     protocol: str
     shots: int
@@ -73,8 +77,12 @@ class Group:
 
     @property
     def title(self) -> str:
-        shots = f", {self.shots} shots" if self.shots else ""
-        return f"{self.store}: {self.protocol}{shots}"
+        return f"{self.store}: {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Protocol and shots, in words."""
+        return f"{self.protocol}, {self.shots} shots" if self.shots else self.protocol
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -92,7 +100,8 @@ def read_groups(results: str | Path) -> list[Group]:
     """Every finished result at or below a folder, sorted into what may be compared.
 
     Args:
-        results: a suite's results folder (`cells/NAME/result.json`), or any folder that run folders are in.
+        results: a suite's results folder (`cells/NAME/result.json`), a folder of such folders, or any folder that run
+            folders are in.
 
     Raises:
         RunFolderError: no result there, or one that cannot be read.
@@ -109,11 +118,12 @@ def read_groups(results: str | Path) -> list[Group]:
                 fix="python -m benchmarks run SUITE.toml, or prompttune train ... --out below this folder",
             )
         )
-    labels = suite_labels(root)
-    entries = [entry for path in paths for entry in _entries(path.parent, root, labels)]
+    suites = {path: _suite_above(path, root) for path in paths}
+    entries = [entry for path, suite in suites.items() for entry in _entries(path.parent, suite)]
+    labels = dict.fromkeys(label for suite in suites.values() for label in suite.labels)
     order = {label: place for place, label in enumerate(labels)}
     entries.sort(key=lambda entry: (order.get(entry.label, len(order)), entry.is_trained))
-    return _groups(entries)
+    return _with_stores_apart(_groups(entries))
 
 
 def slug(text: str) -> str:
@@ -121,32 +131,51 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def suite_labels(root: Path) -> list[str]:
-    """The labels of the suite that was run into this folder, in its order; none when it was no suite."""
-    try:
-        document = json.loads((root / "table.json").read_text(encoding="utf-8"))
-        return list(dict.fromkeys(str(row[0]) for row in document["rows"]))
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return []
+@dataclass(frozen=True)
+class SuiteTable:
+    """What the `table.json` of a suite's results folder says.
+
+    Attributes:
+        title: the suite's own; empty when it was no suite.
+        labels: of its methods, in its order.
+        against: by label, the label of the line that it is set against.
+    """
+
+    title: str = ""
+    labels: tuple[str, ...] = ()
+    against: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> SuiteTable:
+        """The folder's; an empty one when no suite was run into it."""
+        try:
+            document = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+            labels = dict.fromkeys(str(row[0]) for row in document["rows"])
+            return cls(str(document["title"]), tuple(labels), dict(document.get("against", {})))
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return cls()
 
 
 def suite_title(root: Path) -> str:
     """The suite's own title, else the folder's name."""
-    try:
-        return str(json.loads((root / "table.json").read_text(encoding="utf-8"))["title"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"Results in {root.resolve().name}"
+    return SuiteTable.read(root).title or f"Results in {root.resolve().name}"
 
 
-def _entries(folder: Path, root: Path, labels: Sequence[str]) -> Iterable[Entry]:
+def _suite_above(path: Path, root: Path) -> SuiteTable:
+    """The suite that a result belongs to: of the nearest folder that has a table, no higher than `root`."""
+    folders = [folder for folder in path.parents if folder.is_relative_to(root)]
+    return next((found for folder in folders if (found := SuiteTable.read(folder)).labels), SuiteTable())
+
+
+def _entries(folder: Path, suite: SuiteTable) -> Iterable[Entry]:
     result = Result.read(folder)
     # The runner names a cell's folder SLUG-STORE-PROTOCOL-SHOTS; of two labels that fit, the longer is meant.
-    fitting = [label for label in labels if folder.name.startswith(f"{slug(label)}-")]
+    fitting = [label for label in suite.labels if folder.name.startswith(f"{slug(label)}-")]
     name = max(fitting, key=len) if fitting else result.method_name
     for cell in result.cells:
         axes = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in cell.overrides.items())
         runs = tuple(run for run in result.runs if run.overrides == cell.overrides)
-        yield Entry(f"{name} {axes}".strip(), folder, result, cell, runs)
+        yield Entry(f"{name} {axes}".strip(), folder, result, cell, runs, suite.against.get(name, ""))
 
 
 def _groups(entries: Sequence[Entry]) -> list[Group]:
@@ -179,12 +208,29 @@ def _group(entries: Sequence[Entry], shots: int) -> Group:
     has_shots = first.protocol in ("base-to-new", "few-shot")
     return Group(
         store=Path(first.store.path).stem,
+        path=Path(first.store.path),
         model=first.store.model,
         protocol=first.protocol,
         shots=shots if has_shots else 0,
         classes={name: tuple(names) for name, names in first.classes.items()},
         entries=tuple(_distinct(entries)),
     )
+
+
+def _with_stores_apart(groups: Sequence[Group]) -> list[Group]:
+    """Groups whose titles differ: folders before the names of stores that are called alike."""
+    paths = {group.title: set[Path]() for group in groups}
+    for group in groups:
+        paths[group.title].add(group.path)
+    return [replace(group, store=_short_name(group.path, paths[group.title])) for group in groups]
+
+
+def _short_name(path: Path, alike: Iterable[Path]) -> str:
+    """The fewest last parts of a path that tell it from the others, without its ending."""
+    parts = path.with_suffix("").parts
+    others = [other.with_suffix("").parts for other in alike if other != path]
+    n_parts = next((n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others)), len(parts))
+    return "/".join(parts[-n_parts:])
 
 
 def _distinct(entries: Sequence[Entry]) -> list[Entry]:

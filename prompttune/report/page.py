@@ -13,9 +13,10 @@ from prompttune.report.comparison import Comparison
 from prompttune.report.entries import Entry
 from prompttune.report.learned_features import LearnedModels, Unavailable, anchor_similarity, class_movement
 from prompttune.report.logs import Curves, read_curves
-from prompttune.report.page_tables import Cell, PageTable, published_table, result_table
+from prompttune.report.over_stores import OverStores, over_stores
+from prompttune.report.page_tables import Cell, PageTable, over_stores_table, published_table, result_table
 from prompttune.report.statistics import flips_p
-from prompttune.report.tables import heading, notes, published_for
+from prompttune.report.tables import OVER_STORES_RULE, heading, notes, published_for
 from prompttune.report.thumbnails import VideoFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -53,6 +54,15 @@ class Section:
     absent: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Article:
+    """What is said of one comparison, or of several together."""
+
+    title: str
+    facts: str
+    sections: Sequence[Section]
+
+
 def render_page(comparisons: Sequence[Comparison], *, title: str, videos: Path | None = None) -> str:
     """The page as one string of HTML.
 
@@ -69,9 +79,26 @@ def render_page(comparisons: Sequence[Comparison], *, title: str, videos: Path |
         lstrip_blocks=True,
     )
     names = (f"f{number}" for number in count())
-    groups = [(comparison.group, _sections(comparison, names, videos)) for comparison in comparisons]
+    articles = [_over_stores(over, names) for over in over_stores(comparisons)]
+    articles += [_article(comparison, names, videos) for comparison in comparisons]
     first = comparisons[0].group.entries[0].result
-    return environment.get_template("page.html.j2").render(title=title, groups=groups, versions=first.versions)
+    return environment.get_template("page.html.j2").render(title=title, articles=articles, versions=first.versions)
+
+
+def _article(comparison: Comparison, names: Iterator[str], videos: Path | None) -> Article:
+    group = comparison.group
+    n_classes = ", ".join(f"{len(classes)} {name} classes" for name, classes in group.classes.items())
+    return Article(group.title, f"{group.model} · {n_classes}", _sections(comparison, names, videos))
+
+
+def _over_stores(over: OverStores, names: Iterator[str]) -> Article:
+    groups = [comparison.group for comparison in over.comparisons]
+    section = Section("Means and gains", "", tables=[over_stores_table(over)], notes=[OVER_STORES_RULE])
+    if any(line.gains for line in over.lines):
+        caption = "Points gained over the line in brackets; dots: means over data sets, bars: 95 % intervals over them."
+        section.figures.append(Figure(plots.gains_over_stores(over, name=next(names)), caption))
+    facts = f"{groups[0].model} · {', '.join(group.store for group in groups)}"
+    return Article(over.title, facts, [section])
 
 
 def _sections(comparison: Comparison, names: Iterator[str], videos: Path | None) -> list[Section]:

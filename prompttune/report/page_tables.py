@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prompttune.report.comparison import Comparison, Line
+from prompttune.report.over_stores import OverStores
 from prompttune.report.published import Published
 from prompttune.report.statistics import in_per_cent
 from prompttune.report.tables import heading, interval, mean_and_std, published_frame
@@ -76,6 +77,24 @@ def _row(comparison: Comparison, line: Line) -> list[Cell]:
         Cell.number(line.entry.n_parameters, "{:,}"),
         Cell.number(line.entry.seconds, "{:.1f}"),
     ]
+
+
+def over_stores_table(over: OverStores) -> PageTable:
+    """Means over data sets, what each line gains over the line it is set against, and Holm's p."""
+    columns = ["method", "against"]
+    for metric in over.metrics:
+        columns += [heading(metric), f"Δ {heading(metric)}"]
+    rows = []
+    for line in over.lines:
+        cells = [Cell(line.label), Cell(line.against or "-")]
+        for metric in over.metrics:
+            mean, gain = line.means.get(metric), line.gains.get(metric)
+            cells.append(Cell(mean_and_std(mean), mean.mean if mean else None))
+            shown = gain and Cell(in_per_cent(gain.mean, signed=True), gain.mean, small=interval(gain))
+            cells.append(shown or Cell("-"))
+        p = Cell("-") if line.p is None else Cell.number(line.p, "{:.2g}")
+        rows.append([*cells, p, Cell.number(line.n_stores)])
+    return PageTable("", [*columns, f"p of Δ {heading(over.main_metric)}", "data sets"], rows)
 
 
 def published_table(lines: Sequence[Published]) -> PageTable:

@@ -10,9 +10,10 @@ import numpy as np
 from prompttune.report.answers import ClassChange
 from prompttune.report.comparison import Comparison, scores
 from prompttune.report.logs import Curve, Curves
+from prompttune.report.over_stores import OverStores
 from prompttune.report.statistics import harmonic_means
 from prompttune.report.svg import BASELINE, FAINT, GAIN, INK, LOSS, Drawing, colours, drawing, markers
-from prompttune.report.tables import heading, mean_and_std
+from prompttune.report.tables import heading, mean_and_std, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,6 +167,37 @@ def _draw_curve(
         figure.mark(axes.plot(curve.steps, run, lw=0.7, alpha=0.35, color=colour), label=owner or label)
     mean = axes.plot(curve.steps, np.nanmean(values, axis=0), marker=marker, ms=3, color=colour, label=label)
     figure.mark(mean, label=owner or label, tip=label)
+
+
+def gains_over_stores(over: OverStores, *, name: str) -> str:
+    """Forest plot: each line's gain over the line it is set against, with its interval over data sets; a panel per
+    metric."""
+    shown = [line for line in over.lines if line.gains]
+    with drawing(width=7.6, height=0.8 + 0.19 * len(shown), columns=len(over.metrics)) as figure:
+        for metric, axes in zip(over.metrics, figure.axes, strict=True):
+            for place, line in enumerate(shown):
+                gain = line.gains.get(metric)
+                if gain is None:
+                    continue
+                colour = BASELINE if gain.low is None or gain.low <= 0 <= (gain.high or 0) else _direction(gain.mean)
+                tip = f"{line.label} against {line.against}: {with_interval(gain)}"
+                marks = axes.plot(100 * gain.mean, place, "o", ms=4, color=colour)
+                if gain.low is not None and gain.high is not None:
+                    marks += axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=colour)
+                figure.mark(marks, label=line.label, tip=tip)
+            axes.axvline(0, color=INK, lw=0.8)
+            names = [f"{line.label} ({line.against})" for line in shown] if axes is figure.axes[0] else []
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(shown) - 0.4, -0.6)
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="x")
+            axes.set_axisbelow(True)
+            axes.set_xlabel(f"Δ {heading(metric)} (points)")
+        return figure.svg(name=name, alt="points gained on each metric, with intervals over data sets")
+
+
+def _direction(value: float) -> str:
+    return GAIN if value > 0 else LOSS
 
 
 def reach_of(changes: Iterable[ClassChange]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prompttune.evaluation.evaluate import Spread
 from prompttune.report.comparison import BOLD_RULE, Comparison, Line
 from prompttune.report.markdown import TEST_NAMES, markdown_table
+from prompttune.report.over_stores import OverStores, over_stores
 from prompttune.report.published import Published, matching
 from prompttune.report.statistics import Difference, in_per_cent
 
@@ -18,6 +19,12 @@ NUMBERS_RULE = (
     "Top-1 accuracy in per cent, mean ± sample standard deviation over seeds; HM is the mean of the seeds' harmonic "
     "means. Δ is the mean difference to {baseline}, paired by seed, with its 95 % t interval; `over videos` is "
     "the 95 % interval of the same difference from a bootstrap over the test videos."
+)
+
+OVER_STORES_RULE = (
+    "Top-1 accuracy in per cent, mean ± sample standard deviation over data sets, each data set's the mean over its "
+    "seeds. Δ is the mean difference to the line under `against`, taken on each data set and paired by seed, with its "
+    "95 % t interval over data sets; p is that of the t test over data sets, after Holm's correction over the lines."
 )
 
 
@@ -69,6 +76,20 @@ def table_frame(comparison: Comparison, *, bold: str = "{}", sign: str = "±") -
             row["over videos"] = interval(line.over_videos) or "-"
         row |= {"seeds": len(line.entry.runs), "parameters": f"{line.entry.n_parameters:,}"}
         rows.append(row | {"s / seed": f"{line.entry.seconds:.1f}"})
+    return pandas.DataFrame(rows)
+
+
+def over_stores_frame(over: OverStores, *, sign: str = "±") -> pandas.DataFrame:
+    """Means and gains over data sets in words, one row per line."""
+    import pandas
+
+    rows = []
+    for line in over.lines:
+        row: dict[str, object] = {"method": line.label, "against": line.against or "-"}
+        for metric in over.metrics:
+            row[heading(metric)] = mean_and_std(line.means.get(metric), sign=sign)
+            row[f"Δ {heading(metric)}"] = with_interval(line.gains.get(metric))
+        rows.append(row | {"p": "-" if line.p is None else f"{line.p:.2g}", "data sets": line.n_stores})
     return pandas.DataFrame(rows)
 
 
@@ -169,8 +190,11 @@ def published_for(comparison: Comparison) -> list[Published]:
 
 
 def to_markdown(comparisons: Sequence[Comparison], *, title: str) -> str:
-    """A Markdown page: a table per comparison, its notes, and the published numbers on the same data set."""
+    """A Markdown page: a table over data sets where there are several, one per comparison, its notes, and the published
+    numbers on the same data set."""
     parts = [f"# {title}"]
+    for over in over_stores(comparisons):
+        parts += [f"## {over.title}", _markdown(over_stores_frame(over)), f"- {OVER_STORES_RULE}"]
     for comparison in comparisons:
         parts += [f"## {comparison.group.title}", f"Backbone: {comparison.group.model}"]
         parts.append(_markdown(table_frame(comparison, bold="**{}**")))
@@ -187,23 +211,34 @@ def _markdown(frame: pandas.DataFrame) -> str:
 
 
 def to_latex(comparisons: Sequence[Comparison]) -> str:
-    """A `table` environment per comparison; needs the package booktabs."""
-    return "\n".join(_latex(comparison) for comparison in comparisons)
+    """A `table` environment per comparison, before them one over data sets where there are several; needs the package
+    booktabs."""
+    tables = []
+    for over in over_stores(comparisons):
+        group, sign = over.comparisons[0].group, r"$\pm$"
+        caption = f"{over.title}; {group.model}. {OVER_STORES_RULE}"
+        label = f"over-{len(over.comparisons)}-{group.protocol}-{group.shots}"
+        tables.append(_latex(over_stores_frame(over, sign=sign), caption=caption, label=label))
+    for comparison in comparisons:
+        frame = table_frame(comparison, bold=r"\textbf{{{}}}", sign=r"$\pm$")
+        group = comparison.group
+        caption = " ".join([f"{group.title}; {group.model}.", *notes(comparison)])
+        tables.append(_latex(frame, caption=caption, label=f"{group.store}-{group.protocol}-{group.shots}"))
+    return "\n".join(tables)
 
 
-def _latex(comparison: Comparison) -> str:
-    frame = table_frame(comparison, bold=r"\textbf{{{}}}", sign=r"$\pm$")
+def _latex(frame: pandas.DataFrame, *, caption: str, label: str) -> str:
     for column in frame.columns:
         cells = [str(cell) for cell in frame[column]]
-        frame[column] = [escape_latex(cell) if column == "method" else _latex_signs(cell) for cell in cells]
+        escape = escape_latex if column in ("method", "against") else _latex_signs
+        frame[column] = [escape(cell) for cell in cells]
     frame.columns = [str(name).replace("Δ", r"$\Delta$") if "Δ" in name else escape_latex(name) for name in frame]
-    caption = " ".join([f"{comparison.group.title}; {comparison.group.model}.", *notes(comparison)])
     return frame.to_latex(
         index=False,
         escape=False,
         column_format="l" + "r" * (len(frame.columns) - 1),
         caption=_latex_signs(escape_latex(caption)),
-        label=f"tab:{'-'.join((comparison.group.store, comparison.group.protocol, str(comparison.group.shots)))}",
+        label=f"tab:{label}",
     )
 
 

@@ -31,6 +31,10 @@ from benchmarks.sources import make_sources
 from benchmarks.suite import cells
 from prompttune.errors import ConfigError
 from prompttune.evaluation.results import Result
+from prompttune.report.command import ReportOptions, render_report
+from prompttune.report.comparison import compare
+from prompttune.report.entries import read_groups
+from prompttune.report.over_stores import over_stores
 from vidfeat.store import open_store, verify
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks" / "plug.toml"
@@ -237,6 +241,14 @@ def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
     assert record["scores"]["CoOp, both"]["2"]["new"] == pytest.approx(by_seed, rel=1e-5)
     assert lines["CoOp", "anchors", "base"]["p_holm"] >= lines["CoOp", "anchors", "base"]["p"]
     assert [row[0] for row in record["readme"]["rows"]] == ["CoOp", "CLIP-Adapter", "mean over hosts"]
+    (over,) = over_stores([compare(group) for group in read_groups(out / "final")])
+    on_page = {line.label: line for line in over.lines}
+    assert on_page["CoOp, both"].against == "CoOp, alone"
+    assert on_page["CoOp, both"].gains["new"].mean == pytest.approx(lines["CoOp", BOTH, "new"]["mean"], abs=1e-6)
+    assert on_page["CoOp, alone"].gains == {}  # nothing is zero-shot here, so no baseline
+    page = render_report(ReportOptions(out / "final"))
+    assert "Over 3 data sets: base-to-new, 4 shots" in page
+    assert page.count("<title>CoOp, both against CoOp, alone: ") == 3  # dots; nothing varies here
     assert "<svg" in draw_forest(record, folder=tmp_path / "figures").read_text()
     dots = [line.get_xdata()[0] for line in forest_figure(record).axes[2].lines if line.get_marker() == "o"]
     expected = [lines[host, "anchors", "harmonic_mean"]["mean"] for host in ("CoOp", "CLIP-Adapter", "all")]

@@ -16,6 +16,8 @@ from benchmarks.__main__ import main
 from prompttune.errors import ConfigError, RunFolderError
 from prompttune.report.comparison import backed_best, compare, differences
 from prompttune.report.entries import Group, read_groups
+from prompttune.report.over_stores import over_stores
+from prompttune.report.statistics import paired_difference
 from prompttune.report.tables import escape_latex, to_csv, to_latex, to_markdown
 
 Counts = tuple[Sequence[int], Sequence[int]]
@@ -141,6 +143,41 @@ def test_suite_labels_name_the_cells(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(json.dumps(table))
     assert [entry.label for entry in only_group(tmp_path).entries] == ["CoOp, longer", "CoOp"]
     assert to_markdown([compare(only_group(tmp_path))], title="t").count("| CoOp") == 2
+
+
+def test_over_data_sets_each_one_counts_once(tmp_path: Path) -> None:
+    """Three worlds of a suite each, stores of one name; every line against its own, with the worlds' means."""
+    shifts = (0, 1, 2)
+    for world in shifts:
+        cells, store = tmp_path / f"world{world}" / "cells", f"w/world{world}/target.zarr"
+        for label, counts in (("zero", ZERO), ("coop", COOP), ("coop-anchors", BEST)):
+            moved = [((a - world * (counts is BEST), b, c), new) for (a, b, c), new in counts]
+            method = "zero-shot" if label == "zero" else "coop"
+            write_entry(cells / f"{label}-target-base-to-new-4", method, moved, store=store)
+        rows = [["Zero"], ["CoOp"], ["CoOp, anchors"]]
+        table = {"title": f"World {world}", "rows": rows, "against": {"CoOp, anchors": "CoOp"}}
+        (tmp_path / f"world{world}" / "table.json").write_text(json.dumps(table))
+
+    groups = read_groups(tmp_path)
+    assert [group.store for group in groups] == ["world0/target", "world1/target", "world2/target"]
+    assert [entry.label for entry in groups[0].entries] == ["Zero", "CoOp", "CoOp, anchors"]
+    comparisons = [compare(group) for group in groups]
+    (over,) = over_stores(comparisons)
+    assert over.title == "Over 3 data sets: base-to-new, 4 shots"
+    lines = {line.label: line for line in over.lines}
+    assert {label: line.against for label, line in lines.items()} == {
+        "Zero": "", "CoOp": "Zero", "CoOp, anchors": "CoOp"}  # fmt: skip
+    by_world = [(54 - 47 + 53 - 45 + 54 - 47) / 3 / 60 - world / 60 for world in shifts]
+    expected = paired_difference(by_world)
+    gain = lines["CoOp, anchors"].gains["base"]
+    assert (gain.mean, gain.low, gain.high, gain.n) == pytest.approx((expected.mean, expected.low, expected.high, 3))
+    assert lines["CoOp, anchors"].means["base"].std == pytest.approx(1 / 60)
+    assert lines["CoOp"].gains["base"].low is None  # the same on every world
+    assert lines["Zero"].p is None
+    text, latex = to_markdown(comparisons, title="t"), to_latex(comparisons)
+    assert f"| {100 * gain.mean:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}] |" in text
+    assert latex.count(r"\begin{table}") == 4
+    assert over_stores(comparisons[:1]) == []
 
 
 def test_a_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
