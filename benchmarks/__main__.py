@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from vidfeat.forms import forms, print_rows
+
 SPEED_SUBJECTS = {
     "store": "Reading a store beside numpy.memmap and zarr-python.",
     "extract": "The extraction pipeline beside the bare encoder and decoding alone.",
@@ -49,38 +51,42 @@ def quickstart(out: Path, seed: int, workers: int) -> None:
 @click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
 @click.option("--address", help="Of the Ray cluster, `auto` to find it.  [default: one on this machine]")
 @click.option("--overwrite", is_flag=True, help="Train finished cells again.")
-def run(suite: Path, data: Path, out: Path | None, only_plan: bool, **options: Any) -> None:
+@forms
+def run(suite: Path, data: Path, out: Path | None, only_plan: bool, form: str | None, **options: Any) -> None:
     """Run a suite: methods x stores x protocols x shots x seeds. The same command resumes it.
 
     Exit code 1 when a cell failed, 2 when the suite cannot run as it is, 130 when it was interrupted.
     """
     runner, suites = import_module("benchmarks.runner"), import_module("benchmarks.suite")
+    console = import_module("prompttune.base.console").plain_console(stderr=form is not None)
     folder = out or Path("runs") / suite.stem
     given = runner.RunOptions(**options)
     try:
         loaded = suites.load_suite(suite)
         if only_plan:
-            sys.exit(_show_plan(runner.make_plan(loaded, out=folder, data=data, options=given)))
-        outcome = runner.run_suite(loaded, out=folder, data=data, options=given)
+            sys.exit(_show_plan(runner.make_plan(loaded, out=folder, data=data, options=given), form, console))
+        outcome = runner.run_suite(loaded, out=folder, data=data, console=console, options=given)
     except (import_module("prompttune.errors").PrompttuneError, import_module("vidfeat.errors").VidfeatError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept in {folder}, and the same command goes on from there", err=True)
         sys.exit(130)
-    click.echo(f"{outcome.seconds:.0f} s. Results: {folder}\nNext: prompttune report {folder}")
+    if form is not None:
+        print_rows(import_module("benchmarks.table").plain_rows(outcome.finished), form)
+    console.print(f"{outcome.seconds:.0f} s. Results: {folder}\nNext: prompttune report {folder}", soft_wrap=True)
     sys.exit(1 if outcome.failures else 0)
 
 
-def _show_plan(plan: Any) -> int:
+def _show_plan(plan: Any, form: str | None, console: Any) -> int:
     """Prints the plan; the exit code, 1 where a cell cannot run."""
-    from prompttune.base.console import plain_console
-
-    console = plain_console()
-    console.print(plan.table())
-    console.print(plan.summary())
-    for name, problem in plan.problems.items():
-        click.echo(f"{name}: {problem}")
+    if form is not None:
+        print_rows(plan.rows(), form)
+    else:
+        for part in plan.parts():
+            console.print(part, soft_wrap=isinstance(part, str))
+        for name, problem in plan.problems.items():
+            click.echo(f"{name}: {problem}")
     return 1 if plan.problems else 0
 
 

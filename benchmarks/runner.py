@@ -55,11 +55,13 @@ class Outcome:
         rows: the finished methods in the suite's order, one per cell of the grid.
         failures: cell name -> why it has no result.
         seconds: of this call.
+        finished: the cells of `rows`.
     """
 
     rows: Sequence[Row]
     failures: Mapping[str, Failure]
     seconds: float
+    finished: tuple[Cell, ...] = ()
 
 
 def make_plan(suite: Suite, *, out: Path, data: Path, options: RunOptions = RunOptions()) -> SuitePlan:
@@ -92,18 +94,19 @@ def run_suite(
     with held(out, wait=False):
         plan = make_plan(suite, out=out, data=data, options=options)
         console.print(f"{suite.title}: {suite.shows}", style="bold")
-        console.print(plan.table())
-        console.print(plan.summary())
+        for part in plan.parts():
+            console.print(part, soft_wrap=isinstance(part, str))
         if not options.allow_missing:
             plan.require_runnable()
         log = _run(plan, out, options, console)
-        rows = _write_tables(suite, out, data, console)
+        finished = [cell for cell in cells(suite, out=out, data=data) if cell.kind == "method" and is_finished(cell)]
+        rows = _write_tables(suite, finished, out, console)
     for name, failure in log.new.items():
         console.print(f"failed {name}", style="red")
         console.print(failure.message)
     if log.new:
         console.print(f"tracebacks: {out / FAILURES}; the same command tries again", soft_wrap=True)
-    return Outcome(rows, log.new, time.monotonic() - started)
+    return Outcome(rows, log.new, time.monotonic() - started, tuple(finished))
 
 
 def _chosen(planned: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
@@ -158,9 +161,8 @@ def _run(plan: SuitePlan, out: Path, options: RunOptions, console: Console) -> F
     return log
 
 
-def _write_tables(suite: Suite, out: Path, data: Path, console: Console) -> list[Row]:
+def _write_tables(suite: Suite, finished: Sequence[Cell], out: Path, console: Console) -> list[Row]:
     """The table of all cells that are finished, chosen by this call or not."""
-    finished = [cell for cell in cells(suite, out=out, data=data) if cell.kind == "method" and is_finished(cell)]
     rows = rows_of(finished)
     if rows:
         write_rows(out, suite, rows)

@@ -167,6 +167,11 @@ class Cell:
         """Its run folder."""
         return Path(self.config.out)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which one it is, for rows that programs read."""
+        return {"cell": self.name} | {k: getattr(self, k) for k in ("label", "store", "protocol", "shots", "grid")}
+
     def runs(self) -> list[Run]:
         """One per seed."""
         return expand_runs(self.given, {})

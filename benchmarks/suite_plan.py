@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.jobs import MEMBERS, Job, holds_another, is_finished, make_jobs
 from benchmarks.suite import Cell
@@ -96,18 +96,29 @@ class SuitePlan:
             parts.append(f"about {in_words(self.seconds)} in {len(self.jobs)} trainings, {in_mib(memory)} at most")
         return ", ".join(parts)
 
-    def table(self) -> Table:
-        """The plan on the terminal."""
-        from rich import box
-        from rich.table import Table
+    def parts(self) -> Iterator[Table | str]:
+        """The plan on the terminal: a table, the names that are too long for it, what is missing, and the summary."""
+        from prompttune.base.narrow_tables import narrow_tables, numbered
 
-        table = Table(box=box.SIMPLE_HEAD)
-        for title in ("cell", "state", "runs", "steps", "time", "memory", "missing"):
-            right = title in ("runs", "steps", "time", "memory")
-            table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        names, legend = numbered("cell", [one.cell.name for one in self.cells], longest=28)
+        heads = ("state", "runs", "steps", "time", "memory")
+        numbers = zip(*((one.state, *_numbers(one)) for one in self.cells), strict=True)
+        yield from narrow_tables([names], [(head, list(column)) for head, column in zip(heads, numbers, strict=True)])
+        yield from legend
         for one in self.cells:
-            table.add_row(one.cell.name, one.state, *_numbers(one), _headline(one.problem or one.note))
-        return table
+            if one.problem or one.note:
+                yield f"{one.cell.name}: {_headline(one.problem or one.note)}"
+        yield self.summary()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The same for programs, a row for each cell; seconds and memory are those of its whole training."""
+        return [
+            one.cell.facts
+            | {"state": one.state, "runs": len(one.cell.runs()), "cells_together": one.n_together}
+            | {name: getattr(one.estimate, name, None) for name in ("n_steps", "seconds", "memory_bytes", "how")}
+            | {"problem": one.problem, "note": one.note}
+            for one in self.cells
+        ]
 
 
 def plan_suite(planned: Sequence[Cell], *, out: Path, overwrite: bool = False) -> SuitePlan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompttune.base.tensor_files import write_bytes
+from prompttune.cli.result_table import result_rows
 from prompttune.evaluation.results import Result, describe
 from prompttune.report.markdown import TEST_NAMES, markdown_table
 
@@ -88,19 +89,25 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 
 def print_rows(console: Console, suite: Suite, rows: Sequence[Row]) -> None:
-    """The table on the terminal, one per store, protocol and number of shots."""
-    from rich.table import Table
+    """The table on the terminal, one per store, protocol and number of shots; several where it is over 80 columns."""
+    from prompttune.base.narrow_tables import narrow_tables, numbered
 
     for key in dict.fromkeys(row.place for row in rows):
         group = [row for row in rows if row.place == key]
         names = metric_names(group)
         where = f"{key[1]}, {key[2]} shots, store {key[0]}{', ' + key[3] if key[3] else ''}"
-        table = Table(title=f"{suite.title}: {where}", title_justify="left")
-        for place, heading in enumerate(headings(names)):
-            table.add_column(heading, justify="left" if place == 0 else "right")
-        for row in group:
-            table.add_row(*row.cells(names))
-        console.print(table)
+        console.print(f"{suite.title}: {where}", soft_wrap=True)
+        labels, *numbers = [list(column) for column in zip(*(row.cells(names) for row in group), strict=True)]
+        method, *heads = headings(names)
+        column, legend = numbered(method, labels, longest=28)
+        for part in (*narrow_tables([column], list(zip(heads, numbers, strict=True))), *legend):
+            console.print(part, soft_wrap=isinstance(part, str))
+
+
+def plain_rows(finished: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The same for programs, a row per finished cell: where it was reached, metrics in [0, 1] with their deviation."""
+    results = [(cell, Result.read(cell.config.out)) for cell in finished]
+    return [cell.facts | row for cell, result in results for row in result_rows(result)]
 
 
 def write_rows(out: Path, suite: Suite, rows: Sequence[Row]) -> None:

@@ -15,6 +15,7 @@ from prompttune.config.train_config import NONE, merge
 from prompttune.evaluation.results import Result
 from prompttune.training.fit import FitOptions, FitResult, fit
 from prompttune.training.run_folder import run_folder_name
+from prompttune.training.run_log import OnLog
 
 
 def run_training(
@@ -24,6 +25,7 @@ def run_training(
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
+    on_log: OnLog | None = None,
     **config: Any,
 ) -> FitResult:
     """What `prompttune train` does: every seed and every value of the run axes, trained, evaluated, in a run folder.
@@ -32,6 +34,7 @@ def run_training(
         store: to train and test on.
         out: the run folder; None for runs/METHOD-STORE. Cut off, the same call goes on where it was.
         overwrite: starts anew in a folder that holds another run.
+        on_log: called with a run's name and each line of its log, for W&B, MLflow and their like.
         config: keys of the configuration, `optim__lr=0.01`; a list for a key of one value is a run axis.
 
     Raises:
@@ -47,7 +50,7 @@ def run_training(
             given = merge(given, nested(key, NONE if value is None else value))
     runs = expand_runs(given, axes)
     with StepBar(progress) as bar:
-        options = FitOptions(overwrite=overwrite, on_step=bar.on_step)
+        options = FitOptions(overwrite=overwrite, on_step=bar.on_step, on_log=on_log)
         return fit(runs, run_folder_name(runs[0].config), axes=axes, options=options)
 
 

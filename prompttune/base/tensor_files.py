@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -36,29 +37,37 @@ def write_bytes(target: Path, content: bytes) -> None:
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
+        with _blamed_on(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def require_writable(target: Path) -> None:
-    """Makes the folders that a file will lie in, for an error now and not when what belongs into it is computed.
+    """Finds out now, not when what belongs into a file is computed, that it cannot be written; leaves nothing behind.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: nothing can be written in its folder, or in the nearest one above that is there.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=target.parent):
+    with _blamed_on(target):
+        folder = next(folder for folder in target.absolute().parents if folder.exists())
+        with TemporaryFile(dir=folder):
             pass
+
+
+@contextmanager
+def _blamed_on(target: Path) -> Iterator[None]:
+    """Errors of the system name the file that somebody asked for."""
+    try:
+        yield
+    except FileExistsError as error:  # what mkdir says of a file where a folder should be
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(target)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(target)) from error
 
@@ -79,9 +88,16 @@ def read_tensors(
             document = json.loads((file.metadata() or {}).get(_DOCUMENT, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, ValueError) as problem:
-        what = f"there is no {kind} here" if not Path(path).exists() else f"this {kind} cannot be read"
-        raise error(explain(what, where=path, got=None if not Path(path).exists() else problem)) from None
+        raise error(_unreadable(Path(path), kind, problem)) from None
     if not isinstance(document, dict) or document.get("format") != kind:
         found = document.get("format") if isinstance(document, dict) else "safetensors of another origin"
         raise error(explain(f"this is not a {kind}", where=path, expected=kind, got=found))
     return tensors, document
+
+
+def _unreadable(path: Path, kind: str, problem: Exception) -> str:
+    if path.is_dir():
+        return explain(f"a {kind} is a file", where=path, got="a folder", fix=f"one of {path}/**/*.safetensors")
+    if not path.exists():
+        return explain(f"there is no {kind} here", where=path)
+    return explain(f"this {kind} cannot be read", where=path, got=problem)

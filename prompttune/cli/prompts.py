@@ -34,7 +34,9 @@ def list_(folder: Path, form: str | None) -> None:
         for entry in found
     ]
     if form is not None:
-        return print_rows(rows, form)
+        return print_rows(rows, form, columns=("file", *names, "classes"))
+    if not rows:
+        return click.echo(f"no prompt file below {folder}: `prompttune train` writes one for each run", err=True)
     table = Table("file", "method", "seed", "n_ctx", "width", "classes")
     table.columns[0].overflow = "fold"
     for row in rows:

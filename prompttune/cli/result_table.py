@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from prompttune.base.narrow_tables import Column, narrow_tables, numbered
 from prompttune.evaluation.results import CellResult, Result, RunResult, describe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 80
-LONGEST_SETTING = 20
 _TITLES = {"harmonic_mean": "HM"}
 _OF_MEANS = "harmonic_mean_of_means"
 
@@ -46,27 +45,13 @@ def result_tables(result: Result) -> Iterator[Table | str]:
     As many tables as keep within 80 columns, each with the settings. HM is the mean of the runs' harmonic means; the
     harmonic mean of the mean accuracies, which papers print more often, is told below where it differs.
     """
-    from rich import box
-    from rich.table import Table
-
     names = [name for name in dict.fromkeys(n for c in result.cells for n in c.metrics) if name != _OF_MEANS]
     several = any(cell.metrics[name].n > 1 for cell in result.cells for name in names if name in cell.metrics)
     title = "top-1 accuracy (%)" + (", mean ± standard deviation over seeds" if several else "")
     settings, legend = _settings(result)
     columns = [(_TITLES.get(name, name), [describe(cell.metrics, name) for cell in result.cells]) for name in names]
     columns += _beside(result)
-    while columns:
-        table, width, title = Table(title=title or None, box=box.SIMPLE_HEAD), 1, ""
-        taken = list(settings)
-        width += sum(_width(*column) for column in settings)
-        while columns and (len(taken) == len(settings) or width + _width(*columns[0]) <= WIDTH):
-            taken.append(columns.pop(0))
-            width += _width(*taken[-1])
-        for place, (head, _) in enumerate(taken):
-            table.add_column(head, justify="left" if place < len(settings) else "right", no_wrap=True)
-        for row in zip(*(values for _, values in taken), strict=True):
-            table.add_row(*row)
-        yield table
+    yield from narrow_tables(settings, columns, title=title)
     yield from legend
     if best_by_validation(result) is not None:
         yield "* best by validation; no row is chosen by test videos"
@@ -76,25 +61,24 @@ def result_tables(result: Result) -> Iterator[Table | str]:
         yield from _of_means(cell, ", ".join(f"{head} {values[place]}" for head, values in settings))
 
 
-def _settings(result: Result) -> tuple[list[tuple[str, list[str]]], list[str]]:
+def _settings(result: Result) -> tuple[list[Column], list[str]]:
     """A column for every setting that varies, and the lines that tell what its numbers stand for."""
     keys = list(dict.fromkeys(key for cell in result.cells for key in cell.overrides))
     if not keys:
         return [("method", [result.method_name] * len(result.cells))], []
     last = [key.rpartition(".")[2] for key in keys]
-    columns, legend = [], []
+    columns: list[Column] = []
+    legend: list[str] = []
     for key, short in zip(keys, last, strict=True):
         values = [str(cell.overrides.get(key, "-")) for cell in result.cells]
         head = short if last.count(short) == 1 else key
-        if max(map(len, values)) > LONGEST_SETTING:
-            numbers = {value: f"[{place}]" for place, value in enumerate(dict.fromkeys(values), 1)}
-            legend += [f"{head} {number} {value}" for value, number in numbers.items()]
-            values = [numbers[value] for value in values]
-        columns.append((head, values))
+        column, told = numbered(head, values)
+        columns.append(column)
+        legend += told
     return columns, legend
 
 
-def _beside(result: Result) -> Iterator[tuple[str, list[str]]]:
+def _beside(result: Result) -> Iterator[Column]:
     """Columns of what is no test accuracy: validation, number of runs, parameters, seconds."""
     runs = [_runs_of(result, cell) for cell in result.cells]
     validation, best = [_validation(of_cell) for of_cell in runs], best_by_validation(result)
@@ -123,7 +107,3 @@ def _validation(runs: Sequence[RunResult]) -> float | None:
 
 def _seconds(runs: Sequence[RunResult]) -> float:
     return sum(run.train_seconds / run.runs_together for run in runs) / len(runs)
-
-
-def _width(head: str, values: Sequence[str]) -> int:
-    return max(map(len, (head, *values))) + 3  # with the blanks around it

@@ -121,6 +121,7 @@ def classified_table(found: Sequence[Classified]) -> Table:
 
 def write_classified(path: Path, found: Sequence[Classified]) -> None:
     """Writes the same as a CSV `video,rank,class,score`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("video", "rank", "class", "score"))
         writer.writeheader()

@@ -294,10 +294,15 @@ def section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
+_GIVEN_BY = {"store": "--store X.zarr, which `vidfeat extract` writes"}
+
+
 def _problem(item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"\n    {key}: unknown key; {key_hint(key)}"
+    if item["type"] == "missing":
+        return f"\n    {key}: not given; {_GIVEN_BY.get(key, f'--set {key}=VALUE')}"
     message = item["msg"].removeprefix("Value error, ")
-    given = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+    given = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
     return f"\n    {key + ': ' if key else ''}{message}{given}"

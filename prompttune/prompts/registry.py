@@ -51,7 +51,8 @@ def list_prompts(folder: str | os.PathLike[str]) -> list[RegistryEntry]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise PromptFileError(explain("there is no folder of prompt files here", where=root))
+        got, fix = ("a file", f"prompttune prompts show {root}") if root.exists() else (None, None)
+        raise PromptFileError(explain("there is no folder of prompt files here", where=root, got=got, fix=fix))
     found = []
     for path in sorted(root.rglob("*.safetensors")):
         try:

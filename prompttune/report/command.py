@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from prompttune.base.tensor_files import require_writable
+from prompttune.base.tensor_files import require_writable, write_bytes
 from prompttune.errors import ConfigError, explain
 from prompttune.report.comparison import Comparison, compare
 from prompttune.report.entries import read_groups, suite_title
@@ -73,5 +73,5 @@ def write_report(options: ReportOptions, out: Path | None = None) -> Path | None
         return None
     path = out or options.results / PAGE
     require_writable(path)
-    path.write_text(render_report(options), encoding="utf-8")
+    write_bytes(path, render_report(options).encode())
     return path

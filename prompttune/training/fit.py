@@ -33,11 +33,12 @@ from prompttune.training.run_folder import (
     finished_result,
     release,
     remove_checkpoints,
+    require_place,
     run_result,
     write_run,
 )
 from prompttune.training.run_group import RunGroup, make_trainer, plan_groups, predictions_of, prepare, subset_accuracy
-from prompttune.training.run_log import RunLog
+from prompttune.training.run_log import OnLog, RunLog, require_library
 from prompttune.training.trainer import StepRecord, Trainer
 
 OnStep = Callable[[Trainer, StepRecord], None]
@@ -50,10 +51,12 @@ class FitOptions:
     Attributes:
         overwrite: starts anew in a folder that holds something.
         on_step: called after every step.
+        on_log: called with a run's name and each line of its log (`run_log.RunLog` says what a line has).
     """
 
     overwrite: bool = False
     on_step: OnStep | None = None
+    on_log: OnLog | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def fit(
     finished = finished_result(folder, runs, overwrite=options.overwrite)
     if finished is not None:
         return FitResult(finished, folder)
-    training_device(runs[0].config.device)  # refused before anything is read
+    training_device(runs[0].config.device)  # these are refused before anything is read
+    require_library(runs[0].config)
+    require_place(folder)
     found, group = _run_groups(runs, folder, options)
     result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
     result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
@@ -167,7 +172,7 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
         trainer.load_state(read_checkpoint(checkpoint, training=training))
     every = group.config.log.checkpoint_seconds
     written = time.monotonic()
-    with RunLog(folder, group.runs, from_step=trainer.step_index) as log:
+    with RunLog(folder, group.runs, from_step=trainer.step_index, on_log=options.on_log) as log:
 
         def on_step(record: StepRecord) -> None:
             nonlocal written

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from prompttune.base.tensor_files import write_bytes
+from prompttune.base.tensor_files import require_writable, write_bytes
 from prompttune.config.record import fingerprint_tables
 from prompttune.config.runs import Run
 from prompttune.config.train_config import TrainConfig
@@ -88,14 +88,25 @@ def claim(folder: Path, runs: Sequence[Run], *, overwrite: bool) -> None:
         RunFolderError: a folder that cannot be written.
     """
     claimed, content = folder / CLAIM, claim_content(runs)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _written(folder):
         if claimed.exists() and overwrite:
             _clear(folder, json.loads(claimed.read_bytes())["runs"])
         write_bytes(claimed, content)
+
+
+def require_place(folder: Path) -> None:
+    """Refuses a folder that cannot be written before anything is read. Raises: RunFolderError."""
+    with _written(folder):
+        require_writable(folder / CLAIM)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(
-            explain("the run folder cannot be written", where=folder, got=error, fix="another --out")
+            explain("the run folder cannot be written", where=folder, got=error.strerror or error, fix="another --out")
         ) from None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -12,9 +13,20 @@ import torch
 from torch import Tensor
 
 from prompttune.config.runs import Run
+from prompttune.config.train_config import TrainConfig
+from prompttune.errors import ConfigError, explain
 from prompttune.training.trainer import StepRecord
 
 LOG = "log.jsonl"
+# Called with a run's name and what its log was just given: for W&B, MLflow and their like.
+OnLog = Callable[[str, Mapping[str, Any]], None]
+
+
+def require_library(config: TrainConfig) -> None:
+    """Refuses `log.tensorboard` where its package is not installed. Raises: ConfigError."""
+    if config.log.tensorboard and find_spec("tensorboard") is None:
+        fix = 'pip install "prompttune[report]", or log.tensorboard=false'
+        raise ConfigError(explain("log.tensorboard needs the package tensorboard, which is not installed", fix=fix))
 
 
 class RunLog:
@@ -28,10 +40,11 @@ class RunLog:
         folder: the run folder; each run has a folder of its name in it.
         from_step: lines and curves of this step and later are from a training that was killed after its checkpoint;
             they go.
+        on_log: told of every line that is written; after a kill it hears again of steps behind the checkpoint.
     """
 
-    def __init__(self, folder: Path, runs: Sequence[Run], *, from_step: int) -> None:
-        self.folder, self.runs = folder, runs
+    def __init__(self, folder: Path, runs: Sequence[Run], *, from_step: int, on_log: OnLog | None = None) -> None:
+        self.folder, self.runs, self._on_log = folder, runs, on_log
         self._norms: list[Mapping[str, Tensor]] = []
         kept = [self._kept_lines(folder / run.name / LOG, from_step) for run in runs]
         for of_runs in zip(*kept, strict=False):
@@ -67,6 +80,8 @@ class RunLog:
             file.write(json.dumps(line) + "\n")
             if self._boards:
                 _write_board(self._boards[place], line)
+            if self._on_log is not None:
+                self._on_log(self.runs[place].name, line)
 
     def flush(self) -> None:
         """What was written so far is in the files afterwards."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -268,6 +269,22 @@ def test_a_begun_shared_folder_is_gone_on_with(tmp_path: Path, stores: Path, mon
     assert not shared.exists()
 
 
+def test_the_plan_keeps_within_80_columns_and_names_every_cell_whole(tmp_path: Path, stores: Path) -> None:
+    of = suite(COOP, method("Something with a long name, coupled with anchors, 2 of other", "coop"), GA2)
+    plan = make_plan(of, out=tmp_path / "out", data=stores / "nowhere")  # opens nothing, so that it takes no time
+    console = Console(width=80, file=io.StringIO(), markup=False)
+    for part in plan.parts():
+        console.print(part, soft_wrap=isinstance(part, str))
+    lines = console.file.getvalue().splitlines()
+    names = [one.cell.name for one in plan.cells]
+    assert max(map(len, names)) > 60
+    assert [line for line in lines if line.startswith("cell [")] == [f"cell [{k}] {n}" for k, n in enumerate(names, 1)]
+    table = lines[: lines.index(f"cell [1] {names[0]}")]
+    assert max(map(len, table)) <= 80
+    assert [line.split()[0] for line in table if "cannot run" in line] == [f"[{k + 1}]" for k in range(len(names))]
+    assert all(any(line.startswith(f"{name}: ") for line in lines) for name in names)
+
+
 def test_command_plans_runs_and_says_where(tmp_path: Path, stores: Path) -> None:
     path = tmp_path / "tiny.toml"
     path.write_text(to_toml(tables(COOP)))
@@ -276,10 +293,17 @@ def test_command_plans_runs_and_says_where(tmp_path: Path, stores: Path) -> None
     assert planned.exit_code == 0, planned.output
     assert "2 cells, about" in planned.output
     assert not (tmp_path / "out").exists()
+    rows = json.loads(CliRunner().invoke(main, [*given, "--plan", "--json"]).stdout)
+    assert [row["cell"] for row in rows] == ["zero-shot-target-base-to-new-4", "coop-target-base-to-new-4"]
+    assert (rows[1]["state"], rows[1]["runs"], rows[1]["n_steps"]) == ("to do", 2, 6)
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 0, done.output
     assert "2/2 done coop-target-base-to-new-4" in done.output
     assert "prompttune report" in done.output
+    again = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)
+    result = Result.read(tmp_path / "out" / "cells" / "coop-target-base-to-new-4")
+    assert [row["label"] for row in again] == ["Zero-shot", "CoOp"]
+    assert again[1]["harmonic_mean"] == result.cells[0].metrics["harmonic_mean"].mean
     missing = CliRunner().invoke(main, ["run", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "no")])
     assert missing.exit_code == 2
     assert "error: 2 of 2 cells cannot run" in missing.output

@@ -16,6 +16,8 @@ from small_extraction import write_tiny_clip
 from small_store import SmallStore
 from tiny_store import write_tiny_store
 
+from benchmarks.__main__ import SPEED_SUBJECTS
+from benchmarks.__main__ import main as benchmarks
 from prompttune.cli.commands import cli as prompttune
 from prompttune.data.features import open_source
 from prompttune.prompts.file import PromptFile, write_prompt_file
@@ -27,6 +29,10 @@ NO_TABLE = {
     *(f"prompttune prompts {name}" for name in ("import", "export")),
     *(f"prompttune splits {name}" for name in ("make", "import", "export")),
     "prompttune report",  # has formats of its own
+    "benchmarks report",
+    # These write what they measured or made: pages, and benchmarks/results/NAME.json.
+    *(f"benchmarks {name}" for name in ("quickstart", "evidence", "worlds", "readme", "damage", "world")),
+    *(f"benchmarks speed {name}" for name in SPEED_SUBJECTS),
 }
 
 
@@ -39,7 +45,8 @@ def commands(group: click.Command, words: str) -> Iterator[tuple[str, click.Comm
 
 
 def test_every_command_that_prints_a_table_has_forms() -> None:
-    known = dict([*commands(vidfeat, "vidfeat"), *commands(prompttune, "prompttune")])
+    groups = {"vidfeat": vidfeat, "prompttune": prompttune, "benchmarks": benchmarks}
+    known = dict(found for name, group in groups.items() for found in commands(group, name))
     options = {name: {option for p in command.params for option in p.opts} for name, command in known.items()}
     lacking = {name for name, given in options.items() if not {"--json", "--csv"} <= given}
     assert lacking - NO_TABLE == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ _CLASSES_SHOWN = 20
 def print_parts(*parts: Any) -> None:
     """Lines and tables on standard output, as wide as the terminal."""
     console = plain_console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a pipe has no width: do not wrap paths at 80 columns
     for part in parts:
         console.print(part)
@@ -198,14 +199,16 @@ def print_verify_report(report: VerifyReport) -> None:
     if not report.problems:
         print_parts(f"{report.path} is sound at level {report.level} ({looked})")
     else:
-        table = table_of(
-            f"{len(report.problems)} problems in {report.path} ({report.level}: {looked})", "file", "unit", "what"
-        )
+        n = len(report.problems)
+        print_parts(f"{n} {'problem' if n == 1 else 'problems'} in {report.path} ({report.level}: {looked})")
+        table = table_of("", "file", "unit", "what")
         for problem in report.problems:
             unit = "" if problem.unit is None else str(problem.unit)
             table.add_row(problem.path, unit, problem.what)
         check = "" if report.level == "fast" else " with --check full"
         print_parts(table, f"to repair: run the same extract command again{check}; it redoes just what is bad")
+        if any(problem.what.startswith("missing") for problem in report.problems):
+            print_parts("or, of a store that was copied: copy it again; `rsync -a` keeps what is here already")
     for note in report.notes:
         print_parts(f"note: {note}")
 

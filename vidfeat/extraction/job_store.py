@@ -41,7 +41,7 @@ def require_store_or_nothing(out: str) -> None:
                 "the output exists and is no store",
                 where=out,
                 got=", ".join(strangers[:5]),
-                fix="give the path of a new store, such as --out features.zarr",
+                fix="give the path of a new store, such as --out features.zarr; of a store half copied, copy the rest",
             )
         )
 

@@ -8,17 +8,15 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from vidfeat.errors import StoreCorruptError, explain
 from vidfeat.store.files import Files, LocalFiles
+from vidfeat.store.sealing import Manifest, half_copied
 from vidfeat.store.shards import CRC_BYTES, EMPTY, ArrayLayout
-
-if TYPE_CHECKING:
-    from vidfeat.store.sealing import Manifest
 
 # Linux allows 65530 mappings per process; beyond this many shards the least recently used are unmapped.
 _MAX_MAPPED_SHARDS = 8192
@@ -84,16 +82,19 @@ class RowSource(ABC):
 
     def _require_size(self, shard: int, size: int | None) -> None:
         path, expected = self._layout.shard_path(shard), self._sizes.get(shard)
-        if size is None or size != expected:
-            raise StoreCorruptError(
-                explain(
-                    "a shard is missing" if size is None else "a shard has the wrong size",
-                    where=f"{self._files.url}/{path}",
-                    expected=f"{expected} bytes",
-                    got="no file" if size is None else f"{size} bytes",
-                    fix="run `vidfeat verify`, then the extract command again: it redoes just the units that are bad",
-                )
+        if size == expected:
+            return
+        problem = half_copied(self._files) if size is None else None
+        raise problem or StoreCorruptError(
+            explain(
+                "a shard is missing" if size is None else "a shard has the wrong size",
+                where=f"{self._files.url}/{path}",
+                expected=f"{expected} bytes",
+                got="no file" if size is None else f"{size} bytes",
+                fix="run `vidfeat verify`, then the extract command again: it redoes just the units that are bad; "
+                "or, of a store that was copied, copy it again",
             )
+        )
 
 
 class _MappedShard:

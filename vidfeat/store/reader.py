@@ -329,7 +329,9 @@ def _read_manifest(files: Files) -> Manifest:
                 where=files.url,
                 expected="a directory written by `vidfeat extract`",
                 got=f"no {MANIFEST_PATH}, no {SPEC_PATH}" if exists else "nothing there",
-                fix=f"vidfeat extract SOURCE --out {files.url}",
+                fix="another path; of a store that was half copied, copy the rest"
+                if exists
+                else f"vidfeat extract SOURCE --out {files.url}",
             )
         )
     n_commits = len(files.listing("commits"))
@@ -339,7 +341,8 @@ def _read_manifest(files: Files) -> Manifest:
             where=files.url,
             expected=f"every unit committed and {MANIFEST_PATH} written",
             got=f"{n_commits} units committed",
-            fix=f"run the same command again, it carries on: vidfeat extract SOURCE --out {files.url}",
+            fix=f"run the same command again, it carries on: vidfeat extract SOURCE --out {files.url} (of a store that "
+            "was half copied, copy the rest)",
         )
     )
 

@@ -125,7 +125,7 @@ def verify(path: str | os.PathLike[str], *, level: Level = "fast") -> VerifyRepo
     else:
         if plan is None:
             raise half_copied(files) or StoreNotFoundError(
-                explain("there is no store", where=path, fix="check the path")
+                explain("there is no store", where=path, fix="another path; of a store half copied, copy the rest")
             )
     notes: list[str] = []
     if plan is not None:

@@ -56,6 +56,7 @@ def export_hdf5(store: str | os.PathLike[str], path: str | os.PathLike[str]) -> 
     target, reader = Path(path), open_store(store, check="always")
     if target.exists():
         raise StoreError(explain("the file exists", where=target, fix="choose another name, or remove it first"))
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
     try:
         with h5py.File(partial, "w", libver=("earliest", "v110")) as h5:

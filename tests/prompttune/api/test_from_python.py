@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import subprocess
@@ -74,7 +75,19 @@ def test_objects_say_what_they_are(tmp_path: Path, target: str) -> None:
     assert "method='coop'" in repr(PromptClassifier(target, method="coop", context__n_ctx=4)) or "n_ctx" in repr(
         PromptClassifier(target, method="coop", context__n_ctx=4)
     )
-    fitted = prompttune.run_training(store, "coop", out=tmp_path / "run", seeds=[1, 2], protocol__shots=4, **SHORT)
+    heard: dict[str, list[dict[str, Any]]] = {"seed1": [], "seed2": []}
+    fitted = prompttune.run_training(
+        store,
+        "coop",
+        out=tmp_path / "run",
+        on_log=lambda run, line: heard[run].append(dict(line)),
+        seeds=[1, 2],
+        protocol__shots=4,
+        **SHORT,
+    )
+    for run, lines in heard.items():
+        assert lines
+        assert lines == [json.loads(line) for line in (tmp_path / "run" / run / "log.jsonl").read_text().splitlines()]
     assert repr(fitted.result).startswith("Result(coop, base-to-new, 2 runs: base ")
     assert len(fitted.result.frame) == 2
     frame = prompttune.load_results(tmp_path)

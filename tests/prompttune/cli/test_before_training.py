@@ -92,14 +92,88 @@ def test_overwrite_keeps_what_is_there_until_the_new_run_can_start(tmp_path: Pat
     assert done.folder == out
 
 
-def test_a_folder_that_cannot_be_written_is_a_message(
-    tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def places(target: str, hard_prompt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the commands below are given; FILE is a file where a folder should be."""
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "file").write_text("in the way")
+    (folder / "list.txt").write_text("run/000.mp4 0\n")
+    (folder / "classes.txt").write_text("run\njump\n")
+    train_runs(folder / "runs" / "run", SHORT, method="zero-shot", store=target)
+    named = {"TARGET": target, "PROMPT": hard_prompt}
+    files = {"FILE": "file", "LIST": "list.txt", "CLASSES": "classes.txt", "RUNS": "runs", "HERE": "."}
+    return named | {word: str(folder / name) for word, name in files.items()}
+
+
+def in_words(places: dict[str, str], words: str) -> list[str]:
+    """A command's words, those in capitals replaced by the places they name."""
+    return [re.sub("^[A-Z]+", lambda found: places.get(found[0], found[0]), word) for word in words.split()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --method coop --store TARGET --shots 2 --out FILE",
+        "train --method coop --store TARGET --shots 2 --out FILE/run",
+        "eval --store TARGET --out FILE",
+        "eval --store TARGET --out FILE/run",
+        "classify TARGET --out FILE/found.csv",
+        "report RUNS --out FILE/page.html",
+        "report RUNS --format md --out FILE/table.md",
+        "splits make TARGET FILE/split.json",
+        "splits import FILE/split.json --test test LIST CLASSES",
+        "prompts export PROMPT FILE/ctx.safetensors",
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_message_before_work_is_done(
+    words: str, places: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
-    out = tmp_path / "file" / "run"
-    message = told(
-        "train", "--method", "zero-shot", "--store", target, "--out", out, capsys=capsys, monkeypatch=monkeypatch
-    )
-    assert re.search(r"cannot be written\n  where: +.*file/run", message)
-    message = told("eval", "--store", target, "--out", out, capsys=capsys, monkeypatch=monkeypatch)
-    assert "file" in message
+    def worked(*_: object, **__: object) -> None:
+        raise AssertionError("this is work that would have been for nothing")
+
+    for work in (
+        "prompttune.training.fit.open_sources",
+        "prompttune.api.apply_prompts.predict",
+        "prompttune.api.classify.classify",
+        "prompttune.report.command.render_report",
+    ):
+        monkeypatch.setattr(work, worked)
+    message = told(*in_words(places, words), capsys=capsys, monkeypatch=monkeypatch)
+    assert re.search(r"where: +\S*/file\b", message)
+    assert re.search(r"got: +Not a directory\n  fix: ", message)
+    assert "Errno" not in message
+
+
+def test_folders_that_are_not_there_are_made(
+    places: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (
+        "eval --store TARGET --out NEW/run/result.json",
+        "classify TARGET --out NEW/found.csv",
+        "report RUNS --format md --out NEW/table.md",
+        "splits make TARGET NEW/split.json",
+        "prompts export PROMPT NEW/ctx.safetensors",
+    ):
+        name = words.rpartition("/")[2]
+        given = in_words(places | {"NEW": str(tmp_path / name / "new")}, words.replace("/result.json", ""))
+        command_line.cli(given, standalone_mode=False)
+        assert [path.name for path in (tmp_path / name).rglob(name)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("prompts show RUNS", r"is a file\n  where: .*runs\n  got: +a folder\n  fix: .*safetensors"),
+        ("prompts list PROMPT", r"no folder .*\n.*\n  got: +a file\n  fix: +prompttune prompts show .*safetensors"),
+        ("train --method coop", r"store: not given; --store"),
+        ("splits make HERE/no.zarr HERE/x.json", r"where: .*no.zarr\n  got: +No such file"),
+    ],
+)
+def test_what_is_not_there_or_of_another_kind_is_a_message(
+    words: str,
+    expected: str,
+    places: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert re.search(expected, told(*in_words(places, words), capsys=capsys, monkeypatch=monkeypatch))

@@ -28,7 +28,7 @@ N_CTX, RUNS = 4, 2
 NO_START, NO_END = {"siglip", "siglip2", "siglip-i18n"}, {"clipa"}
 FULL = {"mobileclip", "siglip", "siglip2", "siglip-i18n", "clipa"}
 # CoCa's mask: padding inside a name and at its end; texts that leave 2, 1, 0 places between the end and the embedding.
-MASKED = ("wow ! run", "wow ! go", "wow !", "! go", "wow", *(" ".join(["word"] * n) for n in (68, 69, 70)))
+MASKED = ("wow ! run", "wow ! run far", "wow !", "! go", "wow", *(" ".join(["word"] * n) for n in (68, 69, 70)))
 
 
 class FamilyTokenizer:

@@ -15,7 +15,7 @@ from vidfeat.store import open_store, verify
 WORLD = SmallStore()
 
 
-@pytest.mark.parametrize("lost", ["plan", "zarr.json", "index"])
+@pytest.mark.parametrize("lost", ["plan", "zarr.json", "index", "pooled"])
 def test_what_is_missing_is_counted_and_copying_again_mends_it(lost, tmp_path):
     whole, copy = tmp_path / "whole.zarr", tmp_path / "copy.zarr"
     WORLD.extract(whole)
@@ -30,7 +30,7 @@ def test_what_is_missing_is_counted_and_copying_again_mends_it(lost, tmp_path):
                 refused(copy)
     else:
         with pytest.raises(StoreCorruptError, match=says) as caught:
-            open_store(copy)
+            open_store(copy).rows("pooled", [0])
         assert f"no {lost}" in str(caught.value)
         assert "copy the store again" in str(caught.value)
     shutil.copytree(whole, copy, dirs_exist_ok=True)
