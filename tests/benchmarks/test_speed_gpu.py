@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.readme import markdown_table
-from benchmarks.speed import gpu, text_paths, text_whole, visual
+from benchmarks.speed import extract, gpu, text_paths, text_whole, visual
 
 TINY = gpu.Setting(
     n_rounds=1, class_lists=("HMDB-51 base",), n_classes=2, depths=(1,), runs=(1, 2), n_steps=2, model="tiny",
@@ -27,6 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text_paths, name, value)
     monkeypatch.setattr(gpu, "WARM_STEPS", 2)
     monkeypatch.setitem(visual.SIZES, "tiny", (32, 16, 32, 4, 2, 16))
+    monkeypatch.setitem(extract.SIZES, "tiny", (32, 16, 64, 1, 16))
     shapes = {"layers": 2, "width": 64, "heads": 2}
     vision, text = text_whole.CLIP_VISION | shapes, text_whole.CLIP_TEXT | shapes
     pack, clips = text_whole.random_pack, text_whole.hmdb_clips()
@@ -67,7 +68,11 @@ def test_what_was_measured_before_an_interrupt_is_kept(
         yield gpu.Figure("text", "more names", "fp32", {"open_clip": 2.0}, {})
 
     monkeypatch.setattr(gpu, "parts", lambda *_: {"text": cut_short(), "step": cut_short()})
-    assert gpu.measure(TINY, "cpu", out) == ["some names differs"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts `command &` with it ignored
+    try:
+        assert gpu.measure(TINY, "cpu", out) == ["some names differs"]
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "interrupted" in capsys.readouterr().out
     assert [one["of"] for one in json.loads(out.read_text())["figures"]] == ["some names"]
     assert list(tmp_path.iterdir()) == [out]
