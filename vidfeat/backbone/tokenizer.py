@@ -106,7 +106,9 @@ class Tokenizer:
         self.sot_id, self.eot_id = self.vocab_size - 2, self.vocab_size - 1
         self.pad_id = 0
         # A special token spelled out in a text is that token, as in CLIP.
-        self._known_pieces = {token: (self.sot_id + index,) for index, token in enumerate(SPECIAL_TOKENS)}
+        self._known_pieces: dict[str, tuple[int, ...]] = {
+            token: (self.sot_id + index,) for index, token in enumerate(SPECIAL_TOKENS)
+        }
 
     @cached_property
     def _vocabulary(self) -> list[str]:
