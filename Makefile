@@ -15,6 +15,8 @@ SAMPLE  := tests/vidfeat/store/test_store_layout.py tests/vidfeat/store/test_sto
            tests/prompttune/text/test_text_engine_behaviour.py tests/prompttune/training/test_fit_folder.py \
            tests/prompttune/training/test_train_loop.py tests/prompttune/cli/test_before_training.py \
            tests/prompttune/cli/test_prompttune_cli.py
+# These skip without transformers. It stays out of .venv, where every import of open_clip would import it, too.
+BY_TRANSFORMERS := tests/vidfeat/backbone/test_foreign_text.py tests/vidfeat/clip/test_hub_tokenizers.py
 
 .PHONY: quickstart test test-newest test-oldest test-sample lint format env clean
 
@@ -34,7 +36,7 @@ lint: $(VENV)/.ready
 # users have and .venv does not show. A sample of the tests, without the long ones.
 test-newest:
 	python=$$(.ci/newest-python) || { echo "no newer Python here: skipped"; exit 0; }; \
-	$(MAKE) test-sample VENV=.venv-newest PYTHON="$$python" RESOLUTION=highest
+	$(MAKE) test-sample VENV=.venv-newest PYTHON="$$python" RESOLUTION=highest EXTRAS=,hf-text MORE="$(BY_TRANSFORMERS)"
 
 test-oldest:
 	$(MAKE) test-sample VENV=.venv-oldest RESOLUTION=lowest-direct
@@ -42,8 +44,8 @@ test-oldest:
 test-sample:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --upgrade --resolution $(RESOLUTION) --editable '.[extract,report,s3,dev]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(SAMPLE)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --upgrade --resolution $(RESOLUTION) --editable '.[extract,report,s3,dev$(EXTRAS)]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(SAMPLE) $(MORE)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -33,7 +33,7 @@ from vidfeat.video.sampling import SamplingPolicy
 RESULT = Path(__file__).parent / "results" / "damage.json"
 COMMAND = "python -m benchmarks damage"
 OUTCOMES = ("listed", "right", "fewer", "wrong")
-WIDTH, HEIGHT, N_FRAMES, FPS, GROUP = 192, 128, 60, 25, 12
+N_FRAMES, FPS, GROUP = 60, 25, 12
 BLOCK = 4096  # bytes: of a page, and of a sector of today's disks
 EIGHT = SamplingPolicy("uniform", n_frames=8)
 _X265 = "log-level=none:pools=1"
@@ -71,6 +71,7 @@ class Grid:
     kinds: Sequence[str] = ("zeroed", "overwritten", "one bit", "eight bits", "cut", "dropped")
     places: Sequence[float] = (0.01, 0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
     n_draws: int = 2
+    size: tuple[int, int] = (192, 128)  # width and height
     decoders: Sequence[str] = ("auto", "decord")
 
 
@@ -82,7 +83,7 @@ def measure(
     Raises:
         AssertionError: an undamaged clip is listed, or not decoded alike by the decoders.
     """
-    pictures = _pictures()
+    pictures = _pictures(*grid.size)
     outcomes: dict[tuple[str, str, str, str], Counter] = {}
     for codec in grid.codecs:
         for ending in codec.endings:
@@ -127,7 +128,8 @@ def write_clip(path: Path, codec: Codec, pictures: Sequence[np.ndarray]) -> None
 
     with av.open(str(path), "w", options=_muxer_options(path)) as container:
         stream: Any = container.add_stream(codec.encoder, rate=FPS, options=codec.options)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 800_000
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 800_000
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = GROUP, 2
         for picture in pictures:
@@ -141,16 +143,16 @@ def _muxer_options(path: Path) -> dict[str, str]:
     return {"movflags": "frag_keyframe+empty_moov" if "fragmented" in path.name else "faststart"}
 
 
-def _pictures() -> list[np.ndarray]:
+def _pictures(width: int, height: int) -> list[np.ndarray]:
     """[H W 3] uint8 each: a texture that moves, and a square of changing colour; no two are alike."""
     generator = np.random.default_rng(0)
-    texture = generator.integers(0, 255, (HEIGHT // 4 + 40, WIDTH // 4 + 60, 3), dtype=np.uint8)
+    texture = generator.integers(0, 255, (height // 4 + 40, width // 4 + 60, 3), dtype=np.uint8)
     texture = texture.repeat(4, axis=0).repeat(4, axis=1)
     pictures = []
     for number in range(N_FRAMES):
         down, right = number, 3 * number // 2
-        picture = texture[down : down + HEIGHT, right : right + WIDTH].copy()
-        left = 5 * number % (WIDTH - 40)
+        picture = texture[down : down + height, right : right + width].copy()
+        left = 5 * number % (width - 40)
         picture[20:60, left : left + 40] = generator.integers(0, 255, 3)
         pictures.append(picture)
     return pictures
@@ -223,7 +225,8 @@ def record(outcomes: dict[tuple[str, str, str, str], Counter], grid: Grid) -> di
             kinds = [_share(ours[kind]["wrong"], sum(ours[kind].values())) for kind in grid.kinds]
             rows.append([codec.name, ending.replace(".", " "), str(n_files), *shares, *kinds])
     note = (
-        f"Clips of {N_FRAMES} frames, {WIDTH}x{HEIGHT}, damaged at {len(grid.places)} places each: {BLOCK} bytes "
+        f"Clips of {N_FRAMES} frames, {grid.size[0]}x{grid.size[1]}, damaged at {len(grid.places)} places each: "
+        f"{BLOCK} bytes "
         f"zeroed or overwritten, one bit or eight within {BLOCK} bytes flipped, cut there, one packet left out by "
         "the muxer; shares in per cent, the last columns the wrong ones by kind. *Fewer frames*: every "
         f"picture right, but some are missing, so that others were sampled. `--decoder decord`: {_others(outcomes)}."
@@ -252,9 +255,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="result file (default: benchmarks/results/damage.json)"
     )
+    parser.add_argument("--size", default="192x128", help="width x height of the clips (default 192x128)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("SVT_LOG", "1")  # keeps the AV1 encoder's greeting out of the output
-    grid = Grid(n_draws=options.draws)
+    width, height = map(int, options.size.split("x"))
+    grid = Grid(n_draws=options.draws, size=(width, height))
     with tempfile.TemporaryDirectory(prefix="vidfeat-damage-") as folder:
         written = record(measure(grid, Path(folder)), grid)
     table = written["readme"]

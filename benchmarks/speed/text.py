@@ -9,8 +9,8 @@ slow moment of the machine hits all of them:
     engine        one run, and four runs at once
 
 It then measures towers of other families (`text_towers.py`) and two whole processes (`text_whole.py`): a base-to-new
-run as large as HMDB-51's, and the memory of a step on 1,000 classes. `--part` measures one of the four alone and leaves
-the others' figures in the file.
+run as large as HMDB-51's, and the memory of a step on 1,000 classes. `--part` measures one of the four alone, `--tower`
+one tower, and the others' figures stay in the file.
 
 A machine that others share changes its speed by half within a minute, so everything is compared with its neighbours in
 time: a ratio is the median over rounds of the round's own ratio, a share of sgemm the median over steps, each beside
@@ -29,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,8 @@ def measure(setting: Setting) -> Iterator[Row]:
 
 @dataclass
 class Measured:
-    """What the result file holds: rows, those with the plain paths in pieces, and the figures of `text_whole`."""
+    """What the result file holds: rows, those with the plain paths in pieces, the figures of `text_whole`, and
+    the setting of rows of which none is measured now."""
 
     rows: list[Row]
     in_pieces: list[Row]
@@ -213,6 +214,7 @@ class Measured:
     run: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     towers: list[text_towers.TowerRow] = field(default_factory=list)
+    setting: Setting | None = None
 
     @classmethod
     def before(cls, out: Path, setting: Setting, parts: Sequence[str]) -> Measured:
@@ -231,18 +233,19 @@ class Measured:
             kept[name] = [Row(**row) for row in found[name] if row["class_list"] not in again]
         given = (setting.n_threads, setting.clock)
         theirs = (found["setting"]["n_threads"], found["setting"]["clock"])
-        # Rows of towers say themselves how they were measured.
-        if given != theirs and any(kept.values()) and set(parts) != {"towers"}:
+        # Rows of towers say themselves how they were measured, and leave what is said of the others.
+        is_towers = set(parts) == {"towers"} and any(kept.values())
+        if given != theirs and any(kept.values()) and not is_towers:
             raise click.UsageError(
                 f"{out} holds rows of {theirs[0]} thread(s) and the {theirs[1]} clock, which {given[0]} and {given[1]} "
                 "do not go with: measure everything again, or give another --out"
             )
         whole = {name: found[name] for name in ("run", "memory") if name not in parts}
+        if is_towers:
+            setting = Setting(**{one.name: found["setting"][one.name] for one in fields(Setting)})
         n_rounds = min(setting.n_rounds, found["setting"]["n_rounds"]) if any(kept.values()) else setting.n_rounds
-        measured = cls(kept["rows"], kept["in_pieces"], n_rounds, **whole)
-        again = setting.class_lists if "towers" in parts else ()
-        towers = [text_towers.TowerRow(**row) for row in found.get("towers", [])]
-        measured.towers = [row for row in towers if row.class_list not in again]
+        measured = cls(kept["rows"], kept["in_pieces"], n_rounds, **whole, setting=setting if is_towers else None)
+        measured.towers = [text_towers.TowerRow(**row) for row in found.get("towers", [])]
         return measured
 
     def add(self, row: Row, setting: Setting) -> None:
@@ -256,7 +259,7 @@ def summary(setting: Setting, measured: Measured) -> dict[str, Any]:
     """The result file: setting, rows, goals, machine, versions, and the README's table."""
     from importlib.metadata import version
 
-    setting = replace(setting, n_rounds=measured.n_rounds)
+    setting = replace(measured.setting or setting, n_rounds=measured.n_rounds)
     rows, memory, run = measured.rows, measured.memory, measured.run
     misses = [miss for row in rows for miss in row.misses()] + text_whole.misses(memory, run)
     misses += [miss for row in measured.towers for miss in row.misses()]
@@ -336,6 +339,7 @@ PARTS = ("steps", "run", "memory", "towers")
 @click.command()
 @click.option("--classes", "class_lists", type=click.Choice(list(GOALS)), multiple=True, help="[default: all lists]")
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="[default: all parts]")
+@click.option("--tower", "towers", type=click.Choice(list(text_towers.GOALS)), multiple=True, help="[default: both]")
 @click.option("--rounds", "n_rounds", default=3, show_default=True, help="Timed rounds.")
 @click.option("--threads", "n_threads", default=os.cpu_count() or 1, help="CPU threads. [default: all]")
 @click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="Of the steps.")
@@ -345,7 +349,7 @@ PARTS = ("steps", "run", "memory", "towers")
     help="Classes at a time on the plain paths; such rows are kept beside the others. [default: all, as published]",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
-def text(class_lists: tuple[str, ...], parts: tuple[str, ...], out: Path, **how: Any) -> None:
+def text(class_lists: tuple[str, ...], parts: tuple[str, ...], towers: tuple[str, ...], out: Path, **how: Any) -> None:
     """Time text steps on real class names: open_clip's tower, our plain path, the engine with one run and with four;
     then a whole run and the memory of a step on 1,000 classes."""
     from benchmarks.readme import markdown_table
@@ -373,8 +377,9 @@ def text(class_lists: tuple[str, ...], parts: tuple[str, ...], out: Path, **how:
         click.echo(f"{row.class_list}, {row.depth} prompted block(s): {row.ratio_to_open_clip:.1f}x", err=True)
     if "towers" in parts:
         how = {"n_rounds": setting.n_rounds, "n_threads": setting.n_threads, "clock": setting.clock}
-        for tower_row in text_towers.measure(setting.class_lists, CLASS_NAMES, now=setting.now, **how):
-            measured.towers = text_towers.in_order([*measured.towers, tower_row])
+        places = text_towers.places_of(towers or tuple(text_towers.GOALS), setting.class_lists)
+        for tower_row in text_towers.measure(places, CLASS_NAMES, now=setting.now, **how):
+            measured.towers = text_towers.with_row(measured.towers, tower_row)
             write()
             click.echo(f"{tower_row.tower}, {tower_row.class_list}: {tower_row.ratio_to_open_clip:.1f}x", err=True)
     result = write()

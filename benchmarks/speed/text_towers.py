@@ -164,13 +164,24 @@ def tower_steps(
     return steps, engine.flops(prompts, one).total, engine.path(prompts, one).partition(":")[0]
 
 
+def places_of(towers: Sequence[str], class_lists: Sequence[str]) -> list[tuple[str, str]]:
+    """What to measure: each of these towers on those of CLASS_LISTS that are among these."""
+    return [(tower, name) for tower in GOALS if tower in towers for name in CLASS_LISTS if name in class_lists]
+
+
 def measure(
-    class_lists: Sequence[str], file: Path, *, now: Callable[[], float], n_rounds: int, n_threads: int, clock: str
+    places: Sequence[tuple[str, str]],
+    file: Path,
+    *,
+    now: Callable[[], float],
+    n_rounds: int,
+    n_threads: int,
+    clock: str,
 ) -> Iterator[TowerRow]:
-    """A row per tower and class list, each as soon as it is measured: every step in turn, round after round.
+    """A row per place, each as soon as it is measured: every step in turn, round after round.
 
     Args:
-        class_lists: those of CLASS_LISTS to measure, out of the JSON `file`.
+        places: towers, and class lists out of the JSON `file`.
         now: seconds by that clock.
     """
     import torch
@@ -186,9 +197,9 @@ def measure(
         step()
         return now() - start
 
-    for tower in GOALS:
+    for tower in dict.fromkeys(tower for tower, _ in places):
         theirs, ours = towers_of(tower)
-        for class_list in (name for name in CLASS_LISTS if name in class_lists):
+        for class_list in (name for at, name in places if at == tower):
             steps, flops, path = tower_steps(theirs, ours, names[class_list])
             for step in steps.values():  # what is made once, and memory touched for the first time
                 step()
@@ -211,9 +222,10 @@ def measure(
             )
 
 
-def in_order(rows: Sequence[TowerRow]) -> list[TowerRow]:
-    """The rows by tower and size of the list."""
-    return sorted(rows, key=lambda row: (list(GOALS).index(row.tower), row.n_classes))
+def with_row(rows: Sequence[TowerRow], new: TowerRow) -> list[TowerRow]:
+    """The rows, by tower and size of the list, with a new one in the place of its like."""
+    others = [row for row in rows if (row.tower, row.class_list) != (new.tower, new.class_list)]
+    return sorted([*others, new], key=lambda row: (list(GOALS).index(row.tower), row.n_classes))
 
 
 def sentence(rows: Sequence[TowerRow]) -> str:

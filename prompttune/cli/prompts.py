@@ -37,8 +37,9 @@ def list_(folder: Path, form: str | None) -> None:
         return print_rows(rows, form, columns=("file", *names, "classes"))
     if not rows:
         return click.echo(f"no prompt file below {folder}: `prompttune train` writes one for each run", err=True)
-    table = Table("file", "method", "seed", "n_ctx", "width", "classes")
-    table.columns[0].overflow = "fold"
+    table = Table()
+    for name in ("file", "method", "seed", "n_ctx", "width", "classes"):
+        table.add_column(name, overflow="fold", no_wrap=name != "file")
     for row in rows:
         table.add_row(*(str(row[str(column.header)]) for column in table.columns))
     plain_console().print(table)
@@ -126,7 +127,9 @@ def words(file: Path, store: str, nearest: int, form: str | None) -> None:
     found = nearest_words(read_prompt_file(file, pack_hash=pack.hash), pack, n=nearest)
     if form is not None:
         return print_rows([asdict(word) for word in found], form)
-    table = Table("vector", "nearest words (distance)")
+    table = Table()
+    for head in ("vector", "nearest words (distance)"):
+        table.add_column(head, overflow="fold")
     lines: dict[tuple[str, int], list[str]] = {}
     for word in found:
         lines.setdefault((word.class_name, word.vector), []).append(f"{word.word} ({word.distance:.3f})")

@@ -112,7 +112,9 @@ def classified_rows(found: Sequence[Classified]) -> list[dict[str, Any]]:
 
 def classified_table(found: Sequence[Classified]) -> Table:
     """Every video with its most likely classes and their probabilities, one class per line."""
-    table = Table("video", "class", "score", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("video", "class", "score"):
+        table.add_column(head, overflow="fold", no_wrap=head == "score")
     for video in found:
         for place, (name, score) in enumerate(zip(video.classes, video.scores, strict=True)):
             table.add_row(video.id if place == 0 else "", name, f"{100 * score:.1f} %")

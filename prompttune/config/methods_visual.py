@@ -16,24 +16,18 @@ from prompttune.config.method import (
 
 _MAPLE = "muzairkhattak/multimodal-prompt-learning@904dbd7"
 _PROMPTSRC = "muzairkhattak/PromptSRC@8be7dcf"
+_VPT_RELEASE = f"{_MAPLE} trainers/vpt.py; configs/trainers/VPT/vit_b16_c2_ep5_batch4_4.yaml"
+_VPT_DIFFERS = ("classes in templates.zero_shot; theirs 'a photo of a {}.'", NO_AUGMENTATION, HALF)
+_VPT_DEFAULTS = {"context": {"kind": "none"}, "optim": {**IVLP_OPTIM, "epochs": 5}}
 
 ROWS = (
     Method(
         name="vpt",
         summary="visual prompts at the first block alone, classes as hand-written prompts",
         source="Jia et al. 2022 (VPT shallow): 8 tokens, SGD 2.5e-3, batch 4, 5 epochs, one at 1e-5",
-        release=f"{_MAPLE} trainers/vpt.py; configs/trainers/VPT/vit_b16_c2_ep5_batch4_4.yaml",
-        differs=(
-            "one block; the release's configuration prompts all 12 (method vpt-deep)",
-            "classes in templates.zero_shot; theirs 'a photo of a {}.'",
-            NO_AUGMENTATION,
-            HALF,
-        ),
-        defaults={
-            "context": {"kind": "none"},
-            "visual": {"n_prompts": 8, "depth": 1},
-            "optim": {**IVLP_OPTIM, "epochs": 5},
-        },
+        release=_VPT_RELEASE,
+        differs=("one block; the release's configuration prompts all 12 (method vpt-deep)", *_VPT_DIFFERS),
+        defaults={**_VPT_DEFAULTS, "visual": {"n_prompts": 8, "depth": 1}},
         text="frozen: encoded once",
     ),
     Method(
@@ -41,13 +35,9 @@ ROWS = (
         summary="visual prompts of their own at every block, classes as hand-written prompts",
         source="Jia et al. 2022 (VPT deep): 8 tokens, 12 blocks, SGD 2.5e-3, batch 4, 5 epochs. A tower of fewer "
         "blocks needs a visual.depth of its own",
-        release=f"{_MAPLE} trainers/vpt.py; configs/trainers/VPT/vit_b16_c2_ep5_batch4_4.yaml",
-        differs=("classes in templates.zero_shot; theirs 'a photo of a {}.'", NO_AUGMENTATION, HALF),
-        defaults={
-            "context": {"kind": "none"},
-            "visual": {"n_prompts": 8, "depth": 12},
-            "optim": {**IVLP_OPTIM, "epochs": 5},
-        },
+        release=_VPT_RELEASE,
+        differs=_VPT_DIFFERS,
+        defaults={**_VPT_DEFAULTS, "visual": {"n_prompts": 8, "depth": 12}},
         text="frozen: encoded once",
     ),
     Method(

@@ -140,6 +140,14 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return {head: nested(rest, value) if rest else value}
 
 
+def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a.b": value}` of the tables `{"a": {"b": value}}`."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
 def _values(text: str) -> list[Any]:
     """One value when the text is TOML (a quoted string keeps its commas), else what its commas separate."""
     try:

@@ -14,9 +14,17 @@ from prompttune.report.entries import Entry
 from prompttune.report.learned_features import LearnedModels, Unavailable, anchor_similarity, class_movement
 from prompttune.report.logs import Curves, read_curves
 from prompttune.report.over_stores import OverStores, over_stores
-from prompttune.report.page_tables import Cell, PageTable, over_stores_table, published_table, result_table
+from prompttune.report.page_tables import (
+    Cell,
+    PageTable,
+    over_stores_table,
+    published_table,
+    result_table,
+    settings_table,
+)
+from prompttune.report.settings import told_settings
 from prompttune.report.statistics import flips_p
-from prompttune.report.tables import OVER_STORES_RULE, heading, notes, published_for
+from prompttune.report.tables import OVER_STORES_RULE, SETTINGS_RULE, heading, notes, published_for
 from prompttune.report.thumbnails import VideoFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -105,6 +113,7 @@ def _sections(comparison: Comparison, names: Iterator[str], videos: Path | None)
     models = LearnedModels()
     return [
         _results(comparison),
+        _settings(comparison),
         _overview(comparison, names),
         _learning(comparison, names),
         _classes(comparison, names),
@@ -123,6 +132,15 @@ def _results(comparison: Comparison) -> Section:
     if published:
         section.tables.append(published_table(published))
         section.notes.append("Published numbers were reached under protocols of their own; nothing here re-ran them.")
+    return section
+
+
+def _settings(comparison: Comparison) -> Section:
+    section = Section("Settings", SETTINGS_RULE)
+    if found := told_settings(comparison):
+        section.tables.append(settings_table(found))
+    else:
+        section.absent.append("all lines have their method's defaults, and the same ones.")
     return section
 
 

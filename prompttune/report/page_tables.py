@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prompttune.report.comparison import Comparison, Line
 from prompttune.report.over_stores import OverStores
 from prompttune.report.published import Published
+from prompttune.report.settings import Setting
 from prompttune.report.statistics import in_per_cent
 from prompttune.report.tables import heading, interval, mean_and_std, published_frame
 
@@ -95,6 +96,20 @@ def over_stores_table(over: OverStores) -> PageTable:
         p = Cell("-") if line.p is None else Cell.number(line.p, "{:.2g}")
         rows.append([*cells, p, Cell.number(line.n_stores)])
     return PageTable("", [*columns, f"p of Δ {heading(over.main_metric)}", "data sets"], rows)
+
+
+def settings_table(settings: Sequence[Setting]) -> PageTable:
+    """Every line's value of the settings that are told, the lines of one setting together."""
+    rows = [
+        [
+            Cell(label),
+            Cell(one.key),
+            Cell(value, small=f"default {usual}" if (usual := one.defaults.get(label)) else ""),
+        ]
+        for one in settings
+        for label, value in one.values.items()
+    ]
+    return PageTable("", ["method", "setting", "value"], rows, is_long=True)
 
 
 def published_table(lines: Sequence[Published]) -> PageTable:

@@ -10,6 +10,7 @@ from prompttune.report.comparison import BOLD_RULE, Comparison, Line
 from prompttune.report.markdown import TEST_NAMES, markdown_table
 from prompttune.report.over_stores import OverStores, over_stores
 from prompttune.report.published import Published, matching
+from prompttune.report.settings import Setting, told_settings
 from prompttune.report.statistics import Difference, in_per_cent
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ OVER_STORES_RULE = (
     "seeds. Δ is the mean difference to the line under `against`, taken on each data set and paired by seed, with its "
     "95 % t interval over data sets; p is that of the t test over data sets, after Holm's correction over the lines."
 )
+
+SETTINGS_RULE = "Settings in which lines differ, and those that are not their method's default; all others are."
 
 
 def heading(metric: str) -> str:
@@ -199,10 +202,22 @@ def to_markdown(comparisons: Sequence[Comparison], *, title: str) -> str:
         parts += [f"## {comparison.group.title}", f"Backbone: {comparison.group.model}"]
         parts.append(_markdown(table_frame(comparison, bold="**{}**")))
         parts.append("\n".join(f"- {note}" for note in notes(comparison)))
+        if settings := told_settings(comparison):
+            parts += ["### Settings", SETTINGS_RULE, _settings_markdown(settings)]
         published = published_for(comparison)
         if published:
             parts += ["Published by others, under protocols of their own:", _markdown(published_frame(published))]
     return "\n\n".join(parts) + "\n"
+
+
+def _settings_markdown(settings: Sequence[Setting]) -> str:
+    labels = list(settings[0].values)
+    rows: list[list[object]] = []
+    for one in settings:
+        usual = {label: f" (default {word})" for label, word in one.defaults.items()}
+        words = [f"{one.values[label]}{usual.get(label, '')}".replace("|", "\\|") for label in labels]
+        rows.append([one.key, *words])
+    return markdown_table(["setting", *labels], rows)
 
 
 def _markdown(frame: pandas.DataFrame) -> str:

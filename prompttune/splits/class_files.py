@@ -17,6 +17,7 @@ from prompttune.splits.file import listed
 
 _NAMES_A_FILE = re.compile(r"\.(?:txt|csv|tsv|json|lst|list|names|labels)$", re.IGNORECASE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NUMBERED = re.compile(r"(\d+)(?:\s+|\s*,\s*)(\S.*)")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def text_lines(path: Path, what: str) -> list[str]:
 def read_class_file(path: str | Path) -> ClassFile:
     """The classes of a file.
 
-    A CSV with the columns `id,name` (`name` alone: ids 0, 1, ...); one name per line; a JSON list of names; or a JSON
-    object `{name: id}`, as Something-Something V2's labels.json.
+    A CSV with the columns `id,name` (`name` alone: ids 0, 1, ...); one name per line; lines `ID NAME`, as UCF-101's
+    classInd.txt, or `ID,NAME`; a JSON list of names; or a JSON object `{name: id}`, as Something-Something V2's
+    labels.json.
 
     Raises:
         SplitError: with everything that is wrong: ids that are no whole numbers, ids or names given twice, names that
@@ -99,6 +101,9 @@ def _line_pairs(text: str, problems: list[str]) -> list[tuple[str, str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
     if "name" not in header:
+        numbered = [_NUMBERED.fullmatch(line) for line in lines]
+        if all(numbered):
+            return [(found[1], found[2].strip('"')) for found in numbered if found]
         return [(str(place), line) for place, line in enumerate(lines)]
     pairs: list[tuple[str, str]] = []
     reader = csv.reader(lines[1:], skipinitialspace=True)

@@ -145,7 +145,8 @@ class DeviceStep:
         whole = torch.cat([row[:-1], norm.unsqueeze(0), row[-1:]])
         torch.where(self._ok, whole, self._row, out=self._row)
         checked = whole if self.scale is None else row
-        self._ok.logical_and_((checked * 0 == 0).all())
+        # The largest of all, which one that is no number is too.
+        self._ok.logical_and_(torch.linalg.vector_norm(checked, ord=torch.inf) < torch.inf)
         self._n_done.add_(self._ok)
         may = self.parameters.may_move(self._ok if finite is None else self._ok & finite)
         self.optimiser.update(gradients, coefficients, may)

@@ -177,7 +177,9 @@ def _train(group: RunGroup, trainer: Trainer, folder: Path, options: FitOptions)
         def on_step(record: StepRecord) -> None:
             nonlocal written
             last = trainer.finished
-            if record.step % group.config.log.every == 0 or last:
+            ends_epoch = trainer.step_index % trainer.steps_per_epoch == 0
+            # Where every step is looked at anyway, a short training has a line for each epoch at least.
+            if record.step % group.config.log.every == 0 or last or (ends_epoch and trainer.read_every == 1):
                 log.write(record)
             if not last and time.monotonic() - written >= every:
                 log.flush()

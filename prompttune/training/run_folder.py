@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prompttune.base.tensor_files import require_writable, write_bytes
 from prompttune.config.record import fingerprint_tables
-from prompttune.config.runs import Run
+from prompttune.config.runs import Run, flat
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.protocols import split_file_hashes
 from prompttune.errors import RunFolderError, explain, some
@@ -133,19 +133,11 @@ def _differences(before: bytes, now: bytes) -> list[str]:
         lines.append(f"runs there: {some(old['runs'])}; now: {some(new['runs'])}")
     settings: dict[str, str] = {}
     for name in old["runs"]:
-        one, other = _flat(old["runs"][name]), _flat(new["runs"].get(name, {}))
+        one, other = flat(old["runs"][name]), flat(new["runs"].get(name, {}))
         for key in dict.fromkeys((*one, *other)) if other else ():
             if one.get(key) != other.get(key):
                 settings.setdefault(key, f"{key}: {one.get(key)} there, {other.get(key)} now")
     return [*lines, *list(settings.values())[:8]]
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tables.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def _clear(folder: Path, names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks.speed import text, text_paths, text_towers, text_whole
 from prompttune.text.class_prompts import ClassPrompts
@@ -87,6 +88,9 @@ def test_parts_measured_alone_leave_the_other_figures(tmp_path: Path) -> None:
     assert kept(text.PARTS, n_rounds=5).n_rounds == 5
     with pytest.raises(click.UsageError, match=r"1 thread\(s\) and the wall clock"):
         kept(["run"], n_threads=2)
+    of_towers = kept(["towers"], n_threads=2, clock="cpu", n_rounds=5)
+    said = text.summary(replace(setting, n_threads=2, clock="cpu"), of_towers)["readme"]["note"]
+    assert "1 CPU thread(s), wall clock, medians over 1 rounds" in said  # the row's, which stays
     in_pieces = kept(["steps"], plain_classes=50)
     in_pieces.add(row, replace(setting, plain_classes=50))
     assert "UCF-101 base, 9: 10.0x" in text.summary(setting, in_pieces)["readme"]["note"]
@@ -131,8 +135,7 @@ def test_the_timed_paths_compute_the_same_features() -> None:
             assert (found - expected).norm() / expected.norm() < 1e-5
 
 
-def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same functions on narrow towers of one block: PE-Core's by the shared prefix, SigLIP 2's at full length."""
+def _cut_towers(monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
 
     whole = open_clip.get_model_config
@@ -143,6 +146,11 @@ def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: py
         return config
 
     monkeypatch.setattr(open_clip, "get_model_config", cut)
+
+
+def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same functions on narrow towers of two blocks: PE-Core's by the shared prefix, SigLIP 2's at full length."""
+    _cut_towers(monkeypatch)
     paths = []
     for name in text_towers.GOALS:
         theirs, ours = text_towers.towers_of(name)
@@ -171,4 +179,21 @@ def test_rows_of_towers_say_how_they_were_measured_and_stay(tmp_path: Path) -> N
     assert len(result["readme"]["rows"][0]) == len(result["readme"]["columns"])
     assert "1 thread(s), cpu clock, 2 round(s), while up to 9 processes" in result["readme"]["note"]
     assert text.Measured.before(out, setting, ["run"]).towers == [slow]
-    assert text.Measured.before(out, setting, ["towers"]).towers == []
+    assert text.Measured.before(out, setting, ["towers"]).towers == [slow]
+    again, other = replace(slow, load=1.0), replace(slow, class_list="Kinetics-400 base", n_classes=200)
+    assert text_towers.with_row([other, slow], again) == [again, other]
+    assert text_towers.places_of(["ViT-B-16-SigLIP2"], list(text.GOALS)) == [
+        ("ViT-B-16-SigLIP2", "HMDB-51 base"),
+        ("ViT-B-16-SigLIP2", "Kinetics-400 base"),
+    ]
+
+
+def test_a_tower_is_measured_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, on towers of two narrow blocks and its shorter list."""
+    _cut_towers(monkeypatch)
+    out = tmp_path / "speed.json"
+    words = ["--part", "towers", "--tower", "ViT-B-16-SigLIP2", "--classes", "HMDB-51 base", "--rounds", "1"]
+    done = CliRunner().invoke(text.text, [*words, "--threads", "1", "--clock", "cpu", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(out.read_text())["towers"]
+    assert (row["tower"], row["class_list"], row["path"]) == ("ViT-B-16-SigLIP2", "HMDB-51 base", "full-length")

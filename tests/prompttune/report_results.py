@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,12 +60,14 @@ def write_entry(
     store: str = "stores/target.zarr",
     split: str = "split",
     log: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """A finished run folder.
 
     Args:
         runs: per run, how many videos of each base class and of each new class are told right.
         seeds: of the runs, in order.
+        config: the whole configuration; by default four shots and nothing else.
         split: what the splits' hashes begin with: equal for runs that trained on the same videos.
     """
     trains = method != "zero-shot"
@@ -79,7 +82,8 @@ def write_entry(
         if log:
             _write_log(folder / f"seed{seed}" / "log.jsonl", seed)
         written.append(_run(found, seed, f"{split}-{seed}", trains))
-    _result(method, written, store).write(folder)
+    result = _result(method, written, store)
+    result.model_copy(update={"config": config or result.config}).write(folder)
     return folder
 
 

@@ -23,7 +23,9 @@ FAILED_VIDEOS = 1
     click.option(
         "--labels", "lists", type=FILE, multiple=True, help="List of videos and classes, as for extract; repeatable."
     ),
-    click.option("--classes", type=FILE, help="CSV `id,name` or JSON: class names, their order, what integers mean."),
+    click.option(
+        "--classes", type=FILE, help="CSV `id,name`, lines or JSON: class names, their order, what integers mean."
+    ),
     click.option("--label-from", metavar="FIELD", help="What beside the features is the class: caption, a JSON field."),
     click.option("--key", metavar="NAME", help="Which array holds the features, where a video has several."),
     click.option("--tap", default="pooled", show_default=True, help="What the rows are: pooled, tokens@L."),
@@ -61,7 +63,7 @@ def import_(source: Path, store: str, lists: tuple[Path, ...], allow_failures: i
 @click.command()
 @click.argument("source", metavar="LIST", type=FOLDER_OR_FILE)
 @click.argument("store")
-@click.option("--classes", type=FILE, help="CSV `id,name` or JSON: what integer labels mean.")
+@click.option("--classes", type=FILE, help="CSV `id,name`, lines or JSON: what integer labels mean.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the available videos: a CSV path,label,split.")
 @click.option("--missing", type=click.Path(path_type=Path), help="Write the missing videos, in the same way.")
 @forms

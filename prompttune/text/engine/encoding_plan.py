@@ -144,16 +144,18 @@ def n_live_rows(block: int, layout: Layout) -> int:
     return layout.n_ctx_rows if block == 0 else layout.n_rows
 
 
-def count_kept(steps: Sequence[BlockStep], *, width: int, mlp_width: int, n_heads: int) -> int:
-    """How many numbers one run of a chunk keeps for the backward pass."""
-    kept = 0
+def count_kept(steps: Sequence[BlockStep], *, width: int, mlp_width: int, n_heads: int, fused: bool) -> int:
+    """How many numbers one run of a chunk keeps for the backward pass; `fused` as `fused_pass.py` does, with room for
+    the gradients of scores and of what was attended to beside the weights and the queries."""
+    kept, n_times = 0, 2 if fused else 1
     for block, step in enumerate(steps):
         layout, tiling = step.layout, step.tiling
         n_live = n_live_rows(block, layout)
         n_queries = layout.n_rows - tiling.first_query
         n_tiles, n_places, n_columns = tiling.visible.shape
         rows = n_live * (width + 2) + n_queries * (width + 2 + mlp_width)
-        kept += rows + n_tiles * ((n_places + 2 * n_columns) * width + n_heads * n_places * n_columns)
+        kept += rows + 2 * n_tiles * n_columns * width
+        kept += n_times * n_tiles * n_places * (width + n_heads * n_columns)
     return kept
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -142,9 +143,12 @@ class FusedPass(torch.autograd.Function):
         torch.addmm(block.qkv_bias, in_dtype(normed, block.qkv.dtype), block.qkv, out=live)
         if trunk_kv is not None:
             tiles.borrowed(space.vectors, space.first_borrowed).copy_(trunk_kv.flatten(1))
-        query, key, value = tiles.tiled(space.vectors)
-        weights = torch.softmax(torch.baddbmm(tiles.hidden, query, key.transpose(1, 2)), dim=-1)
-        torch.bmm(weights, value, out=space.attended[1 : 1 + tiles.n_queries_in_tiles].view_as(query))
+        tiled = tiles.tiled(space.vectors)
+        (key, value), (query, _) = tiles.split(tiled)
+        scores = torch.baddbmm(tiles.hidden, query, key.transpose(1, 2))
+        weights = scores.new_empty(2, *scores.shape)
+        torch._softmax(scores, -1, False, out=weights[1])
+        torch.bmm(weights[1], value, out=space.attended[1 : 1 + tiles.n_queries_in_tiles].view_as(query))
         attended = space.attended.index_select(0, tiles.attended_index).view(-1, len(block.out))
         residual = tiles.heads.residual(rows, given.fixed)
         y = _plus_product(residual, attended, block.out)
@@ -153,7 +157,7 @@ class FusedPass(torch.autograd.Function):
         z = _plus_product(y, activate(hidden, block.activation), block.c_proj)
         ctx.given, ctx.live_shape = given, x.shape
         ctx.borrowed_shape = None if trunk_kv is None else trunk_kv.shape
-        ctx.save_for_backward(rows, *of_ln_1, query, key, value, weights, y, *of_ln_2, hidden)
+        ctx.save_for_backward(rows, *of_ln_1, tiled, weights, y, *of_ln_2, hidden)
         ctx.set_materialize_grads(False)
         lent = tiles.own_trunk_kv(live).clone() if given.lends_trunk else None
         return z.view(-1, tiles.n_runs, z.shape[-1]), lent
@@ -161,28 +165,21 @@ class FusedPass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, d_lent_kv: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
-        rows, mean_1, rstd_1, query, key, value, weights, y, mean_2, rstd_2, hidden = ctx.saved_tensors
+        rows, mean_1, rstd_1, tiled, weights, y, mean_2, rstd_2, hidden = ctx.saved_tensors
         given: FusedInput = ctx.given
         block, tiles = given.block, given.tiles
-        # The forward pass left autocast outside; a backward pass may be called within.
+        # The forward pass left autocast outside; a backward pass may be called within. `data`: it writes into halves
+        # that are its own, which autograd would take for a change of what was kept.
         with without_autocast(dy.device.type):
             dy = dy.reshape(-1, dy.shape[-1])
             d_activated = torch.mm(in_dtype(dy, hidden.dtype), block.c_proj.t())
-            d_again = torch.mm(activate_backward(d_activated, hidden, block.activation), block.c_fc.t())
-            d_y = block.ln_2.backward(in_dtype(d_again, y.dtype), y, mean_2, rstd_2).add_(dy)
+            d_hidden = activate_backward(d_activated, hidden, block.activation)
+            d_y = block.ln_2.backward(_product(d_hidden, block.c_fc.t(), y.dtype), y, mean_2, rstd_2).add_(dy)
             d_attended = torch.mm(in_dtype(d_y, hidden.dtype), block.out[: dy.shape[-1]].t())
-            d_tiled = tiles.gradients_of_attended(d_attended)
-            d_weights = torch.bmm(d_tiled, value.transpose(1, 2))
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            found = tiles.new_gradients(d_tiled)
-            d_query, d_key, d_value = tiles.split(found)
-            torch.bmm(d_scores, key, out=d_query)
-            torch.bmm(d_scores.transpose(1, 2), query, out=d_key)
-            torch.bmm(weights.transpose(1, 2), d_tiled, out=d_value)
-            d_trunk_kv, d_live = tiles.gradients_of_rows(found)
+            d_trunk_kv, d_live = _attention_backward(d_attended, tiles, tiled.data, weights.data)
             if d_lent_kv is not None:
                 tiles.own_trunk_kv(d_live).add_(d_lent_kv)
-            d_normed = in_dtype(torch.mm(d_live, block.qkv.t()), rows.dtype)
+            d_normed = _product(d_live, block.qkv.t(), rows.dtype)
             d_rows = tiles.add_to_queries(block.ln_1.backward(d_normed, rows, mean_1, rstd_1), d_y)
         return (
             d_rows.view(ctx.live_shape),
@@ -191,6 +188,48 @@ class FusedPass(torch.autograd.Function):
         )
 
 
+def _attention_backward(d_attended: Tensor, tiles: FusedTiles, tiled: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a borrowed trunk's keys and values, and of the live rows' queries, keys and values, see
+    `FusedTiles.gradients_of_rows`.
+
+    Keys' and values' are one product: of (gradients of scores, weights) and (queries, gradients of what they attended
+    to), which lie beside each other because the second and the first half are written here, at every pass.
+    """
+    (key, value), queries = tiles.split(tiled)
+    tiles.gradients_of_attended(d_attended, out=queries[1])
+    d_weights = torch.bmm(queries[1], value.transpose(1, 2))
+    torch._softmax_backward_data(d_weights, weights[1], -1, weights.dtype, grad_input=weights[0])
+    found = tiles.new_gradients(tiled)
+    d_key_value, (d_query,) = tiles.split(found)
+    torch.bmm(weights[0], key, out=d_query)
+    torch.bmm(weights.flatten(0, 1).transpose(1, 2), queries.flatten(0, 1), out=d_key_value.flatten(0, 1))
+    return tiles.gradients_of_rows(found)
+
+
+def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x weight` in that dtype."""
+    if x.dtype == dtype:
+        return torch.mm(x, weight)
+    return torch.mm(x, weight, out_dtype=dtype) if adds_wide(x.device, x.dtype) else torch.mm(x, weight).to(dtype)
+
+
 def _plus_product(sums: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """`sums + x weight`, in the dtype of `sums`."""
-    return torch.addmm(sums, x, weight) if sums.dtype == x.dtype else torch.mm(x, weight).add(sums)
+    if x.dtype == sums.dtype:
+        return torch.addmm(sums, x, weight)
+    if adds_wide(x.device, x.dtype):
+        return torch.addmm(sums, x, weight, out_dtype=sums.dtype)
+    return torch.mm(x, weight).add(sums)
+
+
+@lru_cache
+def adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether that device gives products of half precision in float32, in which it adds them up anyway: then nothing is
+    rounded, nor converted, on the way to the residual stream. Asked by trying, as it depends on PyTorch's version too.
+    """
+    x = torch.zeros(8, 8, device=device, dtype=dtype)
+    try:
+        torch.addmm(x.float(), x, x, out_dtype=torch.float32)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return False
+    return True

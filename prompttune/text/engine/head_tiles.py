@@ -185,23 +185,17 @@ class HeadTiles:
     def gradients_of_keys(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Of keys and values: the borrowed trunk's `[P R 2W]` (P 0 where it is not borrowed), the live rows'
         `[Z n_live*R 2W/Z]`."""
-        width = self.heads.width
-        self.sum_trunk(gradients)
+        n_tiled, width = 2 * self._n_matrices * self.n_columns, self.heads.width
+        if self.n_trunk:
+            tiled = gradients[:n_tiled].view(2, self.n_tiles, -1, self.n_columns, width)
+            first = self.first_trunk_column
+            sums = gradients[n_tiled:].view(2, -1, self.n_trunk, width)
+            torch.sum(tiled[:, :, :, first : first + self.n_trunk], 1, out=sums)
         found = gradients.index_select(0, self.key_gradient_index)
         n_borrowed, columns = self.n_trunk - self.n_own_trunk, 2 * self.heads.n_heads
         n_first = n_borrowed * self.n_runs * columns
         borrowed = found[:n_first].view(n_borrowed, self.n_runs, columns * width)
         return borrowed, found[n_first:].view(self.n_parts, self.n_live * self.n_runs, columns // self.n_parts * width)
-
-    def sum_trunk(self, gradients: Tensor) -> None:
-        """Fills the room for the trunk's sums in `new_key_gradients`, over all tiles; what lies behind it stays."""
-        if not self.n_trunk:
-            return
-        n_tiled, first = 2 * self._n_matrices * self.n_columns, self.first_trunk_column
-        n_sums = 2 * self.heads.n_runs * self.heads.n_heads * self.n_trunk
-        tiled = gradients[:n_tiled].view(2, self.n_tiles, -1, self.n_columns, self.heads.width)
-        sums = gradients[n_tiled : n_tiled + n_sums].view(2, -1, self.n_trunk, self.heads.width)
-        torch.sum(tiled[:, :, :, first : first + self.n_trunk], 1, out=sums)
 
     def trunk_of(self, kv: Tensor) -> Tensor:
         """The own trunk's rows of keys and values `[Z n_live*R 2W/Z]`, a view `[P R Z 2W/Z]`."""

@@ -190,7 +190,7 @@ class TextEngine:
         plan = self._plan(prompts, runs)
         mlp_width = config.mlp_width + (UNITS_OF_BIAS if self._is_fused else 0)
         sizes = {"width": config.width, "mlp_width": mlp_width, "n_heads": config.heads}
-        chunks = [count_kept(steps, **sizes) for steps in plan.chunks]
+        chunks = [count_kept(steps, **sizes, fused=self._is_fused) for steps in plan.chunks]
         kept = max(chunks) if self.checkpoint else sum(chunks)
         if self._is_fused:
             kept += sum(count_buffers(steps, width=config.width) for steps in plan.chunks)

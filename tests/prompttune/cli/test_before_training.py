@@ -177,3 +177,29 @@ def test_what_is_not_there_or_of_another_kind_is_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert re.search(expected, told(*in_words(places, words), capsys=capsys, monkeypatch=monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("refused", "advice", "then"),
+    [
+        ("splits make TARGET NEW --shots 16", "--shots up-to-16", "splits make TARGET NEW --shots up-to-16"),
+        ("splits make TARGET SPLIT --base-to-new", "--overwrite", "splits make TARGET SPLIT --base-to-new --overwrite"),
+        ("prompts list PROMPT", "prompttune prompts show PROMPT", "prompts show PROMPT"),
+        ("methods copo", "did you mean 'coop'?", "methods coop"),
+    ],
+)
+def test_advice_leads_to_a_command_that_ends_well(
+    refused: str,
+    advice: str,
+    then: str,
+    places: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = places | {"NEW": str(tmp_path / "new.json"), "SPLIT": str(tmp_path / "split.json")}
+    command_line.cli(in_words(own, "splits make TARGET SPLIT"), standalone_mode=False)
+    message = told(*in_words(own, refused), capsys=capsys, monkeypatch=monkeypatch)
+    fix = message.partition("fix:")[2]
+    assert " ".join(in_words(own, advice)) in fix
+    command_line.cli(in_words(own, then), standalone_mode=False)

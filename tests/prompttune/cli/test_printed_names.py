@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -21,3 +22,18 @@ def test_a_classified_video_is_named_as_it_is(name: str) -> None:
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert [*f"{name}.mp4 {name} 75.0 %".split()] in lines
     assert f"from {name}" in console.file.getvalue()
+
+
+def test_long_names_are_folded_and_not_cut() -> None:
+    console = plain_console()
+    console.file, console.width = io.StringIO(), 80
+    video, name = "a_folder_with_a_long_name/" * 5 + "clip.mp4", "a-class-whose-name-is-one-long-word-" * 2
+
+    console.print(classified_table([Classified(video, (name, "run"), (0.75, 0.25))]))
+
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    columns = [re.split(r" {2,}", line.strip()) for line in lines if "_" in line or "/" in line]
+    assert "".join(cells[0] for cells in columns) == video
+    assert "75.0 %" in console.file.getvalue()
+    assert "…" not in console.file.getvalue()

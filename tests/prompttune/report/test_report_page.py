@@ -27,6 +27,7 @@ CHROMIUM = next(
 )
 SECTIONS = (
     "Results",
+    "Settings",
     "Accuracy and its price",
     "Learning curves",
     "Who gains, who is forgotten",

@@ -7,16 +7,21 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from report_results import write_entry
 
 from benchmarks.__main__ import main
+from prompttune.config.runs import flat
+from prompttune.config.train_config import resolve
 from prompttune.errors import ConfigError, RunFolderError
+from prompttune.evaluation.results import NO_SETTING
 from prompttune.report.comparison import backed_best, compare, differences
 from prompttune.report.entries import Group, read_groups
 from prompttune.report.over_stores import over_stores
+from prompttune.report.settings import told_settings
 from prompttune.report.statistics import paired_difference
 from prompttune.report.tables import escape_latex, to_csv, to_latex, to_markdown
 
@@ -178,6 +183,32 @@ def test_over_data_sets_each_one_counts_once(tmp_path: Path) -> None:
     assert f"| {100 * gain.mean:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}] |" in text
     assert latex.count(r"\begin{table}") == 4
     assert over_stores(comparisons[:1]) == []
+
+
+def test_settings_that_differ_are_told_with_their_defaults(tmp_path: Path) -> None:
+    def config(method: str, **given: object) -> dict[str, Any]:
+        return resolve({"method": method, "store": "x", **given}).model_dump(mode="json")
+
+    usual = {key: flat(config(key)) for key in ("coop", "kgcoop")}
+    write_entry(tmp_path / "a", "coop", COOP, config=config("coop", seeds=[1, 2, 3]))
+    write_entry(tmp_path / "b", "coop", BEST, config=config("coop", seeds=[4], optim={"lr": 0.5}))
+    write_entry(tmp_path / "c", "kgcoop", BEST, config=config("kgcoop"))
+    comparison = compare(only_group(tmp_path))
+    found = {one.key: one for one in told_settings(comparison)}
+    assert found["optim.lr"].values == {
+        "coop (a)": str(usual["coop"]["optim.lr"]),
+        "coop (b)": "0.5",
+        "kgcoop": str(usual["kgcoop"]["optim.lr"]),
+    }
+    assert found["optim.lr"].defaults == {"coop (b)": str(usual["coop"]["optim.lr"])}
+    methods_differ = {key for key in usual["coop"] if usual["coop"][key] != usual["kgcoop"].get(key)}
+    assert methods_differ <= found.keys() | NO_SETTING
+    assert all(len(set(one.values.values())) > 1 for one in found.values())
+    text = to_markdown([comparison], title="t")
+    (row,) = [line for line in text.splitlines() if line.startswith("| optim.lr ")]
+    lr = {key: str(own["optim.lr"]) for key, own in usual.items()}
+    assert row == f"| optim.lr | {lr['coop']} | 0.5 (default {lr['coop']}) | {lr['kgcoop']} |"
+    assert "seeds" not in found
 
 
 def test_a_folder_without_results_says_what_to_do(tmp_path: Path) -> None:

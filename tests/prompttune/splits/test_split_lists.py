@@ -54,6 +54,8 @@ def test_a_list_reads_the_same_in_every_dialect(tmp_path: Path, dialect: str) ->
         "id,name\n1,jump up\n0,run\n",
         "name\nrun\njump up\n",
         "run\njump up\n",
+        "0 run\n1 jump up\n",
+        '1,"jump up"\n0,run\n',
     ],
 )
 def test_a_class_file_reads_the_same_in_every_dialect(tmp_path: Path, text: str) -> None:

@@ -38,27 +38,27 @@ TABLES: dict[str, dict[str, Any]] = {
 
 # Kernels of a warm step in float32, and of these the text engine's: towers of three blocks, one run.
 PINNED: dict[str, tuple[int, int]] = {
-    "coop": (138, 93),
-    "coop-csc": (137, 90),
-    "kgcoop": (155, 93),
-    "cocoop": (153, 95),
-    "tcp": (183, 95),
-    "prograd": (248, 147),
-    "promptsrc-text": (174, 98),
-    "a5": (231, 93),
-    "ga2-text": (156, 93),
-    "tip-adapter-f": (51, 0),
-    "clip-adapter": (64, 0),
-    "vpt": (175, 0),
-    "vpt-deep": (215, 0),
-    "ivlp": (323, 98),
-    "maple": (341, 98),
-    "promptsrc": (369, 98),
-    "vifi-vl": (338, 98),
-    "ga2": (340, 98),
+    "coop": (130, 86),
+    "coop-csc": (132, 86),
+    "kgcoop": (147, 86),
+    "cocoop": (145, 88),
+    "tcp": (175, 88),
+    "prograd": (233, 133),
+    "promptsrc-text": (164, 89),
+    "a5": (223, 86),
+    "ga2-text": (148, 86),
+    "tip-adapter-f": (50, 0),
+    "clip-adapter": (63, 0),
+    "vpt": (174, 0),
+    "vpt-deep": (214, 0),
+    "ivlp": (313, 89),
+    "maple": (331, 89),
+    "promptsrc": (359, 89),
+    "vifi-vl": (328, 89),
+    "ga2": (330, 89),
 }
 # Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
-AT_FULL_DEPTH = {("coop", "fp32"): 398, ("coop", "bf16"): 494, ("ivlp", "fp32"): 895}
+AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 861}
 
 
 def device_or_meta(name: str) -> torch.device:

@@ -1,12 +1,14 @@
 """As users are: no network, weights in the hub's cache or not there at all.
 
-One true architecture at full size, ViT-B-16-quickgelu with the tag openai, 300 MB of random float16 weights;
-PE-Core-B-16 and ViT-B-16-SigLIP2, three times as large, under their own names and cut in depth and width.
+True architectures at full size, with random float16 weights, as processes: ViT-B-16-quickgelu with the tag openai, 300
+MB; PE-Core-B-16 and ViT-B-16-SigLIP2, up to three times as large, with PROMPTTUNE_FULL_SIZE=1 in the environment, and
+in every run under their own names, cut in depth and width.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,10 +50,24 @@ def test_an_empty_cache_is_a_short_message_with_the_file_to_bring(tmp_path: Path
     assert not (tmp_path / "x.zarr").exists()
 
 
+_asked_for = pytest.mark.skipif("PROMPTTUNE_FULL_SIZE" not in os.environ, reason="minutes: PROMPTTUNE_FULL_SIZE=1")
+
+
 @pytest.mark.long
-def test_extract_zero_shot_train_and_classify_from_a_filled_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "tag", "tokenizer"),
+    [
+        ("ViT-B-16-quickgelu", "openai", None),
+        pytest.param("PE-Core-B-16", "meta", None, marks=_asked_for),
+        pytest.param("ViT-B-16-SigLIP2", "webli", "siglip2", marks=_asked_for),
+    ],
+)
+def test_extract_zero_shot_train_and_classify_from_a_filled_cache(
+    model: str, tag: str, tokenizer: str | None, tmp_path: Path
+) -> None:
     home, videos, store = tmp_path / "home", write_videos(tmp_path / "videos", 4), tmp_path / "x.zarr"
-    file = fill(home, model="ViT-B-16-quickgelu", tag="openai")
+    file = fill(home, model=model, tag=tag)
+    beside = None if tokenizer is None else fill_tokenizer(home, tokenizer, repository=f"timm/{model}")
     env = offline(home)
     frames = ("--frames", 1, "--workers", 0)
 
@@ -60,7 +76,7 @@ def test_extract_zero_shot_train_and_classify_from_a_filled_cache(tmp_path: Path
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    sound("vidfeat", "extract", videos, "--out", store, *MODEL, *frames)
+    sound("vidfeat", "extract", videos, "--out", store, "--model", model, "--pretrained", tag, *frames)
     protocol = ("--set", "protocol.test_fraction=0.5", "--set", "protocol.shots=1", "--set", "protocol.name=few-shot")
     sound("prompttune", "eval", "--store", store, *protocol[:2])
     out = tmp_path / "runs"
@@ -71,9 +87,9 @@ def test_extract_zero_shot_train_and_classify_from_a_filled_cache(tmp_path: Path
     assert video.name in sound("prompttune", "classify", video, "--like", store, "--prompts", prompts)
 
     # The advice of an empty cache, followed: the same file, given; the same model comes of it.
-    given = load_open_clip(model="ViT-B-16-quickgelu", pretrained=str(file)).config
+    given = load_open_clip(model=model, pretrained=str(file), tokenizer=beside).config
     from_cache = BackbonePack.load(store / "pack").config
-    assert from_cache == replace(given, pretrained="openai")
+    assert from_cache == replace(given, pretrained=tag)
 
 
 @pytest.fixture

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import video_files as vf
 
 from benchmarks import damage as grid
 from vidfeat.errors import DecodeError
-from vidfeat.video.decode import choose_decoder, decode, decode_all, probe, transport
+from vidfeat.video.decode import choose_decoder, decode, decode_all, probe, transport, video_file, with_pyav
 from vidfeat.video.decode.log_lines import listening
 from vidfeat.video.decode.payload import Payloads
+from vidfeat.video.decode.wavefront import has_wavefronts
 
 X265 = "log-level=none:pools=1"
 
@@ -126,6 +128,53 @@ def test_pictures_are_held_against_their_checksums(tmp_path: Path) -> None:
     assert vf.read_numbers(decode_all(path).pixels) == list(range(24))
     with pytest.raises(DecodeError, match=r"Verifying checksum.*mismatch"):
         decode_all(vf.flip_bits(path, tmp_path / "b.mp4", n_bits=5, seed=1, span=(0.7, 0.95)))
+
+
+def n_listed(clip: Path, target: Path) -> int:
+    """Of eight copies of a clip, each with one bit flipped in the first third of a packet: how many are refused."""
+    with av.open(str(clip)) as container:
+        places = [p.pos + p.size // 3 for p in container.demux(container.streams.video[0]) if p.size > 200]
+    refused = 0
+    for place in places[:8]:
+        data = bytearray(clip.read_bytes())
+        data[place] ^= 16
+        target.write_bytes(data)
+        try:
+            decode(target, policy=grid.EIGHT)
+        except DecodeError as error:
+            refused += error.reason == "invalid_data"
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("encoder", "ending", "options", "least"),
+    [
+        ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}, 7),
+        ("libx265", "mp4", {"preset": "ultrafast", "x265-params": f"open-gop=0:{X265}"}, 6),
+    ],
+)
+def test_a_bit_of_an_arithmetic_code_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, ending: str, options: dict[str, str], least: int
+) -> None:
+    """By libvpx, and by the places of wavefronts; FFmpeg's decoders alone notice next to nothing."""
+    clip = tmp_path / f"a.{ending}"
+    grid.write_clip(clip, grid.Codec(encoder, encoder, (ending,), options), grid._pictures(192, 160)[:16])
+    whole, n_strict = decode_all(clip), n_listed(clip, tmp_path / f"b.{ending}")
+    assert n_strict >= least
+    monkeypatch.setattr(video_file, "_decoder", lambda stream: stream.codec_context)
+    monkeypatch.setattr(with_pyav, "_check_rows", lambda *arguments, **options: None)
+    assert np.array_equal(decode_all(clip).pixels, whole.pixels)
+    assert n_listed(clip, tmp_path / f"b.{ending}") <= 2
+
+
+@pytest.mark.parametrize(("wpp", "ending"), [(1, "mp4"), (0, "mp4"), (1, "mkv"), (1, "ts"), (0, "ts")])
+def test_wavefronts_are_told_by_the_picture_parameters(tmp_path: Path, wpp: int, ending: str) -> None:
+    options: dict[str, Any] = {"codec": "libx265", "codec_options": {"x265-params": f"{X265}:wpp={wpp}"}}
+    path = vf.write_video(tmp_path / f"a.{ending}", n_frames=8, width=240, height=160, **options)
+    assert probe(path).has_wavefronts == bool(wpp)
+    assert vf.read_numbers(decode_all(path).pixels) == list(range(8))
+    assert not has_wavefronts(b"\1")  # cut short
+    assert not has_wavefronts(b"\0\0\1\x44\1")
 
 
 @pytest.mark.parametrize("source", ["h264.mkv", "h264_open.ts", "hevc_open.mp4", "mpeg4.ts"])

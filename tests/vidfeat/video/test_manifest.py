@@ -227,6 +227,7 @@ def test_missing_files_can_be_left_to_the_extraction(tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", "path,label\ngone.mp4,walk\n")
 
     assert "1 x missing file" in message_of(source)
+    assert "or extract with --allow-failures 1:" in message_of(source)
     assert load_manifest(source, must_exist=False).items[0].id == "gone.mp4"
 
 
@@ -317,10 +318,19 @@ def test_a_class_file_gives_names_and_order(tmp_path: Path) -> None:
     assert [item.label for item in manifest.items] == ["walk", "Push, slowly"]
 
 
+@pytest.mark.parametrize("text", ["walk\nrun up\n", "name\nwalk\nrun up\n", "0 walk\n1 run up\n", "1,run up\n0,walk\n"])
+def test_class_files_without_a_header(tmp_path: Path, text: str) -> None:
+    source = write(tmp_path / "list.txt", "a.mp4 0\nb.mp4 1\n")
+    manifest = load_manifest(source, classes=write(tmp_path / "classes.txt", text), must_exist=False)
+    assert [item.label for item in manifest.items] == ["walk", "run up"]
+    assert any("numbered from 0" in note for note in manifest.notes) == ("0" not in text)
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("name,id\n0,a\n", "id,name"),
+        ("name,id\n0,a\n", "the header name,id"),
+        ("walk\nrun, up\n", "without a comma"),
         ("id,name\n0,a,b\n", "two fields"),
         ("id,name\n0,a\n0,b\n", "id given twice"),
         ("id,name\n0,a\n1,a\n", "name given twice"),

@@ -53,9 +53,16 @@ class LogLines:
 
 
 @contextmanager
-def listening() -> Iterator[LogLines]:
-    """FFmpeg's log lines of this thread, through PyAV; its level is put back when the last listener leaves."""
+def listening(*, aloud: bool = True) -> Iterator[LogLines]:
+    """FFmpeg's log lines of this thread, through PyAV; its level is put back when the last listener leaves.
+
+    Without `aloud` nothing is asked for, and there are none: lines of FFmpeg's own threads would go to the terminal.
+    """
     import av
+
+    if not aloud:
+        yield LogLines([])
+        return
 
     token = object()
     with _lock:

@@ -76,10 +76,12 @@ def is_direct(facts: Probe) -> bool:
     )
 
 
-def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline, keep: bool = True) -> Picked | None:
+def pick_directly(
+    facts: Probe, wanted: set[int], *, deadline: Deadline, keep: bool = True, by_rows: bool = False
+) -> Picked | None:
     """The frames at the positions `wanted`, seeking to the key frame before each; None where one is not at its time.
 
-    Without `keep` they are decoded and dropped.
+    Without `keep` they are decoded and dropped. `by_rows`: see `open_video`.
 
     Raises:
         DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
@@ -87,18 +89,17 @@ def pick_directly(facts: Probe, wanted: set[int], *, deadline: Deadline, keep: b
     index_at = {int(facts.pts_ticks[index]): index for index in sorted(wanted)}
     remaining = sorted(index_at)
     picked = Picked(n_frames=facts.n_packets, first_pts_seconds=facts.first_pts_seconds)
-    with open_video(facts.path) as file, listening() as lines:
+    with open_video(facts.path, by_rows=by_rows) as file, listening(aloud=not by_rows) as lines:
         watch = _Watch(facts.path, lines)
-        container, stream, context = file.container, file.stream, file.stream.codec_context
         packets, position = None, 0
         while remaining:
             key = int(facts.key_ticks[np.searchsorted(facts.key_ticks, remaining[0], side="right") - 1])
             ahead = int(np.searchsorted(facts.pts_ticks, key)) - position
             if packets is None or ahead > _WORTH_SEEKING:
                 if ahead > _WORTH_SEEKING:
-                    container.seek(key, stream=stream)
-                packets = container.demux(stream)
-            frames = _until(packets, context, remaining[0], index_at, skip=facts.codec in _SKIPPING_CODECS)
+                    file.seek(key)
+                packets = file.container.demux(file.stream)
+            frames = _until(packets, file.context, remaining[0], index_at, skip=facts.codec in _SKIPPING_CODECS)
             for frame in frames:
                 deadline.check()
                 picked.n_decoded += 1
@@ -123,19 +124,21 @@ def _until(packets: Iterator[Any], context: Any, target: int, index_at: dict[int
         if skip:
             context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in index_at else "NONREF"
         found = False
-        for frame in packet.decode():
+        for frame in context.decode(packet):
             found |= frame.pts == target
             yield frame
         if found:
             return
 
 
-def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, deadline: Deadline) -> Picked:
+def pick_through(
+    path: str, wanted: set[int], *, facts: Probe | None = None, deadline: Deadline, by_rows: bool = False
+) -> Picked:
     """The frames at the positions `wanted`, decoding the file from its start to its end.
 
     Frames before the first key frame that lean on what was never in the file are passed over. Where packets carry no
     presentation times to rely on (AVI with reordered frames), frame k is shown at k / fps; a
-    single frame without one follows its predecessor.
+    single frame without one follows its predecessor. `by_rows`: see `open_video`.
 
     Raises:
         DecodeError: as `open_video`; invalid_data for a frame the decoder had to patch up; timeout.
@@ -144,10 +147,10 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
     step = 1.0 / facts.fps if facts is not None and facts.fps else 0.04
     nominal = facts is not None and not facts.has_pts
     last = -step
-    with open_video(path) as file, listening() as lines:
+    with open_video(path, by_rows=by_rows) as file, listening(aloud=not by_rows) as lines:
         watch = _Watch(path, lines)
         whole_from = None if facts is None else facts.whole_from
-        for frame in file.container.decode(file.stream):
+        for frame in _frames(file):
             deadline.check()
             if whole_from is not None:
                 watch.forget()
@@ -165,6 +168,11 @@ def pick_through(path: str, wanted: set[int], *, facts: Probe | None = None, dea
         watch.refuse_damage(None)
     picked.n_frames = picked.n_decoded
     return picked
+
+
+def _frames(file: VideoFile) -> Iterator[Any]:
+    for packet in file.container.demux(file.stream):
+        yield from file.context.decode(packet)
 
 
 class _Watch:

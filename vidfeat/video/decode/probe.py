@@ -14,6 +14,7 @@ from vidfeat.video.decode.failures import failure, is_about_bytes, translate
 from vidfeat.video.decode.log_lines import LogLines, listening
 from vidfeat.video.decode.payload import Payloads
 from vidfeat.video.decode.video_file import open_video, orientation
+from vidfeat.video.decode.wavefront import has_wavefronts
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Probe:
         starts_with_key_frame: the first packet can be decoded by itself.
         whole_from: presentation time of the first key frame, in ticks, where frames shown before it may lean on such as
             are not in the file: the first packet is no key frame, or one of an open group. None elsewhere.
+        has_wavefronts: HEVC whose pictures can be decoded in two ways, see `wavefront`.
         n_video_streams: more than one: decoders differ in which they take.
         completeness: what the container says about the end of the file.
         damage: what in the container or in the packets' bytes shows that the file is damaged; "" where nothing does.
@@ -71,6 +73,7 @@ class Probe:
     n_corrupt_packets: int
     starts_with_key_frame: bool
     whole_from: int | None
+    has_wavefronts: bool
     n_video_streams: int
     completeness: Completeness
     damage: str
@@ -163,6 +166,7 @@ def _probe(path: str, ending: Completeness) -> Probe:
             n_corrupt_packets=packets.n_corrupt,
             starts_with_key_frame=packets.starts_with_key_frame,
             whole_from=packets.whole_from,
+            has_wavefronts=context.codec.canonical_name == "hevc" and has_wavefronts(context.extradata),
             n_video_streams=len(container.streams.video),
             completeness=ending,
             damage=ending.damage or packets.damage or _damage(path, stream, packets, ending),

@@ -24,8 +24,9 @@ def decode(
 ) -> Frames:
     """The frames of the video at `path` that `policy` samples.
 
-    Readers are opened in the calling process and closed before returning; each decodes with one thread. What another
-    decoder read is decoded by PyAV too, which alone says which frames are damaged.
+    Readers are opened in the calling process and closed before returning; each decodes with one thread, but for HEVC's
+    wavefronts, which are decoded a second time by two. What another decoder read is decoded by PyAV too, which alone
+    says which frames are damaged.
 
     Args:
         seed: for random policies; see `vidfeat.video.sampling.video_seed`.

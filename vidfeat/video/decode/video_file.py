@@ -17,16 +17,23 @@ from vidfeat.video.decode.failures import failure
 # Formats that are lists of other files or addresses: a video named by a manifest must not make a decoder open something
 # else.
 _PLAYLISTS = ("hls", "dash", "concat", "sdp", "imf")
+_LIBVPX = "libvpx-vp9"
 
 
 @dataclass(frozen=True, eq=False)
 class VideoFile:
-    """An open file: PyAV's container, its video stream, and the one conversion context of all its frames."""
+    """An open file: PyAV's container, its video stream, what decodes it, and the one converter of all its frames."""
 
     path: str
     container: Any
     stream: Any
+    context: Any
     converter: Any
+
+    def seek(self, pts: int) -> None:
+        """To the key frame at or before `pts`, in the stream's ticks; what the decoder holds is forgotten."""
+        self.container.seek(pts, stream=self.stream)
+        self.context.flush_buffers()
 
     def picture(self, frame: Any) -> np.ndarray:
         """The picture [H W 3] uint8 of a decoded frame, turned for display; nothing of the frame is kept alive.
@@ -51,11 +58,32 @@ def _any_metadata() -> dict[str, Any]:
     return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
+def _decoder(stream: Any) -> Any:
+    """The stream's own decoder, or libvpx for VP9 of 8 bits.
+
+    The pictures are the same. FFmpeg's own decoder shows whatever it makes of damaged bytes; libvpx refuses a frame
+    whose arithmetic coder does not end where its bytes do. PyAV's libvpx is built for 8 bits.
+    """
+    import av
+
+    own = stream.codec_context
+    plain = ("yuv420p", "yuv422p", "yuv440p", "yuv444p", "gbrp")
+    if own.name != "vp9" or own.pix_fmt not in plain or _LIBVPX not in av.codecs_available:
+        return own
+    strict: Any = av.CodecContext.create(_LIBVPX, "r")
+    strict.extradata = own.extradata
+    return strict
+
+
 @contextmanager
-def open_video(path: str) -> Iterator[VideoFile]:
+def open_video(path: str, *, by_rows: bool = False) -> Iterator[VideoFile]:
     """The opened video file, decoded and converted by this thread alone.
 
     The stream is FFmpeg's choice where there are several, which is also decord's and torchcodec's.
+
+    Args:
+        by_rows: HEVC's wavefronts are decoded each from where the picture's header says that it begins, which FFmpeg
+            does with threads alone: two of them.
 
     Raises:
         DecodeError: unreadable, no_video_stream, codec_unsupported.
@@ -79,10 +107,13 @@ def open_video(path: str) -> Iterator[VideoFile]:
             raise failure("no_video_stream", path, f"streams: {', '.join(kinds) or 'none'}")
         if stream.codec_context is None:
             raise failure("codec_unsupported", path, "no decoder for its video stream")
-        stream.codec_context.thread_count = 1
+        context = _decoder(stream)
+        context.thread_count = 2 if by_rows else 1
+        if by_rows:
+            context.thread_type = "SLICE"
         # HEVC's checksums of whole pictures, where an encoder wrote them: a mismatch is a log line.
-        stream.codec_context.options = {"err_detect": "crccheck"}
-        yield VideoFile(path, container, stream, VideoReformatter())
+        context.options = {"err_detect": "crccheck"}
+        yield VideoFile(path, container, stream, context, VideoReformatter())
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,13 @@ class PyAV(Decoder):
 
     def refuse_damage(self, facts: Probe, indices: np.ndarray, *, deadline: Deadline) -> None:
         """Nothing, or the DecodeError that `read` raises for the frames at `indices`; no picture is converted."""
-        wanted = set(indices.tolist())
-        if pick.is_direct(facts) and pick.pick_directly(facts, wanted, deadline=deadline, keep=False) is not None:
-            return
-        _check_complete(facts, pick.pick_through(facts.path, set(), facts=facts, deadline=deadline))
+        wanted, keep = set(indices.tolist()), facts.has_wavefronts
+        picked = pick.pick_directly(facts, wanted, deadline=deadline, keep=keep) if pick.is_direct(facts) else None
+        if picked is None:
+            kept = wanted if keep else set()
+            picked = pick.pick_through(facts.path, kept, facts=facts, deadline=deadline)
+            _check_complete(facts, picked)
+        _check_rows(facts, picked, deadline=deadline)
 
     def read(self, facts: Probe, policy: SamplingPolicy, seed: int, *, deadline: Deadline) -> Frames:
         """See `Decoder`; as many frames as the file should have, none of them damaged."""
@@ -42,11 +45,13 @@ class PyAV(Decoder):
         if pick.is_direct(facts):
             picked = pick.pick_directly(facts, set(indices.tolist()), deadline=deadline)
             if picked is not None:
+                _check_rows(facts, picked, deadline=deadline)
                 return self._frames(facts, indices, picked)
         for _ in range(2):
             picked = pick.pick_through(facts.path, set(indices.tolist()), facts=facts, deadline=deadline)
             _check_complete(facts, picked)
             if picked.n_frames == n_frames:
+                _check_rows(facts, picked, deadline=deadline)
                 return self._frames(facts, indices, picked)
             # Hidden frames (VP8), two frames in one packet (MPEG-4 in AVI), frames without their key frame: an honest
             # count, known only now.
@@ -63,6 +68,24 @@ class PyAV(Decoder):
 def _in_order(picked: pick.Picked, indices: list[int]) -> Pictures:
     times = np.array([picked.pts_seconds[index] for index in indices], dtype=np.float64)
     return Pictures(np.stack([picked.pictures[index] for index in indices]), times, picked.n_frames)
+
+
+def _check_rows(facts: Probe, picked: pick.Picked, *, deadline: Deadline) -> None:
+    """Nothing, or DecodeError when the rows of HEVC's pictures do not end where the next ones begin.
+
+    A damaged arithmetic code is read on as something else, and ends elsewhere: nothing but the rows' places tells.
+    """
+    if not facts.has_wavefronts:
+        return
+    wanted = set(picked.pictures)
+    again = pick.pick_directly(facts, wanted, deadline=deadline, by_rows=True) if pick.is_direct(facts) else None
+    if again is None:
+        again = pick.pick_through(facts.path, wanted, facts=facts, deadline=deadline, by_rows=True)
+    for index, picture in picked.pictures.items():
+        other = again.pictures.get(index)
+        if other is None or not np.array_equal(picture, other):
+            at = picked.pts_seconds[index]
+            raise failure("invalid_data", facts.path, f"the frame at {at:.2f} s is damaged (its rows are out of place)")
 
 
 def _check_complete(facts: Probe, picked: pick.Picked) -> None:

@@ -1,9 +1,10 @@
-"""Class files -> names by id: a CSV `id,name`, or JSON (names by id, ids by name, a list of names)."""
+"""Class files -> names by id: a CSV `id,name`, lines `ID NAME` or `NAME`, JSON (names by id, ids by name, a list)."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from vidfeat.errors import ManifestError, explain
 from vidfeat.video.source.rows import Problems
 from vidfeat.video.source.text import one_line, read_text
+
+_NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
 
 
 def class_ids(classes: str | os.PathLike[str] | Sequence[str] | None, problems: Problems) -> dict[int, str] | None:
@@ -82,18 +85,37 @@ def _pairs(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
         return _json_pairs(path, text.content)
     rows = text.csv_rows()
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    wrong: object = header if header != ["id", "name"] else None
-    wrong = wrong or next((f"line {number}: {cells}" for number, cells in rows if len(cells) != 2), None)
+    if header == ["id", "name"]:
+        rows = rows[1:]
+    elif not any(len(cells) > 1 for _, cells in rows):
+        return _line_pairs([(number, cells[0].strip()) for number, cells in rows], problems)
+    wrong = next((f"line {number}: {cells}" for number, cells in rows if len(cells) != 2), None)
+    if wrong is None and header != ["id", "name"] and not all(cells[0].strip().isdecimal() for _, cells in rows):
+        wrong = f"the header {','.join(header)}"
     if wrong is not None:
         raise ManifestError(
             explain(
                 "The class file is not a CSV `id,name`.",
                 where=path,
-                expected="header id,name and two fields a line (quote a name that holds a comma)",
+                expected="header id,name and two fields a line (quote a name that holds a comma); or lines without a "
+                "comma, `ID NAME` or `NAME`",
                 got=wrong,
             )
         )
-    return [(f"line {number}", cells[0].strip(), cells[1]) for number, cells in rows[1:]]
+    return [(f"line {number}", cells[0].strip(), cells[1]) for number, cells in rows]
+
+
+def _line_pairs(lines: Sequence[tuple[int, str]], problems: Problems) -> list[tuple[str, str, str]]:
+    """Of lines without a comma: `ID NAME` where each begins with a number, as UCF-101's classInd.txt; else names."""
+    numbered = [_NUMBERED.fullmatch(line) for _, line in lines]
+    if lines and all(numbered):
+        return [
+            (f"line {number}", found[1], found[2]) for (number, _), found in zip(lines, numbered, strict=True) if found
+        ]
+    lines = lines[1:] if lines and lines[0][1].lower() == "name" else lines
+    if lines:
+        problems.note("class names without ids, numbered from 0 as they stand", [f"0 is {lines[0][1]!r}"])
+    return [(f"line {number}", str(place), line) for place, (number, line) in enumerate(lines)]
 
 
 def _json_pairs(path: Path, content: str) -> list[tuple[str, str, str]]:
