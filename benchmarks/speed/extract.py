@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).parents[1] / "results" / "speed_extract.json"
 ENCODER_GOAL, DECODE_GOAL = 0.95, 1.0
 FRAMES = 8
-# image, patch, width, layers, joint width. ViT-B-32 as open_clip configures it; the tiny one only has to be fast.
-SIZES = {"ViT-B-32": (224, 32, 768, 12, 512), "tiny": (224, 56, 64, 1, 32)}
+# image, patch, width, layers, joint width, as open_clip configures them; the tiny one only has to be fast.
+SIZES = {
+    "ViT-B-32": (224, 32, 768, 12, 512),
+    "ViT-L-14-336": (336, 14, 1024, 24, 768),
+    "tiny": (224, 56, 64, 1, 32),
+}
+LARGE, TINY = "ViT-B-32", "tiny"
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,11 @@ class RandomPack:
 def decoding_apart(cores: list[int]) -> Iterator[Callable[[], None]]:
     """Processes started inside run on all cores but the first; calling what is yielded moves this thread to the first.
 
-    With one core there is nothing to keep apart.
+    With one core there is nothing to keep apart; with no `cores` nothing is moved, as where a GPU encodes.
     """
+    if not cores:
+        yield lambda: None
+        return
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(cores[1:]) or set(cores))
     try:
@@ -244,22 +252,46 @@ def transfer_rates(n_messages: int = 300) -> dict[str, float]:
     return rates
 
 
+def recipe_of(config: Any) -> Recipe:
+    """FRAMES frames of a video, as a backbone takes them."""
+    from vidfeat.extraction.recipe import Recipe
+    from vidfeat.video.preprocess import Preprocess
+    from vidfeat.video.sampling import SamplingPolicy
+
+    preprocess = Preprocess(config.vision.image_size, mean=config.image_mean, std=config.image_std)
+    return Recipe(preprocess, SamplingPolicy("segments-middle", n_frames=FRAMES))
+
+
+def n_batches_of(setting: Setting) -> int:
+    """Batches of the bare encoder, about as many as the clips fill."""
+    return max(3, setting.n_videos * FRAMES // setting.batch_frames - 1)
+
+
+def fastest_rates(model: str, precision: str, setting: Setting, paths: list[Path]) -> dict[str, float]:
+    """Frames/s of one tower's bare encoder, of decoding alone and of the pipeline; nothing is pinned to a core."""
+    from vidfeat.clip.encode import Encoder
+
+    encoder = Encoder(RandomPack(model), device=setting.device, precision=precision)  # type: ignore[arg-type]
+    recipe, n_batches = recipe_of(encoder.config), n_batches_of(setting)
+    parts: dict[str, Callable[[], float]] = {
+        "bare encoder": lambda: encoder_speed(encoder, setting, n_batches, []).frames_per_second,
+        "decoding alone": lambda: decoding_rate(recipe, paths, setting, []),
+        "pipeline": lambda: pipeline_speed(encoder, recipe, paths, setting, []).frames_per_second,
+    }
+    rounds = [{name: part() for name, part in parts.items()} for _ in range(setting.n_rounds)]
+    return {name: max(round_[name] for round_ in rounds) for name in parts}
+
+
 def measure(setting: Setting, paths: list[Path]) -> dict[str, list[float]]:
     """Every part in every round: frames/s, CPU seconds per frame ("cpu, ..."), bytes/s ("transfer, ...")."""
     import torch
 
     from vidfeat.clip.encode import Encoder
-    from vidfeat.extraction.recipe import Recipe
-    from vidfeat.video.preprocess import Preprocess
-    from vidfeat.video.sampling import SamplingPolicy
 
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0)) if setting.device == "cpu" else []
     torch.set_num_threads(1 if len(cores) > 1 else torch.get_num_threads())
-    large, tiny = (Encoder(RandomPack(name), device=setting.device) for name in SIZES)  # type: ignore[arg-type]
-    config = large.config
-    preprocess = Preprocess(config.vision.image_size, mean=config.image_mean, std=config.image_std)
-    recipe = Recipe(preprocess, SamplingPolicy("segments-middle", n_frames=FRAMES))
-    n_batches = max(3, len(paths) * FRAMES // setting.batch_frames - 1)
+    large, tiny = (Encoder(RandomPack(name), device=setting.device) for name in (LARGE, TINY))  # type: ignore[arg-type]
+    recipe, n_batches = recipe_of(large.config), n_batches_of(setting)
     rounds: dict[str, list[float]] = {}
     for number in range(setting.n_rounds):
         parts = {

@@ -5,6 +5,7 @@ that a run that is cut short keeps what it measured:
 
     text      forward and backward of the text tower: open_clip's own, all classes x 77 tokens, and the engine
     step      whole steps of `prompttune train --method coop`, as CUDA graphs and launched kernel by kernel
+    extract   videos to a store, beside the bare encoder and decoding alone: a large tower, and one that waits for both
     visual    forward and backward with visual prompts: all blocks once per run, and ours from block k
 
 Equality is checked in the same run: the engine with open_clip in float32, steps as graphs with steps without. Where
@@ -14,9 +15,7 @@ there is no GPU nothing is timed and no file written: the engine's kernels are c
 from __future__ import annotations
 
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.speed import text_whole, visual
+from benchmarks.speed import extract, text_whole, visual
+from benchmarks.speed.gpu_figures import Figure, put_into_readme, write
 from benchmarks.speed.text_paths import N_CTX, Towers, open_clip_encode, random_towers
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).parents[1] / "results" / "speed_gpu.json"
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 README = Path(__file__).parents[2] / "README.md"
-SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "bf16")
 TOLERANCE = 1e-4  # of float32 values and gradients, relative to the largest
 WARM_STEPS, SEVERAL = 12, 4
@@ -53,6 +52,7 @@ class Setting:
         n_classes: taken of each list; None for all.
         runs: trained together.
         n_steps: whole steps of one timing.
+        n_videos, towers, n_workers: of extraction; None: the workers that `vidfeat extract` takes.
         model, n_frames, first_blocks: of visual prompts.
     """
 
@@ -62,27 +62,12 @@ class Setting:
     depths: tuple[int, ...] = (1, 9)
     runs: tuple[int, ...] = (1, 8, 32)
     n_steps: int = 60
+    n_videos: int = 160
+    towers: tuple[str, ...] = ("ViT-L-14-336", extract.TINY)
+    n_workers: int | None = None
     model: str = "ViT-B-16"
     n_frames: int = 64
     first_blocks: tuple[int, ...] = (0, 6, 9, 11)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line: which part, of what, milliseconds by path, and how far from equal."""
-
-    part: str
-    of: str
-    precision: str
-    milliseconds: dict[str, float]
-    megabytes: dict[str, float]
-    error: float | None = None
-
-    def line(self) -> str:
-        """For the terminal."""
-        times = ", ".join(f"{name} {value:.3g} ms" for name, value in self.milliseconds.items())
-        error = "" if self.error is None else f"; differs by {self.error:.1e}"
-        return f"{self.part:<7} {self.of:<34} {self.precision}  {times}{error}"
 
 
 class Clock:
@@ -130,13 +115,11 @@ class Clock:
         return times, {name: self.megabytes(step) for name, step in steps.items()}
 
 
-def figures(setting: Setting, device: str) -> Iterator[Figure]:
-    """Every figure, as soon as it is measured."""
+def parts(setting: Setting, device: str) -> dict[str, Iterator[Figure]]:
+    """The figures of every part, each measured when it is asked for."""
     clock = Clock(device, setting.n_rounds)
-    yield from text_figures(setting, clock)
-    with tempfile.TemporaryDirectory(prefix="speed-gpu-") as folder:
-        yield from step_figures(setting, clock, Path(folder))
-    yield from visual_figures(setting, clock)
+    of_parts = (text_figures, step_figures, extract_figures, visual_figures)
+    return {part.__name__.split("_")[0]: part(setting, clock) for part in of_parts}
 
 
 def names_of(setting: Setting, class_list: str) -> list[str]:
@@ -208,8 +191,14 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return max(float(((ours - theirs).abs().max() / theirs.abs().max()).detach()) for ours, theirs in pairs)
 
 
-def step_figures(setting: Setting, clock: Clock, work: Path) -> Iterator[Figure]:
+def step_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
     """Whole training steps of `coop` on a store as large as HMDB-51's."""
+    with tempfile.TemporaryDirectory(prefix="speed-gpu-") as folder:
+        yield from steps_in(Path(folder), setting, clock)
+
+
+def steps_in(work: Path, setting: Setting, clock: Clock) -> Iterator[Figure]:
+    """The same, with the store in `work`."""
     pack, clips = text_whole.random_pack(work / "pack"), text_whole.hmdb_clips()
     store = text_whole.write_store(work / "hmdb.zarr", pack, clips)
     for precision in PRECISIONS:
@@ -262,6 +251,24 @@ def steps_of(trainer: Trainer, n_steps: int) -> Callable[[], None]:
     return run
 
 
+def extract_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
+    """Milliseconds of a frame from file to features, and the pipeline's share of the slower of its two halves."""
+    from vidfeat.extraction.options import Machine
+
+    n_workers = Machine(workers=setting.n_workers).n_workers
+    sizes = extract.Setting(setting.n_videos, 1.0, 64, 2, n_workers, clock.device)
+    precision = "fp32" if clock.device == "cpu" else "bf16"
+    with tempfile.TemporaryDirectory(prefix="speed-gpu-") as folder:
+        paths = extract.write_clips(Path(folder), sizes)
+        for tower in setting.towers:
+            rates = extract.fastest_rates(tower, precision, sizes, paths)
+            pipeline = rates.pop("pipeline")
+            share = pipeline / min(rates.values())
+            rates[f"pipeline ({share:.2f} of the slower)"] = pipeline
+            milliseconds = {name: 1000 / rate for name, rate in rates.items()}
+            yield Figure("extract", f"{tower}, a frame, {n_workers} worker(s)", precision, milliseconds, {})
+
+
 def visual_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
     """Visual prompts of one run and of several, by the block where they join."""
     for precision in PRECISIONS:
@@ -270,65 +277,6 @@ def visual_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
             steps = visual.timed_steps(sizes, setting.first_blocks, device=clock.device, precision=precision)
             of = f"{setting.model}, {setting.n_frames} frames, {n_runs} run(s)"
             yield Figure("visual", of, precision, *clock.of(steps))
-
-
-def machine() -> dict[str, str]:
-    """Card, driver and versions."""
-    import torch
-
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")[0].strip()
-    except (OSError, subprocess.CalledProcessError):
-        driver = "unknown"
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "python": platform.python_version()}
-    return {"card": card, "driver": driver, **versions}
-
-
-def write(out: Path, setting: Setting, found: Sequence[Figure]) -> None:
-    """The result file, with the README's table."""
-    on = machine()
-    rows = [
-        [
-            one.part,
-            one.of,
-            one.precision,
-            "; ".join(f"{name}: {value:.3g}" for name, value in one.milliseconds.items()),
-            "; ".join(f"{name}: {value:.0f}" for name, value in one.megabytes.items()),
-            "" if one.error is None else f"{one.error:.0e}",
-        ]
-        for one in found
-    ]
-    note = (
-        f"One {on['card']}, driver {on['driver']}, PyTorch {on['torch']}; medians of {setting.n_rounds}. `text` and "
-        "`visual` are a tower forward and backward, `step` a whole training step; differences are relative, of float32 "
-        "values and gradients from open_clip's, and of parameters after steps as a graph from those without."
-    )
-    table = {
-        "columns": ["part", "of", "precision", "ms", "MB at the peak", "differs by"],
-        "rows": rows,
-        "note": note,
-        "command": f"python -m benchmarks speed gpu --rounds {setting.n_rounds}",
-    }
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "machine": on,
-        "setting": asdict(setting),
-        "figures": [asdict(one) for one in found],
-        "readme": table,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def put_into_readme(readme: Path) -> None:
-    """Gives the README its block behind that of the text step, if it has none; `benchmarks readme` fills it."""
-    begin, behind = "<!-- begin: speed_gpu -->", "<!-- end: speed_text -->\n"
-    text = readme.read_text("utf-8")
-    if begin not in text:
-        block = f"{behind}\nOn a GPU:\n\n{begin}\n<!-- end: speed_gpu -->\n"
-        readme.write_text(text.replace(behind, block, 1), encoding="utf-8")
 
 
 def counted(setting: Setting, towers: Towers) -> Iterator[tuple[str, str, int]]:
@@ -363,24 +311,36 @@ def gpu(n_rounds: int, out: Path) -> None:
         for of, precision, n_kernels in counted(setting, random_towers()):
             click.echo(f"{of:<34} {precision}  {n_kernels} kernels, forward and backward, 1 run")
         return
-    unequal = measure(setting, "cuda", out)
+    problems = measure(setting, "cuda", out)
     put_into_readme(README)
     click.echo(f"Written to {out}; `python -m benchmarks readme` puts the table into the README")
-    if unequal:
-        raise click.ClickException("not equal: " + "; ".join(unequal))
+    if problems:
+        raise click.ClickException("; ".join(problems))
 
 
 def measure(setting: Setting, device: str, out: Path) -> list[str]:
-    """Prints every figure and keeps it in `out` at once; which of them deviate more than they may."""
+    """Keeps every figure in `out` and prints it at once; which of them deviate too much, and which parts failed.
+
+    A part that fails is told, and the next one measured; Ctrl-C and SIGTERM end the run with what there is.
+    """
+    from vidfeat.extraction.extract import sigterm_as_interrupt
+
     found: list[Figure] = []
+    failed: list[str] = []
     try:
-        for figure in figures(setting, device):
-            found.append(figure)
-            click.echo(figure.line())
-            write(out, setting, found)
+        with sigterm_as_interrupt():
+            for part, figures in parts(setting, device).items():
+                try:
+                    for figure in figures:
+                        found.append(figure)
+                        write(out, asdict(setting), found)
+                        click.echo(figure.line())
+                except RuntimeError as error:  # of the device: no memory left, a kernel it does not have
+                    failed.append(f"{part}: {error}")
+                    click.echo(f"failed: {failed[-1]}", err=True)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; what was measured is in {out}")
-    return [one.of for one in found if one.error is not None and one.error > TOLERANCE]
+        click.echo(f"interrupted; what was measured is in {out}" if found else "interrupted; nothing was measured yet")
+    return [f"{one.of} differs" for one in found if one.error is not None and one.error > TOLERANCE] + failed
 
 
 def main(arguments: list[str]) -> int:

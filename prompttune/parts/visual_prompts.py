@@ -33,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError, explain
+from prompttune.parts.frozen_blocks import frozen_blocks
 from vidfeat.backbone import ResidualBlock, VisionTower
 from vidfeat.backbone.rotary import RotaryTable, rotate
 
@@ -218,16 +219,16 @@ def _features(
     n_runs, n_frames, n_tokens = prompt_rows[0].shape[0], frames.shape[1], frames.shape[2]
     last_prompted, last_block = first_block + len(prompt_rows) - 1, tower.n_layers - 1
     n_read, rotary = tower.config.n_read, tower.rotary
-    x = frames.to(tower.dtype)
+    x, frozen = frames.to(tower.dtype), frozen_blocks(tower)
     for block_index, rows in enumerate(prompt_rows, start=first_block):
         if block_index == 0:
             rows = tower.ln_pre(rows)
         n_query = n_tokens + rows.shape[1] if block_index == last_prompted else n_tokens
         n_query = n_read if block_index == last_block else n_query
-        x = run(blocks.joined, tower.blocks[block_index], x, rows, n_query, rotary)
+        x = run(blocks.joined, frozen[block_index], x, rows, n_query, rotary)
     x = x.flatten(0, 1)
     for block_index in range(last_prompted + 1, tower.n_layers):
-        x = run(blocks.later, tower.blocks[block_index], x, n_read if block_index == last_block else None, rotary)
+        x = run(blocks.later, frozen[block_index], x, n_read if block_index == last_block else None, rotary)
     return tower.pool(x).unflatten(0, (n_runs, n_frames))
 
 

@@ -26,7 +26,7 @@ from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, VideoRow
 
 CLASSES = ("run", "jump", "swim", "wave_hand", "climb", "throw_ball", "ride", "spin")
 # Enough for "a video of a" to be four tokens, as in CLIP's own vocabulary; everything else is spelled in bytes.
-MERGES = (("v", "i"), ("vi", "d"), ("vid", "e"), ("vide", "o</w>"), ("o", "f</w>"))
+MERGES = ("v i", "vi d", "vid e", "vide o</w>", "o f</w>")
 TEXT_WIDTH = 32
 EMBED_DIM = 24
 LAYERS = 3

@@ -23,7 +23,7 @@ POOL_CLASS = "thing"
 
 def write_pack(path: Path, *, seed: int = 0) -> BackbonePack:
     """A random backbone of CLIP's structure with a byte-level tokenizer."""
-    tokenizer = Tokenizer((("v", "i"), ("vi", "d")), context_length=77)
+    tokenizer = Tokenizer(("v i", "vi d"), context_length=77)
     config = BackboneConfig(
         name="tiny",
         pretrained=f"random-{seed}",

@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,34 +77,52 @@ def token_rows(texts: Sequence[str], rows: Sequence[Sequence[int]], *, context_l
     return token_ids
 
 
+def _with_pair_merged(parts: Sequence[str], pairs: Sequence[str], best: str) -> list[str]:
+    """`parts` with each pair `best` joined, from the left; `pairs`: all neighbours."""
+    merged, index = [], 0
+    while index < len(parts):
+        width = 2 if index < len(pairs) and pairs[index] == best else 1
+        merged.append("".join(parts[index : index + width]))
+        index += width
+    return merged
+
+
 class Tokenizer:
     """Text to token ids, identical to `open_clip.tokenize` for every text that fits.
 
+    Made without a look at the vocabulary, which is put together for the first text: commands start at once.
+
     Args:
-        merges: pairs of symbols in order of rank; with the 256 byte symbols they define the vocabulary:
+        merges: `"left right"`, two symbols each, by rank; with the 256 byte symbols they define the vocabulary:
             256 symbols, the same 256 closing a word, one per merge, then start of text and end of text.
         context_length: tokens per text, start and end included.
     """
 
-    def __init__(self, merges: Iterable[tuple[str, str]], *, context_length: int) -> None:
+    def __init__(self, merges: Iterable[str], *, context_length: int) -> None:
         self.merges = tuple(merges)
         self.context_length = context_length
         self._byte_symbols = byte_symbols()
-        symbols = list(self._byte_symbols.values())
-        vocabulary = [*symbols, *(symbol + _END_OF_WORD for symbol in symbols), *(a + b for a, b in self.merges)]
-        vocabulary.extend(SPECIAL_TOKENS)
-        self._id_of = {symbol: index for index, symbol in enumerate(vocabulary)}
-        self._vocabulary = vocabulary
-        # A special token spelled out in a text is that token, as in CLIP.
-        self._known_pieces: dict[str, tuple[int, ...]] = {token: (self._id_of[token],) for token in SPECIAL_TOKENS}
-        self.sot_id = self._id_of[SPECIAL_TOKENS[0]]
-        self.eot_id = self._id_of[SPECIAL_TOKENS[1]]
+        self.vocab_size = 2 * len(self._byte_symbols) + len(self.merges) + len(SPECIAL_TOKENS)
+        self.sot_id, self.eot_id = self.vocab_size - 2, self.vocab_size - 1
         self.pad_id = 0
+        # A special token spelled out in a text is that token, as in CLIP.
+        self._known_pieces: dict[str, tuple[int, ...]] = {
+            token: (self.sot_id + index,) for index, token in enumerate(SPECIAL_TOKENS)
+        }
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return len(self._vocabulary)
+    @cached_property
+    def _vocabulary(self) -> list[str]:
+        symbols = list(self._byte_symbols.values())
+        merged = [merge.replace(" ", "", 1) for merge in self.merges]
+        return [*symbols, *(symbol + _END_OF_WORD for symbol in symbols), *merged, *SPECIAL_TOKENS]
+
+    @cached_property
+    def _id_of(self) -> dict[str, int]:
+        return dict(zip(self._vocabulary, range(self.vocab_size), strict=True))
+
+    @cached_property
+    def _rank_of(self) -> dict[str, int]:
+        return dict(zip(self.merges, range(len(self.merges)), strict=True))
 
     @cached_property
     def _pattern(self) -> Any:
@@ -111,21 +130,30 @@ class Tokenizer:
 
         return regex.compile("|".join(SPECIAL_TOKENS) + _PIECES, regex.IGNORECASE)
 
-    @cached_property
-    def _bytes_to_pairs(self) -> Any:
-        from tokenizers import models
-
-        return models.BPE(vocab=self._id_of, merges=list(self.merges), end_of_word_suffix=_END_OF_WORD)
-
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end of text; of any length."""
         ids: list[int] = []
         for piece in self._pattern.findall(clean_text(text)):
             symbols = "".join(self._byte_symbols[byte] for byte in piece.encode("utf-8"))
             if symbols not in self._known_pieces:
-                self._known_pieces[symbols] = tuple(token.id for token in self._bytes_to_pairs.tokenize(symbols))
+                self._known_pieces[symbols] = tuple(self._id_of[part] for part in self._merged(symbols))
             ids.extend(self._known_pieces[symbols])
         return ids
+
+    def _merged(self, symbols: str) -> list[str]:
+        """A piece's parts in the vocabulary: the pair of lowest rank is merged wherever it stands, till none is left.
+
+        Source: openai/CLIP, clip/simple_tokenizer.py, bpe. The `tokenizers` library does the same, faster for books;
+        before the first class name it would take 0.1 s to take the vocabulary in, at every command's start.
+        """
+        parts = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
+        while len(parts) > 1:
+            pairs = [f"{left} {right}" for left, right in pairwise(parts)]
+            best = min(pairs, key=lambda pair: self._rank_of.get(pair, len(self.merges)))
+            if best not in self._rank_of:
+                break
+            parts = _with_pair_merged(parts, pairs, best)
+        return parts
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, lower case, one blank after each word; start and end of text are spelled out."""
@@ -150,7 +178,7 @@ class Tokenizer:
             "version": FORMAT_VERSION,
             "context_length": self.context_length,
             "special_tokens": list(SPECIAL_TOKENS),
-            "merges": [f"{left} {right}" for left, right in self.merges],
+            "merges": list(self.merges),
         }
 
     @classmethod
@@ -161,8 +189,8 @@ class Tokenizer:
             PackError: another format or version, or a file that lacks something.
         """
         found = (values.get("format"), values.get("version"))
-        merges = [tuple(merge.split(" ")) for merge in values.get("merges", ())]
-        sound = isinstance(values.get("context_length"), int) and all(len(merge) == 2 for merge in merges)
+        merges = values.get("merges", ())
+        sound = isinstance(values.get("context_length"), int) and all(merge.count(" ") == 1 for merge in merges)
         if found != (FORMAT, FORMAT_VERSION) or not merges or not sound:
             raise PackError(
                 explain(
@@ -173,7 +201,7 @@ class Tokenizer:
                     fix="write the pack again with this version of vidfeat",
                 )
             )
-        return cls(merges, context_length=values["context_length"])  # type: ignore[arg-type]
+        return cls(merges, context_length=values["context_length"])
 
     def to_bytes(self) -> bytes:
         """The tokenizer file's bytes: JSON, UTF-8, the same for the same tokenizer."""

@@ -129,7 +129,12 @@ def _options(values: dict[str, Any]) -> ExtractOptions:
 
 @main.command()
 @EXTRACT_OPTIONS
-@click.option("--allow-failures", default=0, show_default=True, help="Exit with 0 in spite of so many failed videos.")
+@click.option(
+    "--allow-failures",
+    default=0,
+    show_default=True,
+    help="Exit with 0 in spite of so many failed videos; files that a list names and that are missing are among them.",
+)
 @click.option("--check", type=click.Choice(["fast", "full"]), default="fast", help="Verify an existing store first.")
 @click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
 @click.option("--refresh", is_flag=True, help="Extract files anew that changed since they were extracted.")
@@ -186,6 +191,9 @@ def _this_command() -> str:
 
 @main.command()
 @EXTRACT_OPTIONS
+@click.option(
+    "--allow-failures", default=0, help="As `vidfeat extract` takes it: plan although listed files are missing."
+)
 @click.option("--probe", "n_probed", default=200, show_default=True, help="Videos to probe.")
 @click.option("--calibrate-seconds", default=20.0, show_default=True, help="How long to measure decoding and encoding.")
 @forms

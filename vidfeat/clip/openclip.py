@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -154,8 +155,8 @@ def from_state_dict(
 
 
 @cache
-def clip_merges() -> tuple[tuple[str, str], ...]:
-    """The merges of CLIP's vocabulary in rank order, out of the file that open_clip ships.
+def clip_merges() -> tuple[str, ...]:
+    """The merges of CLIP's vocabulary in rank order, `"left right"` each, out of the file that open_clip ships.
 
     The file is found without importing open_clip, which takes longer than all else that loads a local checkpoint.
 
@@ -173,8 +174,7 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
         )
     compressed = Path(installed.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(compressed.read_bytes()).decode("utf-8").split("\n")
-    pairs = (line.split() for line in lines[1 : N_MERGES + 1])
-    return tuple((left, right) for left, right in pairs)
+    return tuple(lines[1 : N_MERGES + 1])
 
 
 def _made(
@@ -322,10 +322,12 @@ def _loaded(
         logit_bias=checkpoint.logit_bias,
     )
     states = {"text_state": checkpoint.text, "visual_state": visual_state(checkpoint.visual, sizes.vision)}
-    problems = tower_problems(config, **states)
-    if isinstance(sizes.vision, ForeignVision):
-        module = built(sizes.vision, name=architecture.name, device="meta")
-        problems += [f"vision tower: {problem}" for problem in state_problems(module, states["visual_state"])]
+    with ThreadPoolExecutor(1) as beside:  # every weight is looked at twice, and neither look needs the interpreter
+        digest = beside.submit(weights_sha256, **states)
+        problems = tower_problems(config, **states)
+        if isinstance(sizes.vision, ForeignVision):
+            module = built(sizes.vision, name=architecture.name, device="meta")
+            problems += [f"vision tower: {problem}" for problem in state_problems(module, states["visual_state"])]
     if checkpoint.logit_scale is None:
         problems.append("missing logit_scale")
     if problems:
@@ -339,7 +341,7 @@ def _loaded(
             )
         )
     return LoadedClip(
-        config=replace(config, weights_sha256=weights_sha256(**states)),
+        config=replace(config, weights_sha256=digest.result()),
         tokenizer=architecture.tokenizer,
         leftovers=checkpoint.leftovers,
         filled_from_base=filled,

@@ -16,7 +16,7 @@ from vidfeat.video.source.classes import class_ids, note_like_spelled
 from vidfeat.video.source.folder import folder_rows
 from vidfeat.video.source.lists import csv_rows, has_header, header_of, list_rows
 from vidfeat.video.source.published import is_ssv2, kinetics_rows, ssv2_rows
-from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row, nearest
+from vidfeat.video.source.rows import MISSING, VIDEO_EXTENSIONS, Problems, Row, nearest
 from vidfeat.video.source.text import EIGHT_BIT, read_text
 
 __all__ = ["VIDEO_EXTENSIONS", "Manifest", "VideoItem", "load_classes", "load_manifest"]
@@ -191,7 +191,7 @@ def _checked_items(rows: list[Row], base: Path, problems: Problems, *, must_exis
             path = _existing(path)
             if must_exist and not os.path.isfile(path):
                 what = "a folder" if os.path.isdir(path) else path
-                problems.add("missing file", [f"{row.where}: {name} ({what})"])
+                problems.add(MISSING, [f"{row.where}: {name} ({what})"])
             items[name] = VideoItem(id=name, path=path, label=row.label, split=row.split, group=row.group)
     return list(items.values())
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.speed.launches import Launches
 from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError
 from prompttune.parts import visual_prompts
@@ -123,6 +124,30 @@ def test_recomputing_changes_nothing(tower, pixels, recompute, first_block, dept
     assert relative_error(again, kept) < VALUES
     for ours, theirs in zip(gradients(again, rows), gradients(kept, rows), strict=True):
         assert relative_error(ours, theirs) < GRADIENTS
+
+
+@pytest.mark.parametrize("recompute", [Recompute(), Recompute(True, 2)], ids=["kept", "recomputed"])
+def test_half_precision_converts_no_weight_twice(tower, pixels, recompute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit what autocast makes of the tower's own weights, without converting them."""
+    rows = random_rows(3)
+    tokens, prompts = tower.taps(pixels, [1]).tokens[1], VisualPrompts(rows, 1)
+
+    def step() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = prompted_forward(tower, tokens, prompts=prompts, recompute=recompute).float()
+        return features.detach(), *gradients(features, rows)
+
+    def n_conversions() -> int:
+        with Launches("cpu") as launches:
+            step()
+        return launches.counts["_to_copy"]
+
+    found, n_ours = step(), n_conversions()
+    monkeypatch.setattr(visual_prompts, "frozen_blocks", lambda tower: tower.blocks)
+    expected, n_autocasts = step(), n_conversions()
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    # Four matrices and their biases in each of four blocks; what is left are rows.
+    assert n_autocasts - n_ours >= 4 * 2 * (N_LAYERS - 1)
 
 
 @pytest.fixture

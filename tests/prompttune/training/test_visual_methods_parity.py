@@ -138,7 +138,7 @@ def test_the_released_variant_trains_709120_numbers() -> None:
     from vidfeat.backbone import BackboneConfig, TextConfig, Tokenizer, VisionConfig
     from vidfeat.backbone import BackbonePack as Pack
 
-    tokenizer = Tokenizer((("a", "b"),), context_length=77)
+    tokenizer = Tokenizer(("a b",), context_length=77)
     config = BackboneConfig(
         name="ViT-B-16",
         pretrained="none",

@@ -110,3 +110,16 @@ def test_the_command_prints_it(tmp_path, videos, model):
     assert result.exit_code == 0, result.output
     for words in ("10 in 1 units", "bottleneck", "frames/s", "free on that disk", "none that fails"):
         assert words in result.output
+
+
+def test_a_list_whose_videos_are_gone_is_planned_as_its_refusal_says(tmp_path, videos, model):
+    names = sorted(path.relative_to(videos).as_posix() for path in videos.rglob("*.mp4"))[:3]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{name},run\n" for name in [*names, "gone.mp4"]))
+    flags = ["--model-config", model.model_config, "--weights", model.weights, "--workers", 0, "--device", "cpu"]
+    source = [tmp_path / "list.csv", "--root", videos, "--out", tmp_path / "X.zarr", *flags, "--calibrate-seconds", 0]
+    refused = CliRunner().invoke(main, [str(argument) for argument in ["plan", *source]])
+    assert refused.exit_code != 0
+    assert "--allow-failures 1:" in refused.output
+    allowed = CliRunner().invoke(main, [str(argument) for argument in ["plan", *source, "--allow-failures", 1]])
+    assert allowed.exit_code == 0, allowed.output
+    assert "unreadable" in allowed.output

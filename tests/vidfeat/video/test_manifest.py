@@ -227,6 +227,7 @@ def test_missing_files_can_be_left_to_the_extraction(tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", "path,label\ngone.mp4,walk\n")
 
     assert "1 x missing file" in message_of(source)
+    assert "or extract with --allow-failures 1:" in message_of(source)
     assert load_manifest(source, must_exist=False).items[0].id == "gone.mp4"
 
 

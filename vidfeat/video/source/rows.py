@@ -18,6 +18,7 @@ _SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
+MISSING = "missing file"
 _FIX = (
     "Correct the folder, or leave it as it is and name its videos in a CSV with the header path,label (--root FOLDER "
     "says where the paths start); nothing is skipped or guessed."
@@ -93,13 +94,22 @@ class Problems:
         for kind, cases in self._by_kind.items():
             shown = [f"\n    {case}" for case in cases[:SHOWN]]
             more = f"\n    ... and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-            lines.append(f"{len(cases)} x {kind}:" + "".join(shown) + more if cases else kind)
+            counted = kind if kind.startswith("left out ") else f"{len(cases)} x {kind}"  # which counts itself
+            lines.append(f"{counted}:" + "".join(shown) + more if cases else kind)
         notes = [f"\n  - note: {note}" for note in self.notes]
         raise ManifestError(
             explain(
                 f"This source cannot be used as it is ({len(lines)} kind{'s' if len(lines) > 1 else ''} of problem).",
                 where=source,
                 got="".join([*(f"\n  - {line}" for line in lines), *notes]),
-                fix=_FIX if source.is_dir() else "Correct the source; nothing is skipped or guessed.",
+                fix=_FIX if source.is_dir() else self._fix(),
             )
+        )
+
+    def _fix(self) -> str:
+        if list(self._by_kind) != [MISSING]:
+            return "Correct the source; nothing is skipped or guessed."
+        return (
+            f"Correct the source, or extract with --allow-failures {len(self._by_kind[MISSING])}: each missing file is "
+            "then a failed video of the store, by name."
         )
