@@ -6,7 +6,6 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +76,6 @@ def token_rows(texts: Sequence[str], rows: Sequence[Sequence[int]], *, context_l
     return token_ids
 
 
-def _with_pair_merged(parts: Sequence[str], pairs: Sequence[str], best: str) -> list[str]:
-    """`parts` with each pair `best` joined, from the left; `pairs`: all neighbours."""
-    merged, index = [], 0
-    while index < len(parts):
-        width = 2 if index < len(pairs) and pairs[index] == best else 1
-        merged.append("".join(parts[index : index + width]))
-        index += width
-    return merged
-
-
 class Tokenizer:
     """Text to token ids, identical to `open_clip.tokenize` for every text that fits.
 
@@ -121,14 +110,17 @@ class Tokenizer:
         return dict(zip(self._vocabulary, range(self.vocab_size), strict=True))
 
     @cached_property
-    def _rank_of(self) -> dict[str, int]:
-        return dict(zip(self.merges, range(len(self.merges)), strict=True))
-
-    @cached_property
     def _pattern(self) -> Any:
         import regex
 
         return regex.compile("|".join(SPECIAL_TOKENS) + _PIECES, regex.IGNORECASE)
+
+    @cached_property
+    def _bytes_to_pairs(self) -> Any:
+        from tokenizers import models
+
+        merges = [tuple(merge.split(" ")) for merge in self.merges]
+        return models.BPE(vocab=self._id_of, merges=merges, end_of_word_suffix=_END_OF_WORD)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end of text; of any length."""
@@ -136,24 +128,9 @@ class Tokenizer:
         for piece in self._pattern.findall(clean_text(text)):
             symbols = "".join(self._byte_symbols[byte] for byte in piece.encode("utf-8"))
             if symbols not in self._known_pieces:
-                self._known_pieces[symbols] = tuple(self._id_of[part] for part in self._merged(symbols))
+                self._known_pieces[symbols] = tuple(token.id for token in self._bytes_to_pairs.tokenize(symbols))
             ids.extend(self._known_pieces[symbols])
         return ids
-
-    def _merged(self, symbols: str) -> list[str]:
-        """A piece's parts in the vocabulary: the pair of lowest rank is merged wherever it stands, till none is left.
-
-        Source: openai/CLIP, clip/simple_tokenizer.py, bpe. The `tokenizers` library does the same, faster for books;
-        before the first class name it would take 0.1 s to take the vocabulary in, at every command's start.
-        """
-        parts = [*symbols[:-1], symbols[-1] + _END_OF_WORD]
-        while len(parts) > 1:
-            pairs = [f"{left} {right}" for left, right in pairwise(parts)]
-            best = min(pairs, key=lambda pair: self._rank_of.get(pair, len(self.merges)))
-            if best not in self._rank_of:
-                break
-            parts = _with_pair_merged(parts, pairs, best)
-        return parts
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, lower case, one blank after each word; start and end of text are spelled out."""
