@@ -119,7 +119,7 @@ class Tokenizer:
     def _bytes_to_pairs(self) -> Any:
         from tokenizers import models
 
-        merges = [tuple(merge.split(" ")) for merge in self.merges]
+        merges = [(left, right) for left, right in (merge.split(" ") for merge in self.merges)]
         return models.BPE(vocab=self._id_of, merges=merges, end_of_word_suffix=_END_OF_WORD)
 
     def encode(self, text: str) -> list[int]:
