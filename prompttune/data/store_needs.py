@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from prompttune.config.sections import ContextConfig
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.extract_command import extract_command, is_imported
 from prompttune.data.features import FeatureSource
 from prompttune.errors import FeatureError, explain
+from vidfeat.backbone import BackbonePack, TextConfig
 from vidfeat.errors import UnsupportedModelError
-from vidfeat.store import POOLED, Tap
+from vidfeat.store import POOLED, Tap, tap_flags
 
 
 def needed_taps(config: TrainConfig) -> tuple[str, ...]:
@@ -47,12 +49,13 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         trains: False where prompts are only evaluated, which draws no views and frames.
 
     Raises:
-        FeatureError: an image tower that open_clip runs, blocks that the tower does not have, or stores without a tap,
-            views or frames that are needed; all problems in one message, with the command that would add what lacks.
+        FeatureError: an image tower that open_clip runs, blocks that a tower does not have, or stores without a tap,
+            views or frames that are needed; all problems in one message, with settings and commands that would mend it.
     """
     if config.visual is not None:
         _require_vit(config, sources)
-    problems = [*_block_problems(config, sources[0])]
+    too_deep = [*_visual_depth_problems(config, sources[0]), *text_depth_problems(config.context, sources[0].pack)]
+    problems, settings = [problem for problem, _ in too_deep], [setting for _, setting in too_deep]
     commands = []
     for place, source in enumerate(sources):
         asks = _asks_for_views(config) if trains and place == 0 else ""
@@ -61,7 +64,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         if lacking:
             size = sum(tap_bytes(source, tap) for tap in lacking) / 2**30
             problems.append(
-                f"{source.path} has no {', '.join(lacking)} (it has {', '.join(source.reader.taps)}); it takes "
+                f"{source.path} has no {tap_flags(lacking)} (it has {tap_flags(source.reader.taps)}); it takes "
                 f"{size:.3g} GiB"
             )
         if source.reader.n_views < wanted_views:
@@ -74,7 +77,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             )
     if not problems:
         return
-    fix = "; ".join(commands)
+    fix = "; ".join([*([" ".join(settings)] if settings else []), *commands])
     if commands:
         fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
     if any(is_imported(source.reader) for source in sources):
@@ -83,7 +86,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         explain(
             f"the configuration of {config.method} asks for what is not there",
             where=", ".join(dict.fromkeys(source.path for source in sources)),
-            expected=f"taps {', '.join(needed_taps(config))}",
+            expected=f"taps {tap_flags(needed_taps(config))}",
             got="; ".join(problems),
             fix=fix or None,
         )
@@ -108,16 +111,30 @@ def _require_vit(config: TrainConfig, sources: Sequence[FeatureSource]) -> None:
             ) from None
 
 
-def _block_problems(config: TrainConfig, source: FeatureSource) -> Iterable[str]:
+def _visual_depth_problems(config: TrainConfig, source: FeatureSource) -> Iterable[tuple[str, str]]:
     if config.visual is None:
         return
     first, depth, layers = config.visual.first_block, config.visual.depth, source.pack.config.vit.layers
     if first + depth > layers:
-        possible = f"visual.depth = {layers - first}" if first < layers else f"visual.first_block below {layers}"
         yield (
             f"the vision tower of {source.pack.config.name} has blocks 0 to {layers - 1}, and visual.first_block = "
-            f"{first} with visual.depth = {depth} prompts up to block {first + depth - 1}: {possible}"
+            f"{first} with visual.depth = {depth} prompts up to block {first + depth - 1}",
+            f"--set visual.depth={layers - first}" if first < layers else "--set visual.first_block=0",
         )
+
+
+def text_depth_problems(context: ContextConfig, pack: BackbonePack) -> Iterable[tuple[str, str]]:
+    """What a configuration asks of blocks that the text tower does not have, each with a setting that it has."""
+    if not isinstance(pack.config.text, TextConfig):
+        return  # transformers runs it; that it takes no context is another message
+    layers = pack.config.text.layers
+    has = f"the text tower of {pack.config.name} has blocks 0 to {layers - 1}"
+    depth, block = context.prompt_depth, context.class_tokens_block
+    deepest = layers if block is None else min(block, layers - 1)  # class tokens enter behind the prompted blocks
+    if depth > deepest:
+        yield f"{has}, and context.prompt_depth = {depth}", f"--set context.prompt_depth={deepest}"
+    if block is not None and block >= layers:
+        yield f"{has}, and context.class_tokens_block = {block}", f"--set context.class_tokens_block={layers - 1}"
 
 
 def _frame_problems(config: TrainConfig, source: FeatureSource, *, trains: bool) -> Iterable[str]:

@@ -104,7 +104,7 @@ class Coupling(nn.Module):
                         "channel coupling pairs hard and soft tokens one to one",
                         expected=f"hard prompts of {soft.shape[-2]} tokens, as many as the soft context has",
                         got=f"a hard prompt of {h.shape[0]} tokens",
-                        fix=f'set n_ctx = {h.shape[0]}, or variant = "token", which needs no equal length',
+                        fix=f"--set context.n_ctx={h.shape[0]}, or coupling.variant=token, which needs no equal length",
                     )
                 )
         mapping = self.mappings[0 if self.shared_mapping else block]

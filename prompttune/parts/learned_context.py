@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.base.run_layers import RunLinear
 from prompttune.config.train_config import ContextConfig, TrainConfig
+from prompttune.data.store_needs import text_depth_problems
 from prompttune.errors import ConfigError, explain
 from prompttune.parts.coupling import Coupling, ModalityCoupling
 from prompttune.text.class_prompts import split_template
@@ -230,18 +231,7 @@ def _make_coupling(
 
 
 def _check_depth(context: ContextConfig, pack: BackbonePack) -> None:
-    layers, problems = pack.config.open_text.layers, []
-    if context.prompt_depth > layers:
-        problems.append(f"context.prompt_depth = {context.prompt_depth}")
-    if context.class_tokens_block is not None and context.class_tokens_block >= layers:
-        problems.append(f"context.class_tokens_block = {context.class_tokens_block}")
-    if problems:
-        raise ConfigError(
-            explain(
-                "the text tower is too shallow for this method",
-                where=pack.config.name,
-                expected=f"prompt_depth at most {layers}, class_tokens_block at most {layers - 1}",
-                got="; ".join(problems),
-                fix=f"--set context.prompt_depth={layers} or --set context.class_tokens_block={layers - 1}",
-            )
-        )
+    if too_deep := list(text_depth_problems(context, pack)):
+        got = "; ".join(problem for problem, _ in too_deep)
+        fix = " ".join(setting for _, setting in too_deep)
+        raise ConfigError(explain("the text tower is too shallow for this method", got=got, fix=fix))

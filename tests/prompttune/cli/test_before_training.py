@@ -203,3 +203,30 @@ def test_advice_leads_to_a_command_that_ends_well(
     fix = message.partition("fix:")[2]
     assert " ".join(in_words(own, advice)) in fix
     command_line.cli(in_words(own, then), standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "--method ivlp --store VISUAL --shots 2 --set visual.depth=99 --set context.prompt_depth=99",
+        "--method tcp --store TARGET --shots 2 --set context.class_tokens_block=99 --set context.prompt_depth=99",
+        "--method coop --store TARGET --shots 999",
+        "--method ga2-text --store TARGET --shots 2 --set context.n_ctx=3 --set coupling.hard_prompts=['PROMPT']",
+    ],
+)
+def test_options_that_a_message_advises_train(
+    refused: str,
+    places: dict[str, str],
+    visual_target: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that is wrong is told at once: the same command with what the first message prints ends well."""
+    named = refused.replace("PROMPT", places["PROMPT"]).replace("'", '"')
+    given = ["train", *in_words(places | {"VISUAL": visual_target}, named), "--out", str(tmp_path / "run")]
+    given += ["--seeds", "1", "--set", "optim.epochs=1", "--set", "optim.batch_size=8"]
+    fix = told(*given, capsys=capsys, monkeypatch=monkeypatch).partition("fix:")[2]
+    options = [word for found in re.findall(r"(--set|--shots) ([^\s,;]+)", fix) for word in found]
+    command_line.cli([*given, *options], standalone_mode=False)
+    assert (tmp_path / "run" / "result.json").exists()

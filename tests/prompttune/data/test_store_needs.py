@@ -12,6 +12,7 @@ from training import short_runs
 from visual_store import VisualRecipe, write_visual_store
 
 from prompttune.data.extract_command import extract_command
+from prompttune.data.features import open_source
 from prompttune.data.protocols import open_sources
 from prompttune.errors import FeatureError
 from vidfeat.backbone import BackboneConfig
@@ -33,7 +34,7 @@ def refusal(tables: dict[str, Any], store: str) -> str:
 
 def test_a_missing_tap(poor: str) -> None:
     message = refusal({"method": "vpt"}, poor)
-    assert "has no tokens/00 (it has pooled, tokens/01)" in message
+    assert "has no tokens@0 (it has pooled,tokens@1)" in message
     command = f"vidfeat extract SOURCE --out {poor} --model tiny --pretrained random-0 --frames 4"
     assert f"{command} --taps pooled,tokens@1,tokens@0 --dtype float32" in message
 
@@ -60,7 +61,7 @@ def test_a_model_of_files_is_asked_for_where_they_lie(poor: str) -> None:
     ("visual", "words"),
     [
         ({"first_block": 1, "depth": 4}, "blocks 0 to 3, and visual.first_block = 1 with visual.depth = 4"),
-        ({"first_block": 4}, "visual.first_block below 4"),
+        ({"first_block": 4}, "--set visual.first_block=0"),
     ],
 )
 def test_blocks_beyond_the_tower(poor: str, visual: dict[str, int], words: str) -> None:
@@ -70,16 +71,18 @@ def test_blocks_beyond_the_tower(poor: str, visual: dict[str, int], words: str) 
 def test_every_problem_of_every_store_in_one_message(poor: str, visual_target: str) -> None:
     message = refusal(
         {
-            "method": "vpt",
+            "method": "ivlp",
             "visual": {"first_block": 2, "depth": 3},
+            "context": {"prompt_depth": 9},
             "frames": {"used": 9},
             "anchors": {"store": poor, "loss": "feature"},
         },
         visual_target,
     )
-    assert "visual.depth = 2" in message
+    layers = open_source(visual_target).pack.config.open_text.layers
+    assert f"fix:      --set visual.depth=2 --set context.prompt_depth={layers}; vidfeat extract" in message
     assert "frames.used = 9" in message
-    assert f"{poor} has no tokens/02" in message
+    assert f"{poor} has no tokens@2 (it has pooled,tokens@1)" in message
     assert message.count("vidfeat extract") == 1
 
 
