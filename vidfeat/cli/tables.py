@@ -25,12 +25,13 @@ _CLASSES_SHOWN = 20
 
 
 def print_parts(*parts: Any) -> None:
-    """Lines and tables on standard output, as wide as the terminal."""
+    """Lines and tables on standard output, as wide as the terminal; in a pipe lines are whole, and tables as wide as
+    COLUMNS says."""
     console = plain_console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160  # a pipe has no width: do not wrap paths at 80 columns
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str) and not console.is_terminal)
 
 
 def table_of(title: str, *columns: str) -> Table:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from small_extraction import write_mp4, write_tiny_clip, write_videos
 
 from vidfeat.cli import main
+from vidfeat.cli.tables import print_parts, table_of
 from vidfeat.clip import openclip
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -281,3 +282,17 @@ def test_what_is_left_out_of_a_folder_is_said_and_strict_refuses_it(tmp_path, cl
     assert "2 videos, 0 failed" in result.output
     planned = vidfeat("plan", root, "--out", tmp_path / "Y.zarr", *clip, "--calibrate-seconds", 0)
     assert "note: left out 2 x file" in planned.output
+
+
+def test_lines_in_a_pipe_are_whole_and_tables_as_wide_as_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table_of("", "name", "detail")
+    table.add_row("a" * 30, "b" * 100)
+    for asked, width in ((None, 160), ("60", 60)):
+        monkeypatch.delenv("COLUMNS", raising=False) if asked is None else monkeypatch.setenv("COLUMNS", asked)
+        print_parts("a sentence " * 40, table)
+        sentence, *rows = capsys.readouterr().out.rstrip("\n").split("\n")
+        assert len(sentence) == 440
+        assert max(map(len, rows)) in range(width - 25, width + 1)
+        assert "".join(rows).count("b") == 100
