@@ -9,7 +9,7 @@ from training import short_runs, trainer_of
 
 from prompttune.base.run_axis import RunParameter
 from prompttune.data.features import Batch
-from prompttune.errors import ConfigError
+from prompttune.errors import ConfigError, FeatureError
 from prompttune.model.prompt_model import PromptModel
 from prompttune.text.class_prompts import clean_class_name
 from vidfeat.backbone import TextTower
@@ -123,9 +123,9 @@ def test_step_holds_what_the_terms_may_look_at(target: str) -> None:
 
 
 def test_a_tower_too_shallow_is_refused_with_what_to_set(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"class_tokens_block=2"):
+    with pytest.raises(FeatureError, match=r"class_tokens_block=2"):
         model_of({"method": "tcp"}, target)
-    with pytest.raises(ConfigError, match=r"prompt_depth=3"):
+    with pytest.raises(FeatureError, match=r"prompt_depth=3"):
         model_of({"method": "coop", "context": {"prompt_depth": 9}}, target)
 
 
@@ -136,7 +136,7 @@ def test_words_and_tokens_must_agree(target: str) -> None:
 
 def test_hard_prompts_of_another_length_are_refused_before_training(target: str, hard_prompt: str) -> None:
     tables = {"method": "ga2-text", "coupling": {"hard_prompts": [hard_prompt]}, "context": {"n_ctx": 8}}
-    with pytest.raises(ConfigError, match="n_ctx = 16"):
+    with pytest.raises(ConfigError, match="--set context.n_ctx=16"):
         model_of(tables, target)
 
 
