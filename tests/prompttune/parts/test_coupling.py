@@ -188,7 +188,7 @@ def test_resumed_masks_are_those_of_an_uninterrupted_run() -> None:
 
 
 def test_problems_are_explained() -> None:
-    with pytest.raises(ValueError, match="--set context.n_ctx=3"):
+    with pytest.raises(ValueError, match=r"--set context\.n_ctx=3"):
         make(CouplingConfig(variant="released"), hard=hard_prompts(length=3))(soft_context())
     with pytest.raises(ValueError, match=r"\[M 16\]"):
         make(CouplingConfig(variant="released"), hard=[torch.zeros(M, W + 1)])

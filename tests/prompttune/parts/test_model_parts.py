@@ -136,7 +136,7 @@ def test_words_and_tokens_must_agree(target: str) -> None:
 
 def test_hard_prompts_of_another_length_are_refused_before_training(target: str, hard_prompt: str) -> None:
     tables = {"method": "ga2-text", "coupling": {"hard_prompts": [hard_prompt]}, "context": {"n_ctx": 8}}
-    with pytest.raises(ConfigError, match="--set context.n_ctx=16"):
+    with pytest.raises(ConfigError, match=r"--set context\.n_ctx=16"):
         model_of(tables, target)
 
 
