@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prompttune.base.tensor_files import write_bytes
+
 SCHEMA_VERSION = 1
 
 
@@ -78,10 +80,7 @@ def write(out: Path, setting: dict[str, Any], found: Sequence[Figure]) -> None:
         "figures": [asdict(one) for one in found],
         "readme": table,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    whole = out.with_name(out.name + ".new")
-    whole.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    whole.replace(out)
+    write_bytes(out, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def put_into_readme(readme: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,47 @@ def apply_prompts(
         RunFolderError: `out` holds a training run.
     """
     started = time.perf_counter()
-    if out is not None and (Path(out) / CLAIM).exists():
-        raise RunFolderError(explain("the folder holds a training run", where=out, fix="another --out"))
+    if out is not None:
+        _require_place(Path(out))
     source = open_source(str(given["store"]))
     named = prompt_files(paths)
     prompts = [read_prompt_file(path, pack_hash=source.pack.hash) for path, _ in named]
+    applied = _apply_each(source, named, prompts, given=given, base_to_new=base_to_new)
+    if average:
+        for run, mean in _averages(applied.runs, applied.predictions):
+            applied.runs.append(run)
+            applied.predictions[run.name] = mean
+    method = " ".join(dict.fromkeys(prompt.method for prompt in prompts)) or "zero-shot"
+    protocol = "base-to-new" if base_to_new or "new" in applied.classes else "zero-shot"
+    seconds = round(time.perf_counter() - started, 3)
+    result = _result(applied, source, method=method, protocol=protocol, seconds=seconds)
+    if out is not None:
+        _write(Path(out), result, applied.predictions)
+    return result
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """What each prompt file came to, by the run's name; model and classes of test sets are the last one's."""
+
+    model: PromptModel
+    classes: dict[str, list[str]]
+    runs: list[RunResult]
+    predictions: dict[str, Mapping[str, Predictions]]
+
+
+def _apply_each(
+    source: FeatureSource,
+    named: Sequence[tuple[Path, str]],
+    prompts: Sequence[PromptFile],
+    *,
+    given: Mapping[str, Any],
+    base_to_new: bool,
+) -> _Applied:
     runs: list[RunResult] = []
     predictions: dict[str, Mapping[str, Predictions]] = {}
-    model = None
     rows: list[tuple[Path | None, str]] = [*named] or [(None, "")]
     held: list[PromptFile | None] = [*prompts] or [None]
-    if out is not None:
-        require_writable(Path(out) / RESULT)
     for (path, row), prompt in zip(rows, held, strict=True):
         config = config_of_prompt(prompt, given)
         require_served(config, [source], trains=False)
@@ -93,19 +122,15 @@ def apply_prompts(
         name = _run_name(path, taken=predictions)
         runs.append(_run_result(prompt, path, row, tests, found, model).model_copy(update={"name": name}))
         predictions[name] = found
-    assert model is not None
-    if average:
-        for run, mean in _averages(runs, predictions):
-            runs.append(run)
-            predictions[run.name] = mean
     classes = {name: list(videos.test.classes) for name, videos in tests.items()}
-    method = " ".join(dict.fromkeys(prompt.method for prompt in prompts)) or "zero-shot"
-    protocol = "base-to-new" if base_to_new or "new" in classes else "zero-shot"
-    seconds = round(time.perf_counter() - started, 3)
-    result = _result(model, source, runs, method=method, protocol=protocol, classes=classes, seconds=seconds)
-    if out is not None:
-        _write(Path(out), result, predictions)
-    return result
+    return _Applied(model, classes, runs, predictions)
+
+
+def _require_place(out: Path) -> None:
+    """Refuses, before anything is read, a folder of a training run and one that cannot be written."""
+    if (out / CLAIM).exists():
+        raise RunFolderError(explain("the folder holds a training run", where=out, fix="another --out"))
+    require_writable(out / RESULT)
 
 
 def _write(out: Path, result: Result, predictions: Mapping[str, Mapping[str, Predictions]]) -> None:
@@ -115,31 +140,23 @@ def _write(out: Path, result: Result, predictions: Mapping[str, Mapping[str, Pre
     result.write(out)
 
 
-def _result(
-    model: PromptModel,
-    source: FeatureSource,
-    runs: list[RunResult],
-    *,
-    method: str,
-    protocol: str,
-    classes: dict[str, list[str]],
-    seconds: float,
-) -> Result:
+def _result(applied: _Applied, source: FeatureSource, *, method: str, protocol: str, seconds: float) -> Result:
+    config, prompt_texts = applied.model.config, applied.model.prompt_texts
     return Result(
         schema_version=SCHEMA_VERSION,
         method=method,
         protocol=protocol,
-        visual_prompts=None if model.config.visual is None else placement(model.config.visual.first_block),
-        config=model.config.model_dump(mode="json"),
+        visual_prompts=None if config.visual is None else placement(config.visual.first_block),
+        config=config.model_dump(mode="json"),
         axes={},
         store=store_facts(source),
         other_stores={},
-        split_files=split_file_hashes(model.config.protocol),
-        classes=classes,
-        prompts={k: text for names in classes.values() for k, text in model.prompt_texts(names).items()},
+        split_files=split_file_hashes(config.protocol),
+        classes=applied.classes,
+        prompts={k: text for names in applied.classes.values() for k, text in prompt_texts(names).items()},
         hard_prompts=[],
-        runs=runs,
-        cells=_cells(runs),
+        runs=applied.runs,
+        cells=_cells(applied.runs),
         versions=package_versions(),
         seconds=seconds,
     )

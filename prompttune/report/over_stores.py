@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from prompttune.evaluation.evaluate import Spread, spread
 from prompttune.report.comparison import Comparison, differences, scores
@@ -71,20 +72,18 @@ class OverStores:
         return tuple(LineOverStores(**{**vars(line), "p": adjusted.get(line.label)}) for line in found)
 
     def _line(self, label: str, places: Sequence[tuple[Comparison, Entry]]) -> LineOverStores:
-        gains = {}
+        entries = [entry for _, entry in places]
+        pairs = [(entry, other) for comparison, entry in places if (other := reference(comparison, entry)) is not None]
+        means, gains = {}, {}
         for metric in self.metrics:
-            per_store = [
-                sum(pairs) / len(pairs)
-                for comparison, entry in places
-                if (other := reference(comparison, entry)) is not None and (pairs := differences(entry, other, metric))
-            ]
-            if per_store:
-                gains[metric] = paired_difference(per_store)
-        others = [other.label for comparison, entry in places if (other := reference(comparison, entry)) is not None]
-        means = {metric: spread([spread(list(scores(entry, metric).values())).mean for _, entry in places
-                                 if scores(entry, metric)]) for metric in self.metrics}  # fmt: skip
+            per_store = [fmean(scores(entry, metric).values()) for entry in entries if scores(entry, metric)]
+            means[metric] = spread(per_store)
+            gained = [fmean(found) for entry, other in pairs if (found := differences(entry, other, metric))]
+            if gained:
+                gains[metric] = paired_difference(gained)
         main = gains.get(self.main_metric)
-        return LineOverStores(label, others[0] if others else "", len(places), means, gains, main.p if main else None)
+        against = pairs[0][1].label if pairs else ""
+        return LineOverStores(label, against, len(places), means, gains, main.p if main else None)
 
 
 def reference(comparison: Comparison, entry: Entry) -> Entry | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.file import listed
+from vidfeat.class_lines import numbered_names
 
 _NAMES_A_FILE = re.compile(r"\.(?:txt|csv|tsv|json|lst|list|names|labels)$", re.IGNORECASE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_NUMBERED = re.compile(r"(\d+)(?:\s+|\s*,\s*)(\S.*)")
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,7 @@ def _line_pairs(text: str, problems: list[str]) -> list[tuple[str, str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
     if "name" not in header:
-        numbered = [_NUMBERED.fullmatch(line) for line in lines]
-        if all(numbered):
-            return [(found[1], found[2].strip('"')) for found in numbered if found]
-        return [(str(place), line) for place, line in enumerate(lines)]
+        return numbered_names(lines) or [(str(place), line) for place, line in enumerate(lines)]
     pairs: list[tuple[str, str]] = []
     reader = csv.reader(lines[1:], skipinitialspace=True)
     read = 0

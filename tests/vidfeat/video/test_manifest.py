@@ -329,8 +329,8 @@ def test_class_files_without_a_header(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("name,id\n0,a\n", "the header name,id"),
-        ("walk\nrun, up\n", "without a comma"),
+        ("name,id\n0,a\n", "got:      name,id"),
+        ("walk\nrun, up\n", "got:      run, up"),
         ("id,name\n0,a,b\n", "two fields"),
         ("id,name\n0,a\n0,b\n", "id given twice"),
         ("id,name\n0,a\n1,a\n", "name given twice"),

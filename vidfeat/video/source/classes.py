@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidfeat.class_lines import numbered_names
 from vidfeat.errors import ManifestError, explain
 from vidfeat.video.source.rows import Problems
 from vidfeat.video.source.text import one_line, read_text
-
-_NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
 
 
 def class_ids(classes: str | os.PathLike[str] | Sequence[str] | None, problems: Problems) -> dict[int, str] | None:
@@ -85,37 +83,36 @@ def _pairs(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
         return _json_pairs(path, text.content)
     rows = text.csv_rows()
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if header == ["id", "name"]:
-        rows = rows[1:]
-    elif not any(len(cells) > 1 for _, cells in rows):
-        return _line_pairs([(number, cells[0].strip()) for number, cells in rows], problems)
-    wrong = next((f"line {number}: {cells}" for number, cells in rows if len(cells) != 2), None)
-    if wrong is None and header != ["id", "name"] and not all(cells[0].strip().isdecimal() for _, cells in rows):
-        wrong = f"the header {','.join(header)}"
-    if wrong is not None:
-        raise ManifestError(
-            explain(
-                "The class file is not a CSV `id,name`.",
-                where=path,
-                expected="header id,name and two fields a line (quote a name that holds a comma); or lines without a "
-                "comma, `ID NAME` or `NAME`",
-                got=wrong,
-            )
+    if header != ["id", "name"]:
+        return _line_pairs(path, [line.strip() for line in text.content.splitlines() if line.strip()], problems)
+    if wrong := next((f"line {number}: {cells}" for number, cells in rows if len(cells) != 2), None):
+        raise _no_class_file(path, wrong)
+    return [(f"line {number}", cells[0].strip(), cells[1]) for number, cells in rows[1:]]
+
+
+def _line_pairs(path: Path, lines: Sequence[str], problems: Problems) -> list[tuple[str, str, str]]:
+    """Of a file without a header: `ID NAME` or `ID,NAME`, else a name a line."""
+    numbered = numbered_names(lines)
+    if numbered is not None:
+        return [(f"class {number}", number, name) for number, name in numbered]
+    if comma := next((line for line in lines if "," in line), None):
+        raise _no_class_file(path, comma)
+    names = lines[1:] if lines and lines[0].lower() == "name" else lines
+    if names:
+        problems.note("class names without ids, numbered from 0 as they stand", [f"0 is {names[0]!r}"])
+    return [(f"name {place}", str(place), name) for place, name in enumerate(names)]
+
+
+def _no_class_file(path: Path, wrong: str) -> ManifestError:
+    return ManifestError(
+        explain(
+            "The class file is not a CSV `id,name`.",
+            where=path,
+            expected="header id,name and two fields a line (quote a name that holds a comma); or lines `ID NAME`, or "
+            "names without a comma",
+            got=wrong,
         )
-    return [(f"line {number}", cells[0].strip(), cells[1]) for number, cells in rows]
-
-
-def _line_pairs(lines: Sequence[tuple[int, str]], problems: Problems) -> list[tuple[str, str, str]]:
-    """Of lines without a comma: `ID NAME` where each begins with a number, as UCF-101's classInd.txt; else names."""
-    numbered = [_NUMBERED.fullmatch(line) for _, line in lines]
-    if lines and all(numbered):
-        return [
-            (f"line {number}", found[1], found[2]) for (number, _), found in zip(lines, numbered, strict=True) if found
-        ]
-    lines = lines[1:] if lines and lines[0][1].lower() == "name" else lines
-    if lines:
-        problems.note("class names without ids, numbered from 0 as they stand", [f"0 is {lines[0][1]!r}"])
-    return [(f"line {number}", str(place), line) for place, (number, line) in enumerate(lines)]
+    )
 
 
 def _json_pairs(path: Path, content: str) -> list[tuple[str, str, str]]:

@@ -1,0 +1,17 @@
+"""Class files without a header, read alike by both packages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_NUMBERED = re.compile(r"(\d+)(?:\s*,\s*|\s+)(\S.*)")
+
+
+def numbered_names(lines: Sequence[str]) -> list[tuple[str, str]] | None:
+    """(id, name) of lines `ID NAME` or `ID,NAME` where each begins with a number, as UCF-101's classInd.txt; else None,
+    and each line is a name. Quotes around a name go."""
+    found = [_NUMBERED.fullmatch(line.strip()) for line in lines]
+    if not found or not all(found):
+        return None
+    return [(match[1], match[2].strip('"')) for match in found if match]
