@@ -8,11 +8,11 @@ counted: they are small beside the towers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
@@ -163,13 +163,14 @@ def memory_bytes(model: PromptModel, split: Split, sources: Sources, *, n_frames
     half = model.config.precision != "fp32"
     weights = 0
     if sent is not None:
-        weights += _bytes(sent.engine.tower)
+        weights += _bytes(sent.engine.tower.parameters())
         if not takes_full_length(sent.engine.tower, sent.prompts):
             # Both ways round (`FrozenMatrix`): once more, or twice in half precision.
-            weights += _bytes(sent.engine.tower.blocks)
+            weights += _bytes(p for block in sent.engine.tower.blocks for p in block.parameters())
     kept = model.n_runs * kept_bytes_per_run(model, sent, n_frames=n_frames)
     if model.visual is not None:
-        weights += _bytes(model.visual.tower) + (_bytes(model.visual.tower.blocks) // 2 if half else 0)
+        weights += _bytes(model.visual.tower.parameters())
+        weights += _bytes(model.visual.tower.blocks.parameters()) // 2 if half else 0
         # While one block is differentiated, its gradients are about as many as what it keeps.
         n_blocks = model.visual.tower.n_layers - model.visual.config.first_block
         kept += model.n_runs * kept_bytes_per_run(model, None, n_frames=n_frames) // n_blocks
@@ -177,8 +178,8 @@ def memory_bytes(model: PromptModel, split: Split, sources: Sources, *, n_frames
     return weights + kept + learned + feature_bytes(model, split, sources)
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def feature_bytes(model: PromptModel, split: Split, sources: Sources) -> int:
