@@ -21,10 +21,9 @@ _MADE: WeakKeyDictionary[VisionTower, dict[tuple[torch.dtype, torch.device], lis
 
 
 def frozen_blocks(tower: VisionTower) -> Sequence[ResidualBlock]:
-    """The blocks of `tower` for what linear layers run in here and now: its own outside autocast, and on `meta`, which
-    PyTorch's operations do not have it on."""
+    """The blocks of `tower` for what linear layers run in here and now: its own outside autocast."""
     device = tower.positional_embedding.device
-    dtype = None if device.type == "meta" else autocast_dtype(device.type)
+    dtype = autocast_dtype(device.type)
     if dtype is None:
         return [cast(ResidualBlock, block) for block in tower.blocks]
     known = _MADE.setdefault(tower, {})

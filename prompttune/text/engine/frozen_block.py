@@ -118,11 +118,6 @@ class Collect:
         return in_dtype(_products(in_dtype(gradient, self.matrix.weight.dtype), self._columns), gradient.dtype)
 
 
-def launches_cost(like: Tensor) -> bool:
-    """Whether every operation is a kernel to launch, which costs more than what it computes on a few rows."""
-    return like.device.type != "cpu"
-
-
 def choose_parts(n_rows: int, *, width: int, n_heads: int, like: Tensor) -> int:
     """Z, into how many parts the products of `n_rows` rows are cut: one for each CPU thread, of whole heads.
 
