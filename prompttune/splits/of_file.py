@@ -9,7 +9,7 @@ import numpy as np
 
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.file import SplitFile, letters, listed, read_split_file, video_ids
-from prompttune.splits.id_matching import match_ids
+from vidfeat.id_matching import match_ids
 from prompttune.splits.split import TEST_SPLIT, TRAIN_SPLIT, Split, TestSet, VideoTable, draw_shots
 
 CHECK_HINT = (
