@@ -10,8 +10,8 @@ from typing import Any
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.class_files import read_class_file
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed, structure_problems, video_ids
-from vidfeat.id_matching import match_ids
 from prompttune.splits.lists import file_sha256, read_video_list, videos_by_class
+from vidfeat.id_matching import match_ids
 
 
 @dataclass(frozen=True)
