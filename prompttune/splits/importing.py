@@ -77,15 +77,19 @@ def onto_store(split: SplitFile, ids: Sequence[str], *, store: str, allow_missin
     """
     matches = match_ids((key for _, _, videos in split.parts() for key in video_ids(videos)), ids)
     problems = [f"{key} could be {some(found, 3)}" for key, found in matches.ambiguous.items()][:5]
+    fixes = ["write the folders into the list, as the store names them"] if problems else []
     if allow_missing is not None and len(matches.missing) > allow_missing:
         problems.append(f"{len(matches.missing)} videos are not in the store: {some(matches.missing, 5)}")
+        fixes.append(
+            f"extract the missing videos, or --allow-missing {len(matches.missing)} to leave them out for good"
+        )
     if problems:
         raise SplitError(
             explain(
                 "the lists do not fit the store",
                 where=store,
                 got=listed(problems),
-                fix=f"extract the missing videos, or --allow-missing {len(matches.missing)} to leave them out for good",
+                fix="; ".join(fixes),
             )
         )
 
