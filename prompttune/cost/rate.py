@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from prompttune.cost.visual import VisualStep, visual_step_cost
+from prompttune.cost.visual import training_step, visual_step_cost
 from prompttune.parts.learned_visual import LearnedVisual
 from prompttune.text.vocabulary import TextPass
 
@@ -59,7 +59,7 @@ def visual_rate(visual: LearnedVisual, *, n_frames: int, n_runs: int, device: to
     text_rows = [torch.randn(shape, device=device, requires_grad=True) for _ in range(n_maps)]
 
     def cost(frames: int) -> float:
-        step = VisualStep(frames, n_runs, shared_frames=n_runs == 1, recompute=visual.recompute)
+        step = training_step(visual, frames, n_runs, shared_frames=n_runs == 1)
         return visual_step_cost(vision, embed_dim=visual.tower.embed_dim, visual=visual.config, step=step).flops
 
     measured = max(1, min(n_frames, int(MEASURED_FLOPS / (cost(n_frames) / n_frames))))

@@ -8,14 +8,15 @@ counted: they are small beside the towers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
-from prompttune.cost.visual import BYTES_PER_FLOAT, VisualCost, VisualStep, visual_step_cost
+from prompttune.cost.visual import BYTES_PER_FLOAT, VisualCost, VisualStep, training_step, visual_step_cost
 from prompttune.data.features import FeatureSource
 from prompttune.data.protocols import Sources, other_test_sets
 from prompttune.losses.of_runs import loss_terms
@@ -24,6 +25,7 @@ from prompttune.model.class_sampling import classes_per_step
 from prompttune.model.prompt_model import PromptModel
 from prompttune.parts.learned_visual import LearnedVisual
 from prompttune.splits.split import Split
+from prompttune.text.engine.text_engine import takes_full_length
 from prompttune.text.vocabulary import TextPass
 
 
@@ -75,7 +77,7 @@ def visual_costs(visual: LearnedVisual, config: TrainConfig, *, n_runs: int, n_f
             visual.tower.config,
             embed_dim=visual.tower.embed_dim,
             visual=visual.config,
-            step=VisualStep(frames, n_runs, shared_frames=n_runs == 1, recompute=visual.recompute),
+            step=training_step(visual, frames, n_runs, shared_frames=n_runs == 1),
         )
         for frames in frames_of_passes(config, n_frames)
     ]
@@ -146,7 +148,7 @@ def kept_bytes_per_run(model: PromptModel, sent: TextPass | None, *, n_frames: i
     if visual is None:
         return text
     vision, frames = visual.tower.config, sum(frames_of_passes(config, n_frames))
-    step = VisualStep(frames, 1, shared_frames=False, recompute=visual.recompute)
+    step = training_step(visual, frames, 1, shared_frames=False)
     cost = visual_step_cost(vision, embed_dim=visual.tower.embed_dim, visual=visual.config, step=step)
     at_once = min(frames, visual.config.frames_per_chunk or frames)
     # As stored (float16 as a rule), and in float32 as many as are computed at once.
@@ -155,18 +157,29 @@ def kept_bytes_per_run(model: PromptModel, sent: TextPass | None, *, n_frames: i
 
 
 def memory_bytes(model: PromptModel, split: Split, sources: Sources, *, n_frames: int) -> int:
-    """Weights of the towers that run, features that stay in memory, and what a step of all runs keeps."""
+    """Weights of the towers that run, as they are and as they are run, features that stay in memory, and what a step of
+    all runs keeps."""
     sent = step_text_pass(model, split.classes)
-    towers = [sent.engine.tower] if sent is not None else []
-    weights = sum(p.numel() * p.element_size() for tower in towers for p in tower.parameters())
+    half = model.config.precision != "fp32"
+    weights = 0
+    if sent is not None:
+        weights += _bytes(sent.engine.tower.parameters())
+        if not takes_full_length(sent.engine.tower, sent.prompts):
+            # Both ways round (`FrozenMatrix`): once more, or twice in half precision.
+            weights += _bytes(p for block in sent.engine.tower.blocks for p in block.parameters())
     kept = model.n_runs * kept_bytes_per_run(model, sent, n_frames=n_frames)
     if model.visual is not None:
-        weights += sum(p.numel() * p.element_size() for p in model.visual.tower.parameters())
+        weights += _bytes(model.visual.tower.parameters())
+        weights += _bytes(model.visual.tower.blocks.parameters()) // 2 if half else 0
         # While one block is differentiated, its gradients are about as many as what it keeps.
         n_blocks = model.visual.tower.n_layers - model.visual.config.first_block
         kept += model.n_runs * kept_bytes_per_run(model, None, n_frames=n_frames) // n_blocks
     learned = 4 * model.n_parameters * model.n_runs * BYTES_PER_FLOAT  # with gradient and two moments
     return weights + kept + learned + feature_bytes(model, split, sources)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def feature_bytes(model: PromptModel, split: Split, sources: Sources) -> int:

@@ -6,9 +6,11 @@ with what torch counts and keeps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from prompttune.base.devices import launches_cost
 from prompttune.config.sections import VisualConfig
+from prompttune.parts.learned_visual import LearnedVisual
 from prompttune.parts.visual_prompts import KEEP_ALL, Recompute
 from vidfeat.backbone import VisionConfig
 
@@ -26,12 +28,20 @@ class VisualStep:
         n_runs: R.
         shared_frames: whether all runs see the same frames.
         recompute: as given to `prompted_forward`.
+        rows_with_tokens: whether rows are computed with every frame's tokens where those need a gradient, as on a GPU.
     """
 
     n_frames: int
     n_runs: int = 1
     shared_frames: bool = True
     recompute: Recompute = KEEP_ALL
+    rows_with_tokens: bool = False
+
+
+def training_step(visual: LearnedVisual, n_frames: int, n_runs: int, *, shared_frames: bool) -> VisualStep:
+    """The shape of one training step as that device takes it."""
+    with_tokens = launches_cost(visual.tower.positional_embedding)
+    return VisualStep(n_frames, n_runs, shared_frames, visual.recompute, rows_with_tokens=with_tokens)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,9 @@ def _blocks(vision: VisionConfig, visual: VisualConfig, step: VisualStep) -> lis
     for index in range(first, vision.layers):
         n_query = n_rows if index >= last_prompted else n_tokens
         n_query = vision.n_read if index == vision.layers - 1 else n_query
-        if index <= last_prompted:
+        if first < index <= last_prompted and step.rows_with_tokens and vision.rotary is None:
+            blocks.append(replace(_carried(vision, visual, step, n_query=n_query), n_rows=n_tokens))
+        elif index <= last_prompted:
             groups = 1 if index == first and step.shared_frames else step.n_runs
             blocks.append(_joined(vision, visual, step, n_query=n_query, groups=groups, is_first=index == first))
         else:

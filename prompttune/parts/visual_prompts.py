@@ -9,7 +9,8 @@ and is called `late(k)`. How rows join is decided in docs/decisions/0001-where-v
 What is skipped, exactly (tests/prompttune/parts/test_visual_prompts.py holds it against the plain computation):
 - block k's norm, queries, keys and values of the stored tokens are the same for all runs and need no gradient: they are
   computed once;
-- prompt rows are the same for all frames where they join: their norm, keys and values are computed once per run;
+- prompt rows are the same for all frames where they join: their norm, keys and values are computed once per run.
+  On a GPU, from the second prompted block on, they are computed with every frame's tokens: fewer kernels;
 - where the next block replaces the prompt rows, this block computes neither their queries nor their output;
 - the last block computes the rows alone that the head reads: the class token's, or those of all stored tokens. Prompt
   rows are not read by any head (docs/decisions/0004-heads-and-prompt-rows.md), and have no rotary position.
@@ -28,8 +29,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from prompttune.base.devices import launches_cost
+from prompttune.base.recompute import recomputed
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError, explain
@@ -160,8 +162,9 @@ def prompted_forward(
     features = partial(_features, tower, first_block=prompts.first_block, blocks=blocks, per_block=recompute.per_block)
     chunk = recompute.frames_per_chunk
     if chunk is None or chunk >= frames.shape[1]:
-        return features(frames, rows)
-    return torch.cat([_checkpointed(features, part, rows) for part in frames.split(chunk, dim=1)], dim=1)
+        return features(frames, *rows)
+    again = partial(recomputed, features, device_type=frames.device.type)
+    return torch.cat([again(part, *rows) for part in frames.split(chunk, dim=1)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -208,14 +211,16 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _features(
     tower: VisionTower,
     frames: Tensor,
-    prompt_rows: tuple[Tensor, ...],
-    *,
+    *prompt_rows: Tensor,
     first_block: int,
     blocks: _Blocks,
     per_block: bool,
 ) -> Tensor:
     """[R N E] of frames [G N S D], G = 1 or R."""
-    run: Callable[..., Tensor] = _checkpointed if per_block else _called
+
+    def run(block: Callable[..., Tensor], *args: Any) -> Tensor:
+        return recomputed(block, *args, device_type=frames.device.type) if per_block else block(*args)
+
     n_runs, n_frames, n_tokens = prompt_rows[0].shape[0], frames.shape[1], frames.shape[2]
     last_prompted, last_block = first_block + len(prompt_rows) - 1, tower.n_layers - 1
     n_read, rotary = tower.config.n_read, tower.rotary
@@ -246,11 +251,38 @@ def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int, r
         n_query: Q, at most S + M.
         rotary: turns the queries and keys of the tokens; the rows have no position.
     """
+    n_runs, (_, n_frames, n_tokens, _) = rows.shape[0], x.shape
+    n_token_queries, n_row_queries = min(n_query, n_tokens), max(n_query - n_tokens, 0)
+    alike = rows.unsqueeze(1).expand(-1, n_frames, -1, -1)
+    if launches_cost(x) and x.requires_grad and rotary is None:
+        attended = _attend_together(block, torch.cat([x, alike], dim=2), n_query)
+    else:
+        attended = _attend_apart(block, x, rows, n_query, rotary)
+    update = block.after_attention(block.attn.output(attended)).unflatten(0, (n_runs, n_frames))
+    kept = x[:, :, :n_token_queries].expand(n_runs, -1, -1, -1)
+    if n_row_queries:
+        kept = torch.cat([kept, alike[:, :, :n_row_queries]], dim=2)
+    output: Tensor = block.add_mlp(kept + update)
+    return output
+
+
+def _attend_together(block: ResidualBlock, x: Tensor, n_query: int) -> Tensor:
+    """What the heads attended to, [R*N H Q D/H], of tokens with rows behind them, [R N S+M D].
+
+    Rows are computed for each frame, a few per cent more, in two thirds of the kernels.
+    """
+    attn = block.attn
+    normed = block.before_attention(x).to(attn.in_proj_weight.dtype).flatten(0, 1)
+    query, (key, value) = attn.project_query(normed[:, :n_query]), attn.project_key_value(normed)
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def _attend_apart(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int, rotary: RotaryTable | None) -> Tensor:
+    """What the heads attended to, [R*N H Q D/H]; what is alike for all runs or all frames is projected once."""
     attn = block.attn
     n_runs, (_, n_frames, n_tokens, _) = rows.shape[0], x.shape
-    joined = rows.unsqueeze(1)
     n_token_queries, n_row_queries = min(n_query, n_tokens), max(n_query - n_tokens, 0)
-    normed, normed_rows = block.before_attention(x), block.before_attention(joined)
+    normed, normed_rows = block.before_attention(x), block.before_attention(rows.unsqueeze(1))
     # Not projected in one go: keys and values are copied beside those of the rows, and one storage for all three would
     # stay in memory for the queries' sake.
     query, (key, value) = attn.project_query(normed[:, :, :n_token_queries]), attn.project_key_value(normed)
@@ -258,7 +290,6 @@ def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int, r
         attn.project_query(normed_rows[:, :, :n_row_queries]),
         attn.project_key_value(normed_rows),
     )
-
     if rotary is not None:
         query, key = rotate(query, rotary), rotate(key, rotary)
 
@@ -267,22 +298,7 @@ def _joined_block(block: ResidualBlock, x: Tensor, rows: Tensor, n_query: int, r
         parts = [part.expand(n_runs, n_frames, *part.shape[2:]) for part in (of_tokens, of_rows) if part.shape[-2]]
         return (torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]).flatten(0, 1)
 
-    attended = F.scaled_dot_product_attention(beside(query, row_query), beside(key, row_key), beside(value, row_value))
-    update = block.after_attention(attn.output(attended)).unflatten(0, (n_runs, n_frames))
-    kept = x[:, :, :n_token_queries].expand(n_runs, n_frames, -1, -1)
-    if n_row_queries:
-        kept = torch.cat([kept, joined[:, :, :n_row_queries].expand(-1, n_frames, -1, -1)], dim=2)
-    output: Tensor = block.add_mlp(kept + update)
-    return output
-
-
-def _called(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    return function(*args, **kwargs)
-
-
-def _checkpointed(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    # Nothing in a frozen tower is random.
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return F.scaled_dot_product_attention(beside(query, row_query), beside(key, row_key), beside(value, row_value))
 
 
 def _with_run_axis(tower: VisionTower, tokens: Tensor, prompts: VisualPrompts) -> Tensor:

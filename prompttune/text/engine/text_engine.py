@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from prompttune.base.devices import autocast_dtype, without_autocast
+from prompttune.base.devices import autocast_dtype, launches_cost, without_autocast
+from prompttune.base.recompute import recomputed
 from prompttune.text.class_prompts import ClassPrompts
 from prompttune.text.engine.context import TextContext
 from prompttune.text.engine.encoding_plan import (
@@ -25,7 +25,7 @@ from prompttune.text.engine.encoding_plan import (
     count_kept,
     schedule_of,
 )
-from prompttune.text.engine.frozen_block import FrozenBlock, launches_cost
+from prompttune.text.engine.frozen_block import FrozenBlock
 from prompttune.text.engine.full_length import CHUNK_ROWS, FullLengthChunk, FullLengthSize, full_length_chunks
 from prompttune.text.engine.fused_pass import UNITS_OF_BIAS, FusedBlock
 from prompttune.text.engine.layout import Appended
@@ -36,6 +36,7 @@ TILE_ROWS = 32  # leaf rows per attention tile: larger ones compute more that is
 MAX_PREPARED = 16  # sets of prompts whose plans and constants are kept
 FROZEN_BATCH = 128  # frozen texts encoded together
 _FROZEN_FEATURES: WeakKeyDictionary[FrozenText, dict[tuple, Tensor]] = WeakKeyDictionary()  # by tokens, device, dtype
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -210,11 +211,11 @@ class TextEngine:
         """Features `[R C E]`; under autocast PyTorch's own rules hold."""
         features = []
         for chunk in self._prepare_full_length(prompts, context):
-            if self.checkpoint and torch.is_grad_enabled():
-                features.append(recompute_in_backward(chunk.run, context, use_reentrant=False))
-            else:
-                features.append(chunk.run(context))
+            features.append(self._run(chunk.run, context))
         return torch.cat(features).transpose(0, 1)
+
+    def _run(self, function: Callable[..., Result], *args: Any) -> Result:
+        return recomputed(function, *args, device_type=self.tower.device.type) if self.checkpoint else function(*args)
 
     def _full_length_chunk(self, prompts: ClassPrompts, context: TextContext) -> int:
         """How many classes go through the tower together."""
@@ -237,10 +238,7 @@ class TextEngine:
         features: list[Tensor] = []
         trunk_kv: list[Tensor | None] | None = None
         for chunk in chunks:
-            if self.checkpoint and torch.is_grad_enabled():
-                of_chunk, own_trunk_kv = recompute_in_backward(chunk.run, context, trunk_kv, use_reentrant=False)
-            else:
-                of_chunk, own_trunk_kv = chunk.run(context, trunk_kv)
+            of_chunk, own_trunk_kv = self._run(chunk.run, context, trunk_kv)
             trunk_kv = own_trunk_kv if trunk_kv is None else trunk_kv
             features.append(of_chunk)
         return features[0] if len(features) == 1 else torch.cat(features)

@@ -72,6 +72,13 @@ def test_operations_and_kept_bytes(tower: VisionTower, visual, step) -> None:
     check_counts(tower, visual, step)
 
 
+@pytest.mark.parametrize(("visual", "step"), SHAPES[::2], ids=str)
+def test_operations_and_kept_bytes_on_a_device(tower: VisionTower, visual, step, monkeypatch) -> None:
+    """Where rows are computed with every frame's tokens, to save kernels."""
+    monkeypatch.setattr("prompttune.parts.visual_prompts.launches_cost", lambda like: True)
+    check_counts(tower, visual, replace(step, rows_with_tokens=True))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_and_kept_bytes_of_other_families(family: str) -> None:
     tower = tower_of(FAMILIES[family])

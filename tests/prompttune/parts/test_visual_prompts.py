@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.launches import Launches
 from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError
-from prompttune.parts import visual_prompts
+from prompttune.parts import frozen_blocks, visual_prompts
 from prompttune.parts.visual_prompts import (
     Recompute,
     VisualContext,
@@ -102,8 +103,13 @@ def every_placement() -> list[tuple[int, int]]:
     return [(first, depth) for first in range(N_LAYERS) for depth in range(1, N_LAYERS - first + 1)]
 
 
+@pytest.mark.parametrize("on_device", [False, True], ids=["cpu", "device"])
 @pytest.mark.parametrize(("first_block", "depth"), every_placement())
-def test_equals_the_plain_computation_wherever_and_however_deep(clip, tower, pixels, first_block, depth) -> None:
+def test_equals_the_plain_computation_wherever_and_however_deep(
+    clip, tower, pixels, first_block, depth, on_device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both forms: rows apart from the tokens, and, as on a GPU, together with them."""
+    monkeypatch.setattr(visual_prompts, "launches_cost", lambda like: on_device)
     rows = random_rows(depth)
     tokens = tower.taps(pixels, [first_block]).tokens[first_block]
     expected = plain_features(clip.visual, pixels, rows, first_block)
@@ -124,6 +130,23 @@ def test_recomputing_changes_nothing(tower, pixels, recompute, first_block, dept
     assert relative_error(again, kept) < VALUES
     for ours, theirs in zip(gradients(again, rows), gradients(kept, rows), strict=True):
         assert relative_error(ours, theirs) < GRADIENTS
+
+
+def test_half_precision_on_a_device_is_as_near_as_on_a_cpu(tower, pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 keeps 8 bits: both forms are off from float32 by as much (measured: values 0.0043, gradients 0.0074)."""
+    rows = random_rows(4)
+    tokens, prompts = tower.taps(pixels, [0]).tokens[0], VisualPrompts(rows, 0)
+    exact = prompted_forward(tower, tokens, prompts=prompts)
+    expected = gradients(exact, rows)
+    for on_device in (False, True):
+        for module in (visual_prompts, frozen_blocks):
+            monkeypatch.setattr(module, "launches_cost", lambda like, is_it=on_device: is_it)
+        monkeypatch.setattr(frozen_blocks, "_MADE", WeakKeyDictionary())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = prompted_forward(tower, tokens, prompts=prompts).float()
+        assert relative_error(found, exact) < 0.01
+        for ours, theirs in zip(gradients(found, rows), expected, strict=True):
+            assert relative_error(ours, theirs) < 0.02
 
 
 @pytest.mark.parametrize("recompute", [Recompute(), Recompute(True, 2)], ids=["kept", "recomputed"])

@@ -50,15 +50,15 @@ PINNED: dict[str, tuple[int, int]] = {
     "tip-adapter-f": (50, 0),
     "clip-adapter": (63, 0),
     "vpt": (174, 0),
-    "vpt-deep": (214, 0),
-    "ivlp": (313, 89),
-    "maple": (331, 89),
-    "promptsrc": (359, 89),
-    "vifi-vl": (328, 89),
-    "ga2": (330, 89),
+    "vpt-deep": (182, 0),
+    "ivlp": (283, 89),
+    "maple": (301, 89),
+    "promptsrc": (329, 89),
+    "vifi-vl": (298, 89),
+    "ga2": (300, 89),
 }
 # Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
-AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 861}
+AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 771, ("ivlp", "bf16"): 853}
 
 
 def device_or_meta(name: str) -> torch.device:

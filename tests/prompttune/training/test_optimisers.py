@@ -85,7 +85,7 @@ def test_loss_scale_is_that_of_torch() -> None:
 def test_training_never_imports_dynamo(tmp_path: Path, target: str, visual_target: str) -> None:
     tables = {
         "coop": {"store": target, "optim": {"name": "adamw"}},
-        "vpt": {"store": visual_target, "optim": {"epochs": 1}},
+        "vpt": {"store": visual_target, "optim": {"epochs": 1}, "visual": {"recompute": True}},
     }
     code = ["import sys", "from prompttune.cli import main"]
     for method, given in tables.items():
