@@ -77,7 +77,7 @@ def _unmarked(content: bytes) -> str:
 
 
 def by_its_bytes(name: str) -> str:
-    """The file name that the same bytes of an 8-bit list mean on this disk; the name itself where it has no such bytes."""
+    """The file name that the same bytes of an 8-bit list mean on this disk; the name itself where it has none."""
     try:
         return os.fsdecode(name.encode(EIGHT_BIT))
     except UnicodeEncodeError:
