@@ -9,7 +9,7 @@ that a run that is cut short keeps what it measured:
     visual    forward and backward with visual prompts: all blocks once per run, and ours from block k
 
 Equality is checked in the same run: the engine with open_clip in float32, steps as graphs with steps without. Where
-there is no GPU nothing is timed and no file written: the engine's kernels are counted on `meta`.
+there is no GPU nothing is timed and no file written: kernels are counted on `meta`.
 """
 
 from __future__ import annotations
@@ -280,8 +280,7 @@ def visual_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
 
 
 def counted(setting: Setting, towers: Towers) -> Iterator[tuple[str, str, int]]:
-    """Kernels of the engine's forward and backward pass of one run, on `meta`: (of what, precision, how many)."""
-    from benchmarks.speed.launches import Launches
+    """Kernels of a forward and backward pass of one run, on `meta`: (of what, precision, how many)."""
     from prompttune.text.class_prompts import ClassPrompts
     from prompttune.text.engine import TextEngine
 
@@ -292,10 +291,22 @@ def counted(setting: Setting, towers: Towers) -> Iterator[tuple[str, str, int]]:
             for precision in PRECISIONS:
                 engine, context = TextEngine(tower), context_of(1, depth, tower.config.width, "meta")
                 step = text_step(partial(engine.encode, prompts), context, precision)
-                step()
-                with Launches() as launches:
-                    step()
-                yield f"{class_list} ({prompts.n_classes}), {depth} block(s)", precision, launches.total
+                yield f"text, {class_list} ({prompts.n_classes}), {depth} block(s)", precision, n_kernels(step)
+    sizes = visual.Setting(setting.model, setting.n_frames, 16, 9, 1, 1, 1)
+    for precision in PRECISIONS:
+        steps = visual.timed_steps(sizes, setting.first_blocks, device="meta", precision=precision)
+        for name, step in steps.items():
+            yield f"visual, {setting.model}, {name}", precision, n_kernels(step)
+
+
+def n_kernels(step: Callable[[], object]) -> int:
+    """Of its second call: the first makes what is made once."""
+    from benchmarks.speed.launches import Launches
+
+    step()
+    with Launches() as launches:
+        step()
+    return launches.total
 
 
 @click.command()
@@ -307,9 +318,12 @@ def gpu(n_rounds: int, out: Path) -> None:
 
     setting = Setting(n_rounds=n_rounds)
     if not torch.cuda.is_available():
-        click.echo("no GPU here: nothing is timed or written. Kernels of the text engine, counted on PyTorch's meta:")
-        for of, precision, n_kernels in counted(setting, random_towers()):
-            click.echo(f"{of:<34} {precision}  {n_kernels} kernels, forward and backward, 1 run")
+        click.echo("no GPU here: nothing is timed or written. Kernels of one run's forward and backward")
+        click.echo(
+            "pass, counted on PyTorch's meta (those of whole steps: tests/prompttune/training/test_launches.py):"
+        )
+        for of, precision, n in counted(setting, random_towers()):
+            click.echo(f"{of:<42} {precision}  {n:>5}")
         return
     problems = measure(setting, "cuda", out)
     put_into_readme(README)

@@ -1,6 +1,6 @@
 """The frozen CLIP towers and the pack they live in; torch only, no open_clip at run time."""
 
-from .blocks import ResidualBlock, quick_gelu
+from .blocks import QUICK_GELU_SLOPE, ResidualBlock, quick_gelu
 from .config import BackboneConfig
 from .foreign_text import ForeignTextTower
 from .hub_tokenizer import HubTokenizer
@@ -12,6 +12,7 @@ from .vision import VisionTaps, VisionTower
 from .weights import weights_sha256
 
 __all__ = [
+    "QUICK_GELU_SLOPE",
     "AnyTokenizer",
     "BackboneConfig",
     "BackbonePack",

@@ -36,6 +36,9 @@ class BlockOptions:
 PLAIN = BlockOptions()
 
 
+QUICK_GELU_SLOPE = 1.702
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """`x * sigmoid(1.702 x)`, elementwise.
 
@@ -43,7 +46,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
     Source: openai/CLIP, clip/model.py, QuickGELU.
     """
-    return F.silu(1.702 * x) / 1.702
+    return F.silu(QUICK_GELU_SLOPE * x) / QUICK_GELU_SLOPE
 
 
 def activation_function(name: Activation) -> Callable[[Tensor], Tensor]:

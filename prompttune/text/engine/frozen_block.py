@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidfeat.backbone import ResidualBlock
+from vidfeat.backbone import QUICK_GELU_SLOPE, ResidualBlock
 from vidfeat.backbone.tower_config import Activation
 
 MAX_ROWS_IN_PARTS = 320  # rows of all runs together; beyond, MKL's own sharing is as fast (docs/log.md)
 MIN_FLOP_IN_PARTS = 4_000_000  # of the smallest product, 50 microseconds on one core
 GELU_KIND: Mapping[str, str] = {"gelu": "none", "gelu_tanh": "tanh"}  # in PyTorch's words
-QUICK_GELU_SLOPE = 1.702  # quick_gelu(x) = x sigmoid(1.702 x) = silu(1.702 x) / 1.702
 
 
 def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.launches import Launches
 from prompttune.config.sections import VisualConfig
 from prompttune.errors import ConfigError
-from prompttune.parts import visual_prompts
+from prompttune.parts import frozen_blocks, visual_prompts
 from prompttune.parts.visual_prompts import (
     Recompute,
     VisualContext,
@@ -138,7 +139,9 @@ def test_half_precision_on_a_device_is_as_near_as_on_a_cpu(tower, pixels, monkey
     exact = prompted_forward(tower, tokens, prompts=prompts)
     expected = gradients(exact, rows)
     for on_device in (False, True):
-        monkeypatch.setattr(visual_prompts, "launches_cost", lambda like, is_it=on_device: is_it)
+        for module in (visual_prompts, frozen_blocks):
+            monkeypatch.setattr(module, "launches_cost", lambda like, is_it=on_device: is_it)
+        monkeypatch.setattr(frozen_blocks, "_MADE", WeakKeyDictionary())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = prompted_forward(tower, tokens, prompts=prompts).float()
         assert relative_error(found, exact) < 0.01

@@ -58,7 +58,7 @@ PINNED: dict[str, tuple[int, int]] = {
     "ga2": (300, 89),
 }
 # Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
-AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 771, ("ivlp", "bf16"): 901}
+AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 771, ("ivlp", "bf16"): 853}
 
 
 def device_or_meta(name: str) -> torch.device:
