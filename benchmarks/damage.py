@@ -71,7 +71,7 @@ class Grid:
     kinds: Sequence[str] = ("zeroed", "overwritten", "one bit", "eight bits", "cut", "dropped")
     places: Sequence[float] = (0.01, 0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
     n_draws: int = 2
-    size: tuple[int, int] = (192, 128)  # width and height
+    size: tuple[int, int] = (320, 240)  # width and height
     decoders: Sequence[str] = ("auto", "decord")
 
 
@@ -255,7 +255,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="result file (default: benchmarks/results/damage.json)"
     )
-    parser.add_argument("--size", default="192x128", help="width x height of the clips (default 192x128)")
+    parser.add_argument("--size", default="320x240", help="width x height of the clips (default 320x240)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("SVT_LOG", "1")  # keeps the AV1 encoder's greeting out of the output
     width, height = map(int, options.size.split("x"))

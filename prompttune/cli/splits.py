@@ -193,7 +193,15 @@ def _write(split: SplitFile, out: Path, *, overwrite: bool) -> None:
         click.echo(f"{len(split.made_by['failed_videos'])} videos left out (failed), named in the file")
     for line in recordings_on_both_sides(split):
         click.echo(f"warning: {line}")
-    click.echo(f"split:   {out}\nnext:    prompttune train --split {out} ...")
+    click.echo(f"split:   {out}\nnext:    {_next(split, out)}")
+
+
+def _next(split: SplitFile, out: Path) -> str:
+    """A command that takes the file; METHOD and STORE are for the reader to fill in."""
+    if split.train is None:
+        return f"prompttune eval --store STORE --split {out}"
+    protocol = "" if split.is_base_to_new else " --set protocol.name=few-shot"
+    return f"prompttune train --method METHOD --store STORE --split {out}{protocol}"
 
 
 def _print(split: SplitFile) -> None:

@@ -124,7 +124,8 @@ def classified_table(found: Sequence[Classified]) -> Table:
 def write_classified(path: Path, found: Sequence[Classified]) -> None:
     """Writes the same as a CSV `video,rank,class,score`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A file name need not be UTF-8; its own bytes are written back.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ("video", "rank", "class", "score"))
         writer.writeheader()
         writer.writerows(row | {"score": f"{row['score']:.6f}"} for row in classified_rows(found))

@@ -14,10 +14,10 @@ from prompttune.prompts.file import read_prompt_file
 from prompttune.splits.class_files import read_class_file
 from prompttune.splits.class_overlap import class_overlap
 from prompttune.splits.file import NEW, SplitFile, letters, structure_problems, video_ids
-from prompttune.splits.id_matching import match_ids
 from prompttune.splits.lists import evenly, read_video_list, videos_by_class
 from prompttune.splits.of_file import label_problems
 from prompttune.splits.recordings import recordings_on_both_sides
+from vidfeat.id_matching import match_ids
 
 _TELLING_NAME = 8  # letters from which a file name is one video's own, and not "001.mp4"
 

@@ -10,8 +10,8 @@ from typing import Any
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.class_files import read_class_file
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed, structure_problems, video_ids
-from prompttune.splits.id_matching import match_ids
 from prompttune.splits.lists import file_sha256, read_video_list, videos_by_class
+from vidfeat.id_matching import match_ids
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,19 @@ def onto_store(split: SplitFile, ids: Sequence[str], *, store: str, allow_missin
     """
     matches = match_ids((key for _, _, videos in split.parts() for key in video_ids(videos)), ids)
     problems = [f"{key} could be {some(found, 3)}" for key, found in matches.ambiguous.items()][:5]
+    fixes = ["write the folders into the list, as the store names them"] if problems else []
     if allow_missing is not None and len(matches.missing) > allow_missing:
         problems.append(f"{len(matches.missing)} videos are not in the store: {some(matches.missing, 5)}")
+        fixes.append(
+            f"extract the missing videos, or --allow-missing {len(matches.missing)} to leave them out for good"
+        )
     if problems:
         raise SplitError(
             explain(
                 "the lists do not fit the store",
                 where=store,
                 got=listed(problems),
-                fix=f"extract the missing videos, or --allow-missing {len(matches.missing)} to leave them out for good",
+                fix="; ".join(fixes),
             )
         )
 

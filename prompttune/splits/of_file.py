@@ -9,8 +9,8 @@ import numpy as np
 
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.file import SplitFile, letters, listed, read_split_file, video_ids
-from prompttune.splits.id_matching import match_ids
 from prompttune.splits.split import TEST_SPLIT, TRAIN_SPLIT, Split, TestSet, VideoTable, draw_shots
+from vidfeat.id_matching import match_ids
 
 CHECK_HINT = (
     "prompttune splits check FILE --store STORE says all of it; splits import --allow-missing leaves videos out"

@@ -266,7 +266,7 @@ def relabel(store: str, labels: Path | None, classes: Path | None, splits: tuple
 @click.argument("store")
 @click.option("--level", type=click.Choice(["fast", "full", "deep"]), default="fast", show_default=True)
 @click.option("-k", "n_videos", default=4, show_default=True, help="Videos to extract again, for --level deep.")
-@click.option("--source", type=FOLDER_OR_FILE, help="The videos, for --level deep.  [default: as extracted]")
+@click.option("--source", type=FOLDER_OR_FILE, help="The videos, as given to extract; --level deep needs them.")
 @click.option("--root", type=FOLDER_OR_FILE, help="Folder that the paths of a list start from.")
 @click.option("--classes", type=FILE, help="As for extract.")
 @click.option("--seed", default=0, show_default=True, help="Which videos --level deep draws.")
@@ -277,6 +277,11 @@ def verify(store: str, level: str, form: str | None, **deep: Any) -> None:
     from vidfeat.cli.tables import print_deep_report, print_verify_report
     from vidfeat.store import verify as verify_store
 
+    if level == "deep" and deep["source"] is None:
+        from vidfeat.extraction.options import OptionsError
+
+        fix = f"vidfeat verify {store} --level deep --source FOLDER_OR_LIST, with --root and --classes as to extract"
+        raise OptionsError(explain("deep verification extracts videos again and needs them", where=store, fix=fix))
     report = verify_store(store, level="fast" if level == "fast" else "full")
     found = [{"path": one.path, "unit": one.unit, "what": one.what} for one in report.problems]
     if not form:

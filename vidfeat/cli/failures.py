@@ -64,6 +64,8 @@ def kind_of(row: VideoRow) -> str:
         ("Git LFS pointer", ("LFS pointer",)),
         ("web page", ("HTML page", "web page", "HTML")),
         ("JSON document", ("JSON",)),
+        ("XML document", ("an XML document",)),
+        ("archive", ("an archive, not the videos",)),
         ("decoding process died", ("process died", "exit code", "killed by")),
         ("unexpected exception", ("Traceback (most recent call last)", "unexpected ")),
         ("another file than before", ("not the file that was extracted before",)),

@@ -126,7 +126,7 @@ def _paths(store: StoreReader, chosen: list[int], options: DeepOptions) -> dict[
     if options.source is None:
         raise OptionsError(
             explain(
-                "deep verification extracts videos again and needs them", fix="give --source (and --root) as to extract"
+                "deep verification extracts videos again and needs them", fix="give the source (and root) as to extract"
             )
         )
     manifest = load_manifest(options.source, root=options.root, classes=options.classes)

@@ -16,7 +16,7 @@ from vidfeat.video.manifest import file_rows, with_class_names
 from vidfeat.video.source.classes import class_ids, note_like_spelled
 from vidfeat.video.source.lists import csv_rows, header_of
 from vidfeat.video.source.rows import Problems, Row, nearest, split_name, unknown_split
-from vidfeat.video.source.text import read_text
+from vidfeat.video.source.text import by_its_bytes, read_text
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def relabel(
     wanted = _wanted(writer.plan, labels, ids, splits or {}, problems)
     names = _classes(writer.plan, wanted, ids, problems)
     note_like_spelled(names, problems)
-    problems.raise_any(where)
+    fix = "" if labels is not None else "A split that the store has, and one of train, val, test: --split OLD=NEW."
+    problems.raise_any(where, fix=fix)
     changed = {i: (v.label, v.split, v.group) for i, v in wanted.items() if v != writer.plan.videos[i]}
     if changed or names != writer.plan.classes:
         files = files_at(store)
@@ -84,6 +85,8 @@ def _wanted(
     told: dict[int, Row] = {}
     for row in rows:
         key = PurePosixPath(os.path.normpath(row.path.replace("\\", "/"))).as_posix()
+        if key not in live and by_its_bytes(key) in live:
+            key = by_its_bytes(key)
         index = live.get(key)
         if index is None:
             problems.add("video that the store does not have", [f"{row.where}: {nearest(key, list(live)[:1000])}"])

@@ -9,6 +9,8 @@ from vidfeat.errors import StoreError, explain
 from vidfeat.store.spec import StoreSpec, TapSpec, VideoKey, require_video_list, same_key
 from vidfeat.store.unit_plan import Pass, Plan, PlannedTap, PlannedVideo
 
+_SHOWN = 10
+
 
 def first_pass(spec: StoreSpec, videos: Sequence[VideoKey], frame_bounds: Sequence[int] | None) -> Pass:
     """The pass that fills a new store.
@@ -123,11 +125,18 @@ def _require_extension(plan: Plan, spec: StoreSpec, videos: Sequence[VideoKey]) 
     changed = [video for video in videos if video.id in known and not same_key(known[video.id], video)]
     problems += [
         f"video {v.id!r}: the store has {tuple(known[v.id])[1:]}, the manifest {(v.label, v.split, v.group)}"
-        for v in changed[:20]
+        for v in changed
     ]
     if problems:
-        fix = "vidfeat relabel STORE --labels LIST changes labels and splits" if changed else "extract into a new store"
-        raise StoreError(explain("this cannot be added to the store", got="; ".join(problems), fix=fix))
+        fix = (
+            "vidfeat relabel STORE --labels LIST gives the store the source's labels and splits; to keep the store's, "
+            "extract from a CSV path,label,split that says the same"
+            if changed
+            else "extract into a new store"
+        )
+        shown = [f"\n  - {problem}" for problem in problems[:_SHOWN]]
+        more = [f"\n  ... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise StoreError(explain("this cannot be added to the store", got="".join(shown + more), fix=fix))
 
 
 def _bounds(spec: StoreSpec, videos: Sequence[VideoKey], frame_bounds: Sequence[int] | None) -> Sequence[int]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidfeat.errors import ManifestError, explain
+from vidfeat.id_matching import match_ids
 from vidfeat.store import open_store
-from vidfeat.tools.names import ByName, normal
+from vidfeat.tools.names import normal
 from vidfeat.video.manifest import file_rows, with_class_names
 from vidfeat.video.source.classes import class_ids
 from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row, split_name
@@ -101,17 +102,16 @@ def compare(
     problems = Problems()
     rows = _rows(Path(source), classes, problems)
     reader = open_store(store)
-    state = {row.id: row for row in reader.videos()}
-    by_name = ByName(state)
+    stored_videos = reader.videos()
+    matches = match_ids((normal(row.path) for row in rows), [video.id for video in stored_videos])
     videos, seen = [], set()
     for row in rows:
-        found = by_name.find(row.path)
-        if len(found) > 1:
-            several = ", ".join(found[:3])
-            problems.add("path that several videos of the store may be", [f"{row.where}: {row.path}: {several}"])
         one = Listed(normal(row.path), row.label, row.split)
-        if found:
-            stored = state[found[0]]
+        if one.path in matches.ambiguous:
+            several = ", ".join(matches.ambiguous[one.path][:3])
+            problems.add("path that several videos of the store may be", [f"{row.where}: {row.path}: {several}"])
+        if one.path in matches.rows:
+            stored = stored_videos[matches.rows[one.path]]
             kind = "available" if stored.ok else "failed"
             one = replace(one, id=stored.id, state=kind, stored_label=stored.label, label=one.label or stored.label)
             seen.add(stored.id)
@@ -123,7 +123,7 @@ def compare(
     if differ:
         problems.note(f"{len(differ)} videos with another class than the store's", differ)
     problems.raise_any(Path(source))
-    return Availability(tuple(videos), len(state.keys() - seen), tuple(problems.notes))
+    return Availability(tuple(videos), len(stored_videos) - len(seen), tuple(problems.notes))
 
 
 def _differ(video: Listed) -> bool:
@@ -169,7 +169,7 @@ def _hmdb_rows(path: Path, problems: Problems) -> list[Row]:
         if not name or side not in _HMDB_SPLITS:
             problems.add("line that is not `video.avi 0|1|2`", [f"{path.name}, line {number}: {line.strip()}"])
         elif _HMDB_SPLITS[side]:
-            rows.append(Row(f"{path.name}, line {number}", name.strip(), label, _HMDB_SPLITS[side]))
+            rows.append(Row(f"{path.name}, line {number}", f"{label}/{name.strip()}", label, _HMDB_SPLITS[side]))
     return rows
 
 

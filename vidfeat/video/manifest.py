@@ -17,7 +17,7 @@ from vidfeat.video.source.folder import folder_rows
 from vidfeat.video.source.lists import csv_rows, has_header, header_of, list_rows
 from vidfeat.video.source.published import is_ssv2, kinetics_rows, ssv2_rows
 from vidfeat.video.source.rows import MISSING, VIDEO_EXTENSIONS, Problems, Row, nearest
-from vidfeat.video.source.text import EIGHT_BIT, read_text
+from vidfeat.video.source.text import EIGHT_BIT, by_its_bytes, read_text
 
 __all__ = ["VIDEO_EXTENSIONS", "Manifest", "VideoItem", "load_classes", "load_manifest"]
 
@@ -133,10 +133,7 @@ def file_rows(source: Path, base: Path, problems: Problems, *, known: set[str]) 
 
 def _as_on_disk(row: Row, base: Path) -> Row:
     """The row of a list in an 8-bit encoding, whose file may be named by the same bytes instead of the same letters."""
-    try:
-        name = os.fsdecode(row.path.encode(EIGHT_BIT))
-    except UnicodeEncodeError:
-        return row
+    name = by_its_bytes(row.path)
     return replace(row, path=name) if not (base / row.path).exists() and (base / name).exists() else row
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+from pathlib import Path
 
 import pytest
 
 from prompttune.api.classify import Classified
 from prompttune.base.console import plain_console
-from prompttune.cli.tables import classified_table
+from prompttune.cli.tables import classified_table, write_classified
 
 
 @pytest.mark.parametrize("name", ["[x]", "[/x]", "[red]", "[/]", ":cat:", "[link=http://a]b"])
@@ -22,6 +24,11 @@ def test_a_classified_video_is_named_as_it_is(name: str) -> None:
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert [*f"{name}.mp4 {name} 75.0 %".split()] in lines
     assert f"from {name}" in console.file.getvalue()
+
+
+def test_the_csv_holds_the_bytes_of_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    write_classified(tmp_path / "c.csv", [Classified(os.fsdecode(b"caf\xe9.mp4"), ("süß",), (1.0,))])
+    assert b"caf\xe9.mp4,1,s\xc3\xbc\xc3\x9f,1.000000" in (tmp_path / "c.csv").read_bytes()
 
 
 def test_long_names_are_folded_and_not_cut() -> None:

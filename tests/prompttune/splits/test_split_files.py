@@ -311,6 +311,7 @@ def test_import_and_check_on_the_command_line(tmp_path: Path, target: str) -> No
     code, output = run("splits", "import", file, *lists, *novel, "--store", target)
     assert code == 0, output
     assert "train draw 1: 16 videos of 4 classes" in output
+    assert f"next:    prompttune train --method METHOD --store STORE --split {file}\n" in output
     assert read_split_file(file).tests["new"].videos["spin"] == tuple(f"spin/{n:03d}.mp4" for n in (6, 7, 8))
     code, output = run("splits", "check", file, "--store", target)
     assert code == 0, output

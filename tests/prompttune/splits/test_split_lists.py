@@ -9,10 +9,10 @@ import pytest
 
 from prompttune.errors import SplitError
 from prompttune.splits.class_files import named_classes, read_class_file
-from prompttune.splits.id_matching import match_ids
 from prompttune.splits.importing import ListPair, import_lists, onto_store
 from prompttune.splits.lists import read_video_list, videos_by_class
 from prompttune.splits.making import read_labelled_csv
+from vidfeat.id_matching import match_ids
 
 VIDEOS = ("a.mp4", "b c.mp4", "d.mp4")
 CLASSES = "id,name\n0,run\n1,jump\n"

@@ -95,6 +95,8 @@ def test_no_failures(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
+        (b"PK\x03\x04" + bytes(60), "an archive"),
         (b"<HTML><head><title>404</title></head></HTML>", "an HTML page"),
         (b'{"error": "quota exceeded", "code": 403}', "a JSON document"),
     ],

@@ -14,6 +14,7 @@ from small_extraction import small_options, write_mp4, write_tiny_clip, write_vi
 from video_files import frame_picture, read_numbers
 
 from vidfeat.extraction.extract import extract_or_resume
+from vidfeat.extraction.relabel import relabel
 from vidfeat.store import open_store
 from vidfeat.tools.hdf5 import export_hdf5, import_hdf5
 from vidfeat.video.decode import available_decoders, decode_all, probe
@@ -76,6 +77,9 @@ def test_a_name_that_is_not_utf_8_goes_all_the_way(tmp_path: Path, changes: dict
 
     assert [row.ok for row in open_store(store).videos() if row.id == key] == [True]
     assert extract_or_resume(options, quiet=True).nothing_to_do
+    labels = tmp_path / "labels.csv"
+    labels.write_bytes(b"path,label\nrun/caf\xe9.mp4,jump\n")
+    assert relabel(store, labels).n_changed == 1
     import_hdf5(export_hdf5(store, tmp_path / "X.h5"), tmp_path / "Y.zarr")
     assert open_store(tmp_path / "Y.zarr").videos() == open_store(store).videos()
     if not changes:
@@ -91,3 +95,13 @@ def test_a_name_that_is_not_utf_8_goes_all_the_way(tmp_path: Path, changes: dict
 
         result = Result.read(tmp_path / "out")
         assert result.write(tmp_path).read_bytes() == (tmp_path / "out" / "result.json").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_a_decoder_that_wants_utf_8_leaves_other_names_to_pyav(tmp_path: Path) -> None:
+    if "decord" not in {status.name for status in available_decoders() if status.works}:
+        pytest.skip("decord does not work here")
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4")
+    os.rename(write_titled(tmp_path / "x.mp4", title="x"), path)
+    read = decode_all(os.fsdecode(path), decoder="decord")
+    assert (read_numbers(read.pixels), read.decoder.partition(" ")[0]) == (list(range(10)), "pyav")

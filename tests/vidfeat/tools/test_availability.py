@@ -107,9 +107,9 @@ def test_the_lists_of_ucf_and_hmdb(tmp_path: Path) -> None:
     (folder / "walk_test_split1.txt").write_text("d.avi 2\n")
     hmdb = compare(folder, write_store(tmp_path / "H.zarr", {"run/a.avi": "run", "walk/d.avi": "walk"}))
     assert [(v.path, v.label, v.split, v.state) for v in hmdb.videos] == [
-        ("a.avi", "run", "train", "available"),
-        ("b.avi", "run", "test", "missing"),
-        ("d.avi", "walk", "test", "available"),
+        ("run/a.avi", "run", "train", "available"),
+        ("run/b.avi", "run", "test", "missing"),
+        ("walk/d.avi", "walk", "test", "available"),
     ]
     (folder / "walk_test_split2.txt").write_text("d.avi 2\n")
     with pytest.raises(ManifestError, match="splits 1, 2"):
@@ -127,3 +127,16 @@ def test_what_is_doubtful_is_said(tmp_path: Path) -> None:
     assert compare(tmp_path / "l.csv", store).notes == (
         "1 videos with another class than the store's: jump/2.mp4 is 'leap', the store says 'jump'",
     )
+
+
+def test_a_path_is_the_video_it_names_and_never_another_folders(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "X.zarr", {"run/1.avi": "run", "run/1.mp4": "run", "walk/2.mp4": "walk"})
+    (tmp_path / "l.csv").write_text("path,label\nrun/1.mp4,run\njump/2.mp4,walk\n")
+    found = compare(tmp_path / "l.csv", store)
+    assert [(v.path, v.id, v.state) for v in found.videos] == [
+        ("run/1.mp4", "run/1.mp4", "available"),
+        ("jump/2.mp4", "", "missing"),
+    ]
+    (tmp_path / "run_test_split1.txt").write_text("1.mp4 1\n")
+    (tmp_path / "walk_test_split1.txt").write_text("1.mp4 2\n")
+    assert [v.state for v in compare(tmp_path, store).videos] == ["available", "missing"]

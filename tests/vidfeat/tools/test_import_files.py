@@ -181,6 +181,9 @@ def test_lists_that_are_wrong_are_one_error(tmp_path):
     (tmp_path / "l.csv").write_text("path,label\na/x.mp4,run\n")
     with pytest.raises(ManifestError, match="no list names"):
         import_features(tmp_path / "f", tmp_path / "X.zarr", ImportOptions(labels=(tmp_path / "l.csv",), strict=True))
+    (tmp_path / "l.csv").write_text("path,label\na/x.mp4,run\nc/x.mp4,walk\n")
+    _, done = imported(tmp_path / "f", tmp_path / "Y.zarr", labels=(tmp_path / "l.csv",))
+    assert any("listed without features" in note and "c/x.mp4" in note for note in done.notes)
     assert not (tmp_path / "X.zarr").exists()
 
 

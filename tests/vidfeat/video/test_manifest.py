@@ -122,6 +122,15 @@ def test_split_folders_beside_class_folders_are_an_error(tmp_path: Path) -> None
     assert load_manifest(touch(tmp_path / "sports", "test/a.mp4", "clap/c.mp4")).classes == ("clap", "test")
 
 
+@pytest.mark.parametrize("names", [("trian", "tset"), ("train", "tset")])
+def test_split_folders_with_a_slip_of_the_hand_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        touch(tmp_path, f"{name}/run/1.mp4", f"{name}/walk/1.mp4")
+    with pytest.raises(ManifestError, match="nearly like a split") as caught:
+        load_manifest(tmp_path)
+    assert "'tset': did you mean 'test'?" in str(caught.value)
+
+
 def test_a_split_that_is_none_is_refused_with_the_one_meant(tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", "path,label,split\na.mp4,walk,trian\nb.mp4,walk,Testing\nc.mp4,walk,\n")
     message = message_of(source, must_exist=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vidfeat.errors import ManifestError, explain
+from vidfeat.id_matching import match_ids
 from vidfeat.tools.features.found import FoundVideo, failed
-from vidfeat.tools.names import ByName, normal, plain
+from vidfeat.tools.names import normal, plain
 from vidfeat.video.manifest import file_rows, with_class_names
 from vidfeat.video.source.classes import class_ids, note_like_spelled
 from vidfeat.video.source.rows import Problems, Row
@@ -73,8 +75,7 @@ def _listed(
             raise ManifestError(explain("The list does not exist.", where=path, fix="check the path"))
         rows += file_rows(path, path.parent, problems, known=set((ids or {}).values()))
     rows = with_class_names(rows, dict(ids) if ids else None, problems)
-    by_id = {video.id: video for video in videos}
-    by_name = ByName(by_id)
+    matches = match_ids((normal(row.path) for row in rows), _below_their_folder([video.id for video in videos]))
     found, lost, used = [], [], set()
     seen: dict[str, Row] = {}
     for row in rows:
@@ -84,14 +85,13 @@ def _listed(
             problems.add("video listed twice", [f"{row.where}: {name}{note}"])
             continue
         seen[name] = row
-        own = [by_id[key] for key in by_name.find(name)]
-        if len(own) == 1:
-            used.add(own[0].id)
-            found.append(_told(own[0], name, row))
-        elif own:
-            problems.add(
-                "name that several features have", [f"{row.where}: {name}: {', '.join(v.id for v in own[:3])}"]
-            )
+        if name in matches.rows:
+            own = videos[matches.rows[name]]
+            used.add(own.id)
+            found.append(_told(own, name, row))
+        elif name in matches.ambiguous:
+            several = ", ".join(matches.ambiguous[name][:3])
+            problems.add("name that several features have", [f"{row.where}: {name}: {several}"])
         else:
             lost.append(name)
             found.append(_told(failed(name, "", "unreadable", "no features: it is in the list alone"), name, row))
@@ -105,6 +105,12 @@ def _listed(
         if cases:
             problems.note(f"{len(cases)} x {kind}", cases)
     return found
+
+
+def _below_their_folder(ids: Sequence[str]) -> list[str]:
+    """The ids without the folders that all of them lie in, which tell no video from another (`clip/ViT-B_32/`)."""
+    shared = os.path.commonpath([key.rpartition("/")[0] for key in ids])
+    return [key[len(shared) :].lstrip("/") for key in ids]
 
 
 def _told(video: FoundVideo, name: str, row: Row) -> FoundVideo:

@@ -81,6 +81,10 @@ def what_else_it_is(path: str) -> str:
         return "a Git LFS pointer, not the file it stands for: git lfs pull fetches it"
     if text.startswith((b"<!doctype html", b"<html")):
         return "an HTML page, as a server sends it in a file's place"
+    if text.startswith(b"<?xml"):
+        return "an XML document, as a server sends it in a file's place"
+    if start.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!")) or start[257:262] == b"ustar":
+        return "an archive, not the videos in it: unpack it"
     if text.startswith((b"{", b"[")) and b"\0" not in text:
         return "a JSON document, as a server sends it in a file's place"
     return ""

@@ -18,6 +18,11 @@ _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")
 _FRAMES_PER_CALL = 16  # between two looks at the clock
 
 
+def _is_utf8(path: str) -> bool:
+    """Whether a path can be handed to decord, which encodes it itself; other bytes are surrogates in Python."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
 class Decord(Decoder):
     """See `Decoder`."""
 
@@ -28,6 +33,7 @@ class Decord(Decoder):
         or is near one.
         """
         holds = {
+            "its name is not UTF-8": not _is_utf8(facts.path),
             f"codec {facts.codec} is not among {', '.join(_CODECS)}": facts.codec not in _CODECS,
             f"container {facts.container}": not set(facts.container.split(",")) & set(_CONTAINERS),
             f"pixel format {facts.pixel_format} is not 8-bit 4:2:0": facts.pixel_format not in ("yuv420p", "yuvj420p"),

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row, some, split_name
+from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row, nearly_split, some, split_name, unknown_split
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ def _class_folders(folders: list[Path], problems: Problems) -> tuple[list[_Class
             name = split_name(split.name) or ""
             found += [_ClassFolder(entry, name, *_files_below(entry)) for entry in inside if entry.is_dir()]
         return found, loose
+    if filled and all(nearly_split(one.path.name) and one.path not in {v.parent for v in one.videos} for one in filled):
+        wrong = [unknown_split(one.path.name) for one in filled if one.path not in splits]
+        problems.add("folder of folders that is called nearly like a split", wrong)
+        return at_top, []
     looks_split = [
         one.path.name for one in filled if one.path in splits and one.path not in {v.parent for v in one.videos}
     ]

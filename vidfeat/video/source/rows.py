@@ -46,6 +46,11 @@ def unknown_split(word: str) -> str:
     return nearest(word, list(_SPLIT_BY_WORD))
 
 
+def nearly_split(word: str) -> bool:
+    """Whether a word names a split, or one with a slip of the hand in it: "trian"."""
+    return bool(split_name(word) or difflib.get_close_matches(word.lower(), list(_SPLIT_BY_WORD), n=1, cutoff=0.74))
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """The word, with the nearest of the known ones."""
     match = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5) or difflib.get_close_matches(
@@ -86,7 +91,7 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._by_kind)
 
-    def raise_any(self, source: Path) -> None:
+    def raise_any(self, source: Path, *, fix: str = "") -> None:
         """Nothing, or one ManifestError with every problem and note."""
         if not self._by_kind:
             return
@@ -102,13 +107,13 @@ class Problems:
                 f"This source cannot be used as it is ({len(lines)} kind{'s' if len(lines) > 1 else ''} of problem).",
                 where=source,
                 got="".join([*(f"\n  - {line}" for line in lines), *notes]),
-                fix=_FIX if source.is_dir() else self._fix(),
+                fix=fix or self._fix(source),
             )
         )
 
-    def _fix(self) -> str:
+    def _fix(self, source: Path) -> str:
         if list(self._by_kind) != [MISSING]:
-            return "Correct the source; nothing is skipped or guessed."
+            return _FIX if source.is_dir() else "Correct the source; nothing is skipped or guessed."
         return (
             f"Correct the source, or extract with --allow-failures {len(self._by_kind[MISSING])}: each missing file is "
             "then a failed video of the store, by name."

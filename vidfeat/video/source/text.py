@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def _unmarked(content: bytes) -> str:
     if max(zeros) * 4 < len(start) or not max(zeros):
         return "utf-8"
     return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+
+
+def by_its_bytes(name: str) -> str:
+    """The file name that the same bytes of an 8-bit list mean on this disk; the name itself where it has none."""
+    try:
+        return os.fsdecode(name.encode(EIGHT_BIT))
+    except UnicodeEncodeError:
+        return name
 
 
 def one_line(name: str) -> str:
