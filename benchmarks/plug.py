@@ -35,6 +35,7 @@ from prompttune.report.statistics import Difference, holm, paired_difference
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = "settings.json"
 ALONE, BOTH = "alone", "both"
+SHORT = dict(zip(METRICS, ("base", "new", "HM"), strict=True))
 LOCALLY = RunOptions()
 
 
@@ -370,30 +371,54 @@ def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path,
     )
     document["readme"] = _table(study, document)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    means = {"readme": _table_of_means(study, document)}
+    path.with_name(f"{path.stem}_means.json").write_text(json.dumps(means, indent=1, ensure_ascii=False) + "\n")
     return document
 
 
 def _table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
-    by_place = {(line["host"], line["arm"], line["metric"]): line for line in document["effects"]}
-
-    def cell(host: str, arm: str) -> str:
-        line = by_place.get((host, arm, "harmonic_mean"))
-        if line is None:
-            return "no place"
-        words = f"{100 * line['mean']:+.1f}"
-        return words if line["low"] is None else f"{words} [{100 * line['low']:+.1f}, {100 * line['high']:+.1f}]"
-
-    def alone(host: str) -> str:
+    def alone(host: str, metric: str) -> str:
         scores = document["scores"][f"{host}, {ALONE}"].values()
-        return f"{100 * np.mean([np.mean(by['harmonic_mean']) for by in scores]):.1f}"
+        return f"{100 * np.mean([np.mean(by[metric]) for by in scores]):.1f}"
 
-    arms = study.all_arms
-    rows = [[host.label, alone(host.label), *(cell(host.label, arm) for arm in arms)] for host in study.hosts]
+    gains = _gains(document)
+    rows = [
+        [host.label, SHORT[metric], alone(host.label, metric)]
+        + [gains.get((host.label, arm, metric), "no place") for arm in study.all_arms]
+        for host in study.hosts
+        for metric in METRICS
+    ]
     return {
-        "columns": ["host", "HM alone", *(f"+ {arm}" for arm in arms)],
-        "rows": [*rows, ["mean over hosts", "", *(cell("all", arm) for arm in arms)]],
-        "note": f"Harmonic mean of base and new, points gained over the host alone: means over {len(study.worlds)} "
-        f"worlds of differences paired by seed ({len(study.seeds)} seeds), with 95 % t intervals over worlds. p values "
-        f"after Holm over hosts are in benchmarks/results/{study.record}.json. A plug has one setting for all hosts.",
+        "columns": ["host", "accuracy", "alone", *(f"+ {arm}" for arm in study.all_arms)],
+        "rows": rows,
+        "note": f"{_gained(study)}, each for itself; p values after Holm over hosts are in "
+        f"benchmarks/results/{study.record}.json. A plug has one setting for all hosts.",
         "command": study.command,
     }
+
+
+def _table_of_means(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    gains = _gains(document)
+    rows = [[f"+ {arm}", *(gains["all", arm, metric] for metric in METRICS)] for arm in study.all_arms]
+    return {
+        "columns": ["mean over hosts", *SHORT.values()],
+        "rows": rows,
+        "note": f"{_gained(study)}; {len(study.hosts)} hosts, of which an arm leaves out those without a place for it.",
+        "command": study.command,
+    }
+
+
+def _gains(document: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """Each effect in points with its interval, by host, arm and metric."""
+    words = {}
+    for line in document["effects"]:
+        mean, low, high = (None if line[key] is None else f"{100 * line[key]:+.1f}" for key in ("mean", "low", "high"))
+        words[line["host"], line["arm"], line["metric"]] = f"{mean}" if low is None else f"{mean} [{low}, {high}]"
+    return words
+
+
+def _gained(study: PlugStudy) -> str:
+    return (
+        f"Points gained over the host alone, HM the harmonic mean of base and new: means over {len(study.worlds)} "
+        f"worlds of differences paired by seed ({len(study.seeds)} seeds), with 95 % t intervals over worlds"
+    )

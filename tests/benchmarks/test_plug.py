@@ -240,7 +240,12 @@ def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
     by_seed = [run.metrics["new"] for run in both.runs]
     assert record["scores"]["CoOp, both"]["2"]["new"] == pytest.approx(by_seed, rel=1e-5)
     assert lines["CoOp", "anchors", "base"]["p_holm"] >= lines["CoOp", "anchors", "base"]["p"]
-    assert [row[0] for row in record["readme"]["rows"]] == ["CoOp", "CLIP-Adapter", "mean over hosts"]
+    rows = record["readme"]["rows"]
+    assert [row[:2] for row in rows] == [[h, m] for h in ("CoOp", "CLIP-Adapter") for m in ("base", "new", "HM")]
+    assert rows[4][-1] == "no place"
+    means = json.loads((tmp_path / "plug_means.json").read_text())["readme"]["rows"]
+    assert [row[0] for row in means] == ["+ anchors", "+ coupling", "+ both"]
+    assert means[0][2] == f"{100 * lines['all', 'anchors', 'new']['mean']:+.1f}"  # no interval: nothing varies here
     (over,) = over_stores([compare(group) for group in read_groups(out / "final")])
     on_page = {line.label: line for line in over.lines}
     assert on_page["CoOp, both"].against == "CoOp, alone"

@@ -101,8 +101,10 @@ def test_without_a_gpu_kernels_are_counted_and_nothing_is_written(
     lines = done.output.splitlines()
     assert lines[0].startswith("no GPU here")
     kernels = [int(line.split()[-1]) for line in lines[2:]]
-    assert len(kernels) == 2
+    of = ["text, HMDB-51 base (2), 1 block(s)", *("visual, tiny, " + name for name in ("plain", "block 0", "block 3"))]
+    assert [line[:42].strip() for line in lines[2:]] == [of[0], of[0], *of[1:], *of[1:]]
     assert 0 < kernels[0] < kernels[1]  # bf16 casts
+    assert all(fp32 < bf16 for fp32, bf16 in zip(kernels[2:5], kernels[5:], strict=True))
     assert not list(tmp_path.iterdir())
 
 

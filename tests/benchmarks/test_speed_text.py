@@ -158,7 +158,7 @@ def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: py
         context = TextContext(torch.randn(1, text_paths.N_CTX, 32))
         expected = text_towers.open_clip_encode(theirs, prompts, context)
         torch.testing.assert_close(TextEngine(ours).encode(prompts, context), expected, rtol=1e-4, atol=1e-5)
-        steps, _, path = text_towers.tower_steps(theirs, ours, ("run", "pour tea"))
+        steps, _, path = text_towers.tower_steps(theirs, ours, ("run", "pour tea"), 1)
         for step in steps.values():
             step()
         paths.append(path)
@@ -169,7 +169,7 @@ def test_rows_of_towers_say_how_they_were_measured_and_stay(tmp_path: Path) -> N
     how = {"n_rounds": 2, "n_threads": 1, "clock": "cpu", "load": 9.0}
     seconds = {"open_clip": 3.0, "engine": 2.0, "engine, 4 runs": 11.0}
     slow = text_towers.TowerRow(
-        "ViT-B-16-SigLIP2", "HMDB-51 base", 26, 64, "full-length", 1.0, seconds, 1.5, 1.1, **how
+        "ViT-B-16-SigLIP2", "HMDB-51 base", 26, 64, "full-length", 26, 1.0, seconds, 1.5, 1.1, **how
     )
     assert slow.misses() == ["ViT-B-16-SigLIP2, HMDB-51 base: 1.10x per run of four, goal 1.2x"]
     setting = text.Setting(tuple(text.GOALS), 1, 2, "wall")
@@ -180,7 +180,13 @@ def test_rows_of_towers_say_how_they_were_measured_and_stay(tmp_path: Path) -> N
     assert "1 thread(s), cpu clock, 2 round(s), while up to 9 processes" in result["readme"]["note"]
     assert text.Measured.before(out, setting, ["run"]).towers == [slow]
     assert text.Measured.before(out, setting, ["towers"]).towers == [slow]
-    again, other = replace(slow, load=1.0), replace(slow, class_list="Kinetics-400 base", n_classes=200)
+    again, other = (
+        replace(slow, load=1.0),
+        replace(slow, class_list="Kinetics-400 base", n_classes=200, names_at_once=200),
+    )
+    pieces = replace(other, names_at_once=50)
+    assert "50 of Kinetics-400 base's names at a time" in text_towers.sentence([slow, pieces])
+    assert "at a time" not in text_towers.sentence([slow, other])
     assert text_towers.with_row([other, slow], again) == [again, other]
     assert text_towers.places_of(["ViT-B-16-SigLIP2"], list(text.GOALS)) == [
         ("ViT-B-16-SigLIP2", "HMDB-51 base"),
