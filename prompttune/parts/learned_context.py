@@ -194,6 +194,9 @@ def _start(config: TrainConfig, pack: BackbonePack, *, seeds: Sequence[int], n_c
         return RunGenerators(seeds, "context").normal(*shape, std=context.init_std)
     if context.init.startswith("@"):  # whoever trains puts the file's values here, see `start_from`
         return torch.zeros(len(seeds), *per_class, context.n_ctx, pack.config.open_text.width)
+    if context.init.endswith(".safetensors"):
+        what, fix = "a prompt file to start from is named with an @", f"context.init = @{context.init}"
+        raise ConfigError(explain(what, where="context.init", got=context.init, fix=fix))
     words = split_template(config.templates.zero_shot)[0].strip() if context.init == "template" else context.init
     ids = pack.tokenizer().encode(words)
     n_zeros = context.n_ctx - len(ids)

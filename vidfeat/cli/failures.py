@@ -22,6 +22,9 @@ def print_failures(store: StoreReader, *, reason: str | None = None, form: str |
     """Every failed video with its kind and cause, in full; on a terminal folded to its width."""
     failed = [row for row in store.videos() if not row.ok and reason in (None, row.reason)]
     failed.sort(key=lambda row: (row.reason, row.id))
+    again = "to try them again: the same extract command with --retry REASON (or all)"
+    if "imported" in store.fingerprint.fields:
+        again = "to try them again: mend the features, and vidfeat import them into a new store"
     if form:
         print_rows([facts_of(row) for row in failed], form, columns=_COLUMNS)
     elif not failed:
@@ -31,14 +34,14 @@ def print_failures(store: StoreReader, *, reason: str | None = None, form: str |
         for row in failed:  # one line each, whole: for grep, and for a reader with a wide window
             facts = facts_of(row)
             print(f"{row.id}\t{row.label}\t{row.reason}\t{facts['kind']}\t{facts['cause']}")
-        print("to try them again: the same extract command with --retry REASON (or all)")
+        print(again)
     else:
         kinds = Counter(f"{facts_of(row)['kind']}" for row in failed)
         shown = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
         table = table_of(f"{len(failed)} failed videos in {store.path}: {shown}", "video", "label", "reason", "cause")
         for row in failed:
             table.add_row(row.id, row.label, row.reason, facts_of(row)["cause"])
-        print_parts(table, "to try them again: the same extract command with --retry REASON (or all)")
+        print_parts(table, again)
 
 
 def facts_of(row: VideoRow) -> dict[str, str]:

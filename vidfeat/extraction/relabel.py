@@ -57,7 +57,13 @@ def relabel(
     wanted = _wanted(writer.plan, labels, ids, splits or {}, problems)
     names = _classes(writer.plan, wanted, ids, problems)
     note_like_spelled(names, problems)
-    fix = "" if labels is not None else "A split that the store has, and one of train, val, test: --split OLD=NEW."
+    fix = (
+        ""
+        if labels is not None
+        else "A class list that has all classes of the store; --labels LIST renames classes."
+        if classes is not None
+        else "A split that the store has, and one of train, val, test: --split OLD=NEW."
+    )
     problems.raise_any(where, fix=fix)
     changed = {i: (v.label, v.split, v.group) for i, v in wanted.items() if v != writer.plan.videos[i]}
     if changed or names != writer.plan.classes:

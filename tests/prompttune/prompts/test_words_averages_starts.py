@@ -13,7 +13,7 @@ from training import train_runs
 from prompttune.api.apply_prompts import apply_prompts
 from prompttune.cli.commands import cli
 from prompttune.data.features import open_source
-from prompttune.errors import PromptFileError
+from prompttune.errors import ConfigError, PromptFileError
 from prompttune.evaluation.evaluate import load_predictions
 from prompttune.prompts.file import PromptFile, read_prompt_file, write_prompt_file
 from prompttune.prompts.nearest_words import nearest_words, usual_distance
@@ -96,6 +96,8 @@ def test_a_context_starts_from_a_prompt_file(tmp_path: Path, target: str, hard_p
     prompt = trained.folder / "seed1" / "prompt.safetensors"
     assert not torch.equal(read_prompt_file(prompt).ctx, held.ctx)
     assert apply_prompts([prompt], given={"store": target}).runs[0].tests["test"].top1 > 0
+    with pytest.raises(ConfigError, match=rf"context\.init = @{hard_prompt}"):
+        train_runs(tmp_path / "n", {"context": {"init": hard_prompt}}, method="coop", store=target, seeds=[1])
     short = {"context": {"init": f"@{hard_prompt}", "n_ctx": 4}}
     with pytest.raises(PromptFileError, match=r"context\.n_ctx=16"):
         train_runs(tmp_path / "short", short, method="coop", store=target, seeds=[1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from vidfeat.cli import main
 from vidfeat.errors import StoreError
 from vidfeat.store import open_store, verify
 from vidfeat.tools.features.into_store import ImportOptions, import_features
@@ -88,6 +90,24 @@ def test_links_are_followed_and_counted(tmp_path):
     assert done.failures == {"unreadable": 2}
     assert any("2 x link to what is there under its own name: again/a, loop" in note for note in done.notes)
     assert any("5 links, 2 of them broken" in note for note in done.notes)
+
+
+def test_a_broken_link_to_a_group_is_a_failed_video_of_its_class(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        for name in ("run/a", "walk/b"):
+            h5[f"{name}/features"] = rows(2)
+        h5["run/gone"] = h5py.SoftLink("/nowhere")
+        h5["walk/half/features"] = h5py.ExternalLink("absent.h5", "/x")
+    reader, _ = imported(tmp_path / "x.h5", tmp_path / "Y.zarr")
+    assert [(row.id, row.label, row.ok) for row in reader.videos()] == [
+        ("run/a", "run", True),
+        ("run/gone", "run", False),
+        ("walk/b", "walk", True),
+        ("walk/half", "walk", False),
+    ]
+    told = CliRunner().invoke(main, ["failures", str(tmp_path / "Y.zarr")]).output
+    assert "vidfeat import" in told
+    assert "--retry" not in told
 
 
 def test_numbers_that_hdf5_would_make_up_are_failed_videos(tmp_path):

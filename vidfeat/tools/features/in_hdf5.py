@@ -105,7 +105,7 @@ def _per_video(walk: _Walk, *, key: str | None, notes: list[str]) -> list[FoundV
         picked |= {f"{group}/{last}".lstrip("/"): members[last] for last in own}
         left_out += [f"/{group}/{last}".replace("//", "/") for last in members if last not in own]
     notes += counted("dataset left out (no features, by its name or its kind)", left_out)
-    names = [*picked, *walk.broken]
+    names = list(picked) or list(walk.broken)
     lasts = {name.rpartition("/")[2] for name in names}
     # `v0/features` is the video v0; so is `v0/f`, where every dataset is called f.
     shared = all("/" in name for name in names) and (
@@ -113,7 +113,9 @@ def _per_video(walk: _Walk, *, key: str | None, notes: list[str]) -> list[FoundV
     )
     videos = [_video(_id(name, shared), name, dataset) for name, dataset in picked.items()]
     for name, detail in walk.broken.items():
-        videos.append(failed(_id(name, shared), _id(name, shared).rpartition("/")[0], "unreadable", detail))
+        # A broken link stands for features, or for a group that had them.
+        video_id = _id(name, shared and name.rpartition("/")[2] in lasts)
+        videos.append(failed(video_id, video_id.rpartition("/")[0], "unreadable", detail))
     return videos
 
 
