@@ -158,7 +158,11 @@ def command(subject: str, make_cases: Callable[[Path, Path, bool], list[Case]], 
             work = Path(folder)
             other = tree_at(revision, work / "other")
             (work / "inputs").mkdir()
-            cases = [case for case in make_cases(work / "inputs", other, small) if only is None or only in case.name]
+            every = make_cases(work / "inputs", other, small)
+            cases = [case for case in every if only is None or only in case.name]
+            if not cases:
+                names = "; ".join(case.name for case in every)
+                raise click.BadParameter(f"no case has {only!r} in its name: {names}", param_hint="--only")
             click.echo(f"{'new / old, median of ' + str(rounds):<34} ratio  (range)          new, s  old, s")
             compare(cases, other=other, work=work, n_rounds=rounds, n_threads=threads)
 
