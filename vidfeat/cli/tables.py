@@ -38,7 +38,7 @@ def table_of(title: str, *columns: str) -> Table:
     """An empty table that folds what is too wide."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
