@@ -55,7 +55,7 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
     if config.visual is not None:
         _require_vit(config, sources)
     too_deep = [*_visual_depth_problems(config, sources[0]), *text_depth_problems(config.context, sources[0].pack)]
-    problems, settings = [problem for problem, _ in too_deep], [setting for _, setting in too_deep]
+    problems, settings = [problem for problem, _ in too_deep], _tied([setting for _, setting in too_deep], config)
     commands = []
     for place, source in enumerate(sources):
         asks = _asks_for_views(config) if trains and place == 0 else ""
@@ -121,6 +121,17 @@ def _visual_depth_problems(config: TrainConfig, source: FeatureSource) -> Iterab
             f"{first} with visual.depth = {depth} prompts up to block {first + depth - 1}",
             f"--set visual.depth={layers - first}" if first < layers else "--set visual.first_block=0",
         )
+
+
+def _tied(settings: list[str], config: TrainConfig) -> list[str]:
+    """The settings that name a depth, as one for both where prompts are made from each other (MaPLe)."""
+    depths = {"visual.depth", "context.prompt_depth"}
+    named = [text.removeprefix("--set ").partition("=") for text in settings]
+    found = [int(value) for key, _, value in named if key in depths]
+    if config.visual is None or config.visual.source == "own" or not found:
+        return settings
+    others = [text for text, (key, _, _) in zip(settings, named, strict=True) if key not in depths]
+    return [f"--set visual.depth={min(found)} --set context.prompt_depth={min(found)}", *others]
 
 
 def text_depth_problems(context: ContextConfig, pack: BackbonePack) -> Iterable[tuple[str, str]]:

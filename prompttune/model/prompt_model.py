@@ -22,7 +22,7 @@ from prompttune.base.run_axis import n_parameters_per_run, parameters_of_run
 from prompttune.base.unit import unit
 from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import AnchorBatch, Batch
-from prompttune.errors import ConfigError, PromptFileError, explain
+from prompttune.errors import ConfigError, PromptFileError, explain, some
 from prompttune.losses.mixup import Mix
 from prompttune.losses.terms import AnchorTensors, StepTensors
 from prompttune.model.class_sampling import (
@@ -120,9 +120,10 @@ class PromptModel(nn.Module):
             raise ConfigError(
                 explain(
                     "a context per class knows the classes it is trained on and no others",
-                    expected=f"{len(self._trained_classes)} classes: {', '.join(self._trained_classes[:4])}, ...",
-                    got=f"{len(names)} classes: {', '.join(names[:4])}, ...",
-                    fix='protocol.name = "few-shot", or context.kind = "shared"',
+                    expected=f"{len(self._trained_classes)} classes: {some(self._trained_classes, 4)}",
+                    got=f"{len(names)} classes: {some(names, 4)}",
+                    fix="classify and test among the classes it was trained on; to train for others: "
+                    "--set protocol.name=few-shot, or --set context.kind=shared",
                 )
             )
         texts = self.class_texts(names)

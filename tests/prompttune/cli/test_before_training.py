@@ -209,6 +209,7 @@ def test_advice_leads_to_a_command_that_ends_well(
     "refused",
     [
         "--method ivlp --store VISUAL --shots 2 --set visual.depth=99 --set context.prompt_depth=99",
+        "--method maple --store VISUAL --shots 2 --set visual.depth=99 --set context.prompt_depth=99",
         "--method tcp --store TARGET --shots 2 --set context.class_tokens_block=99 --set context.prompt_depth=99",
         "--method coop --store TARGET --shots 999",
         "--method ga2-text --store TARGET --shots 2 --set context.n_ctx=3 --set coupling.hard_prompts=['PROMPT']",
