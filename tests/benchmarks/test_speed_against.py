@@ -33,7 +33,7 @@ def test_an_unknown_revision_is_one_message() -> None:
 
 @needs_git
 def test_a_name_of_no_case_is_refused_with_those_there_are() -> None:
-    with pytest.raises(click.BadParameter, match="no case has 'fp32' in its name: commit .* float16"):
+    with pytest.raises(click.BadParameter, match=r"no case has 'fp32' in its name: commit .* float16"):
         write.main(["--against", "HEAD", "--small", "--only", "fp32"])
 
 
