@@ -12,7 +12,7 @@ LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tens
 SAMPLE  := tests/vidfeat/store/test_store_layout.py tests/vidfeat/store/test_store_spec.py \
            tests/vidfeat/store/test_store_other_readers.py tests/vidfeat/video/test_decode_frames.py tests/vidfeat/video/test_decode_failures.py \
            tests/vidfeat/extraction/test_extract_store.py tests/vidfeat/backbone/test_vision_families.py tests/vidfeat/backbone/test_backbone_pack.py \
-           tests/prompttune/text/test_text_engine_behaviour.py tests/prompttune/training/test_fit_folder.py \
+           tests/prompttune/base/test_recompute.py tests/prompttune/text/test_text_engine_behaviour.py tests/prompttune/training/test_fit_folder.py \
            tests/prompttune/training/test_train_loop.py tests/prompttune/cli/test_before_training.py \
            tests/prompttune/cli/test_prompttune_cli.py
 # These skip without transformers. It stays out of .venv, where every import of open_clip would import it, too.

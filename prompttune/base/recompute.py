@@ -41,7 +41,8 @@ class _Call:
         self.precision = device_type, autocast_dtype(device_type)
         # Through autograd, so that a call around this one need not keep them either.
         tensors = [given for given in args if isinstance(given, Tensor)]
-        self.tensors: Any = _Kept.apply(torch.empty(0, requires_grad=True), *tensors).grad_fn
+        # The result itself is held: with it PyTorch 2.6 frees what its node saved.
+        self.kept: Tensor = _Kept.apply(torch.empty(0, requires_grad=True), *tensors)
         self.others = [None if isinstance(given, Tensor) else given for given in args]
         self.is_tensor = [isinstance(given, Tensor) for given in args]
         self.n_saved = 0
@@ -64,7 +65,8 @@ class _Call:
             found[len(found)] = tensor.detach()
             return len(found) - 1
 
-        tensors = iter(self.tensors.saved_tensors)
+        node: Any = self.kept.grad_fn
+        tensors = iter(node.saved_tensors)
         args = [next(tensors) if here else other for here, other in zip(self.is_tensor, self.others, strict=True)]
         with torch.enable_grad(), with_autocast(*self.precision), saved_tensors_hooks(keep, _never):
             self.function(*args)

@@ -215,8 +215,8 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
     A store needs no video library and no open_clip. Video files are decoded and encoded like the videos of --like.
 
     \b
-    prompttune classify new.zarr --prompts runs/coop-target/seed1/prompt.safetensors
-    prompttune classify clip.mp4 --like target.zarr --classes "clapping,sitting down,walking"
+    prompttune classify new.zarr --prompts runs/coop/seed1/prompt.safetensors
+    prompttune classify clip.mp4 --like target.zarr --classes "sit down,walk"
     """
     with quick_imports():
         from prompttune.api.classify import ClassifyOptions

@@ -97,7 +97,8 @@ def import_(
     class file its labels are ids of. Test sets named `base` and `new` make a base-to-new split.
 
     \b
-    prompttune splits import hmdb.json --train fs_base_s1_train.txt base.csv --train fs_base_s2_train.txt base.csv \\
+    prompttune splits import hmdb.json --train fs_base_s1_train.txt base.csv \\
+        --train fs_base_s2_train.txt base.csv \\
         --test base base_val.txt base.csv --test new novel_val.txt novel.csv
     """
     from prompttune.splits.importing import import_lists, named_draws, named_tests, onto_store

@@ -90,9 +90,11 @@ class ProtocolConfig(Section):
     def _read_up_to(cls, given: Any) -> Any:
         """`shots = "up-to-16"` as `shots = 16` and `up_to = true`."""
         shots = given.get("shots") if isinstance(given, dict) else None
-        if isinstance(shots, str) and shots.startswith(UP_TO) and shots.removeprefix(UP_TO).isdecimal():
-            return given | {"shots": int(shots.removeprefix(UP_TO)), "up_to": True}
-        return given
+        if not isinstance(shots, str) or shots.isdecimal() or none_word(shots) is None:
+            return given
+        if not (shots.startswith(UP_TO) and shots.removeprefix(UP_TO).isdecimal()):
+            raise ValueError(f"shots is a number, up-to-K where a class may have fewer than K, or none; got {shots!r}")
+        return given | {"shots": int(shots.removeprefix(UP_TO)), "up_to": True}
 
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:

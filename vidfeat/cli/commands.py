@@ -13,7 +13,7 @@ import click
 from vidfeat.cli.anchors import anchors
 from vidfeat.cli.flags import FILE, FOLDER_OR_FILE, MODEL_OPTIONS, together
 from vidfeat.cli.importing import import_, manifest
-from vidfeat.errors import VidfeatError, explain
+from vidfeat.errors import FAILURE_REASONS, VidfeatError, explain
 from vidfeat.forms import forms, print_rows
 from vidfeat.startup import quick_exit, quick_imports
 
@@ -229,7 +229,7 @@ def info(store: str, form: str | None) -> None:
 
 @main.command()
 @click.argument("store")
-@click.option("--reason", help="Only this reason.")
+@click.option("--reason", type=click.Choice(FAILURE_REASONS), metavar="REASON", help="Only this reason.")
 @forms
 def failures(store: str, reason: str | None, form: str | None) -> None:
     """List the videos of a store that could not be used, and why: in full, one line each where it is piped."""

@@ -41,8 +41,8 @@ def import_(source: Path, store: str, lists: tuple[Path, ...], allow_failures: i
     trains once its backbone is named.
 
     \b
-    vidfeat import features/ X.zarr --model ViT-B-32-quickgelu --pretrained openai --labels list.csv
-    vidfeat import features.h5 X.zarr --pack other.zarr
+    vidfeat import features/ X.zarr --pack other.zarr --labels list.csv
+    vidfeat import videos.h5 X.zarr --model ViT-B-32-quickgelu --pretrained openai
     """
     from vidfeat.cli.tables import print_imported
     from vidfeat.tools.features.backbone import backbone

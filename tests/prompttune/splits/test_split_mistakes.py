@@ -12,7 +12,7 @@ from tiny_store import CLASSES, Recipe, write_tiny_store
 
 import prompttune.cli.commands as command_line
 from prompttune.api.video_store import VideoStore
-from prompttune.errors import RunFolderError, SplitError
+from prompttune.errors import ConfigError, RunFolderError, SplitError
 from prompttune.evaluation.results import Result
 from prompttune.evaluation.split_checks import check_split
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, read_split_file, video_ids
@@ -154,6 +154,8 @@ def test_up_to_k_shots_takes_what_a_class_has_and_says_so(tmp_path: Path) -> Non
     with pytest.raises(SplitError, match=f"{CLASSES[0]}: 3") as caught:
         run(*train, "--shots", "6", "--out", tmp_path / "refused")
     assert "--shots up-to-6" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"up-to-K where a class may have fewer than K, or none; got 'upto-6'"):
+        run(*train, "--shots", "upto-6")
     code, output = run(*train, "--shots", "up-to-6", "--out", tmp_path / "run")
     assert code == 0, output
     note = f"1 of 4 classes have fewer than 6 shots: {CLASSES[0]} (3)"

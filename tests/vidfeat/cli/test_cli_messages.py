@@ -85,6 +85,9 @@ def test_failures_give_exit_code_1_and_are_named(tmp_path, clip):
     assert "run/empty.mp4" in listed.output
     assert "empty" in listed.output
     assert "no failures" in vidfeat("failures", out, "--reason", "truncated").output
+    unknown = vidfeat("failures", out, "--reason", "truncate")
+    assert unknown.exit_code == 2
+    assert "'truncated'" in unknown.output
     assert extract(root, out, *clip).exit_code == 1
     assert extract(root, out, *clip, "--allow-failures", 1).exit_code == 0
     write_mp4(root / "run" / "empty.mp4")
