@@ -42,6 +42,10 @@ def read_text(path: Path, what: str) -> str:
         content = path.read_bytes()
         return content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
+        if b"\0" in content:
+            raise SplitError(
+                explain(f"the {what} is no text", where=path, got="zero bytes, which no list holds")
+            ) from None
         fix = f"iconv -f LATIN1 -t UTF-8 {path} > NEW, with the encoding it was written in"
         raise SplitError(explain(f"the {what} is not UTF-8 text", where=path, got=error, fix=fix)) from None
     except OSError as error:

@@ -236,6 +236,9 @@ def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
     with pytest.raises(SplitError, match="not UTF-8 text") as caught:
         read_class_file(file)
     assert "iconv -f LATIN1" in str(caught.value)
+    file.write_bytes(b"\0\0\0\x20ftypisom\xff")
+    with pytest.raises(SplitError, match="the class file is no text"):
+        read_class_file(file)
     assert read_class_file(write(file, '["brush hair", "run"]')).classes == ("brush hair", "run")
     with pytest.raises(SplitError, match="begins like JSON"):
         read_class_file(write(file, '["brush hair", '))

@@ -118,6 +118,15 @@ def test_any_encoding(tmp_path: Path, encoding: str) -> None:
     assert load_classes(classes) == ("Pliés, à la barre", "walk")
 
 
+@pytest.mark.parametrize(("name", "fix"), [("a.mp4", "the folder it lies in"), ("list.txt", "a list, or the folder")])
+def test_a_video_is_no_list(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).write_bytes(b"\0\0\0\x20ftypisom\xff\xfe" + bytes(range(256)) * 40)
+    with pytest.raises(ManifestError, match=r"no text") as caught:
+        load_manifest(tmp_path / name)
+    assert fix in str(caught.value)
+    assert len(str(caught.value)) < 500  # none of its bytes
+
+
 def test_what_is_read_as_latin_1_is_said(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("id,name\n0,Pliés\n".encode("latin-1"))
     (tmp_path / "list.txt").write_text("a.mp4 0\n")

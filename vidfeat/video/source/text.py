@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidfeat.errors import ManifestError, explain
-from vidfeat.video.source.rows import Problems
+from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems
 
 # UTF-32's mark begins with UTF-16's, so it is looked for first.
 _MARKS = (
@@ -21,6 +21,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 EIGHT_BIT = "cp1252"
+_START = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,14 @@ def read_text(path: Path, problems: Problems) -> Text:
         ManifestError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(_START)  # a video in a list's place may be long
+            encoding = next((name for mark, name in _MARKS if start.startswith(mark)), None) or _unmarked(start)
+            if b"\0" in start and not encoding.startswith(("utf-16", "utf-32")):
+                raise ManifestError(_no_text(path))
+            content = start + file.read()
     except OSError as error:
         raise ManifestError(explain("The file cannot be read.", where=path, got=error.strerror or error)) from error
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None) or _unmarked(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -65,6 +70,14 @@ def read_text(path: Path, problems: Problems) -> Text:
         text = content.decode(encoding, errors="replace")
         problems.note(f"{path.name} is not UTF-8; read as Windows-1252 (Latin-1)", [])
     return Text(text.replace("\r\n", "\n").replace("\r", "\n"), encoding)
+
+
+def _no_text(path: Path) -> str:
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        fix = "a list, or the folder of the videos"
+    else:
+        fix = f"{path.parent}, the folder it lies in; prompttune classify {path} --like STORE tells what it shows"
+    return explain("The file is no text.", where=path, got="zero bytes, which no list holds", fix=fix)
 
 
 def _unmarked(content: bytes) -> str:
