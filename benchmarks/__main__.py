@@ -127,14 +127,15 @@ def _comparison(comparison: Path | None, out: Path, data: Path, options: Any) ->
 
 
 def _plug(study: Path | None, out: Path, data: Path, options: Any) -> list[Path]:
-    module, figures = import_module("benchmarks.plug"), import_module("benchmarks.evidence_figures")
+    module, records = import_module("benchmarks.plug"), import_module("benchmarks.plug_record")
+    figures = import_module("benchmarks.evidence_figures")
     loaded = module.load_study(study or COMPARISON.with_name("plug.toml"))
     settings = module.run_study(loaded, out=out, data=data, options=options)
     path = module.RESULTS / f"{loaded.record}.json"
     if loaded.until == "plugs":
-        module.write_search(loaded, settings, out=out, data=data, path=path)
+        records.write_search(loaded, settings, out=out, data=data, path=path)
         return [path]
-    record = module.write_record(loaded, settings, out=out, data=data, path=path)
+    record = records.write_record(loaded, settings, out=out, data=data, path=path)
     return [path, figures.draw_forest(record, name=loaded.record)]
 
 
@@ -193,6 +194,7 @@ def _handed_on(group: click.Group, name: str, module: str, about: str) -> None:
 for _name, _about in SPEED_SUBJECTS.items():
     _handed_on(speed, _name, f"benchmarks.speed.{_name}", _about)
 _handed_on(main, "damage", "benchmarks.damage", "Which damaged clips are listed, handed on right, or handed on wrong.")
+_handed_on(main, "install-size", "benchmarks.install_size", "What installing weighs, and what each extra adds.")
 _handed_on(
     main, "world", "benchmarks.world.__main__", "Make the small world's videos, pre-train its CLIP, calibrate it."
 )

@@ -30,8 +30,16 @@ def draw_figures(document: Mapping[str, Any], *, baseline: str, folder: Path = F
         folder / "evidence-differences.svg": difference_figure(document, baseline),
     }
     for path, figure in written.items():
-        figure.savefig(path, metadata={"Date": None})
+        _save(figure, path)
     return list(written)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """The same bytes for the same figure: without a date, its ids from a fixed salt."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def base_new_figure(document: Mapping[str, Any]) -> Figure:
@@ -77,7 +85,7 @@ def draw_forest(document: Mapping[str, Any], *, folder: Path = FIGURES, name: st
     """The forest plot of the plug study as an SVG file; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-forest.svg"
-    forest_figure(document).savefig(path, metadata={"Date": None})
+    _save(forest_figure(document), path)
     return path
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,25 +212,18 @@ def measure(
     torch.set_num_threads(n_threads)
     keep_freed_memory()  # as `prompttune train` does
     names = json.loads(file.read_text("utf-8"))
-
-    def seconds(step: Callable[[], None]) -> float:
-        start = now()
-        step()
-        return now() - start
-
     for tower in dict.fromkeys(tower for tower, _ in places):
         theirs, ours = towers_of(tower)
         for class_list in (name for at, name in places if at == tower):
-            names_at_once = min(NAMES_AT_ONCE.get(tower, len(names[class_list])), len(names[class_list]))
+            n_classes = len(names[class_list])
+            names_at_once = min(NAMES_AT_ONCE.get(tower, n_classes), n_classes)
             steps, flops, path = tower_steps(theirs, ours, names[class_list], names_at_once)
-            for step in steps.values():  # what is made once, and memory touched for the first time
-                step()
-            rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(n_rounds)]
+            rounds = in_turn(steps, now=now, n_rounds=n_rounds)
             one, four = (statistics.median(it["open_clip"] / it[step] for it in rounds) for step in STEPS[1:])
             yield TowerRow(
                 tower=tower,
                 class_list=class_list,
-                n_classes=len(names[class_list]),
+                n_classes=n_classes,
                 n_positions=ours.config.n_positions,
                 path=path,
                 names_at_once=names_at_once,
@@ -243,6 +236,21 @@ def measure(
                 clock=clock,
                 load=os.getloadavg()[0],
             )
+
+
+def in_turn(
+    steps: Mapping[str, Callable[[], None]], *, now: Callable[[], float], n_rounds: int
+) -> list[dict[str, float]]:
+    """Seconds of each step, round after round, behind one that makes what is made once and touches its memory."""
+
+    def seconds(step: Callable[[], None]) -> float:
+        start = now()
+        step()
+        return now() - start
+
+    for step in steps.values():
+        step()
+    return [{name: seconds(step) for name, step in steps.items()} for _ in range(n_rounds)]
 
 
 def with_row(rows: Sequence[TowerRow], new: TowerRow) -> list[TowerRow]:

@@ -16,7 +16,6 @@ from benchmarks.plug import (
     BOTH,
     PlugStudy,
     Settings,
-    effects,
     final_rows,
     host_trials,
     load_study,
@@ -24,9 +23,8 @@ from benchmarks.plug import (
     run_study,
     settings_of,
     suite_of,
-    write_record,
-    write_search,
 )
+from benchmarks.plug_record import effects, write_record, write_search
 from benchmarks.sources import make_sources
 from benchmarks.suite import cells
 from prompttune.errors import ConfigError

@@ -1,0 +1,162 @@
+"""What a plug study found, for the pages: effects with their intervals, and every line of a search.
+
+The unit of chance is the world. Every arm has the same seeds in every world, so the mean over seeds of a world's paired
+differences is one number per world, and the t test over worlds is the exact test of the intercept of the balanced mixed
+model `difference ~ 1 + (1 | world)`; seeds within a world are no further evidence about other worlds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence import METRICS, rounded
+from benchmarks.plug import ALONE, PlugStudy, Settings, final_rows, plug_trials, read_scores
+from prompttune.report.statistics import Difference, holm, paired_difference
+
+SHORT = dict(zip(METRICS, ("base", "new", "HM"), strict=True))
+
+
+def effects(
+    study: PlugStudy, found: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
+) -> Iterator[tuple[str, str, str, Difference]]:
+    """(host, arm, metric, effect) of every arm beside the host alone; the host "all" is the mean over its hosts.
+
+    Each effect is the mean over worlds, with the t interval of the worlds' means.
+    """
+    for arm in study.all_arms:
+        hosts = [host.label for host in study.hosts if arm in study.arms(host)]
+        for metric in METRICS:
+            by_host = {
+                host: np.array(
+                    [
+                        np.mean(np.subtract(found[f"{host}, {arm}"][w][metric], found[f"{host}, {ALONE}"][w][metric]))
+                        for w in study.worlds
+                    ]
+                )
+                for host in hosts
+            }
+            for host, by_world in by_host.items():
+                yield host, arm, metric, paired_difference(by_world.tolist())
+            yield "all", arm, metric, paired_difference(np.mean(list(by_host.values()), axis=0).tolist())
+
+
+def write_search(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
+    """What a search found: every setting of every host with its mean over worlds and seeds, the best first.
+
+    Each line has the paired difference of its harmonic mean to the first host alone, over worlds.
+    """
+    rows = plug_trials(study, settings)
+    found = read_scores(study, "plugs", rows, out=out, data=data)
+    baseline = f"{study.hosts[0].label}, {ALONE}"
+
+    def by_world(label: str) -> NDArray[np.float64]:
+        return np.array([np.mean(found[label][world]["harmonic_mean"]) for world in study.tuning_worlds])
+
+    lines = [
+        {
+            "label": row["label"],
+            **{metric: float(np.mean([by[metric] for by in found[row["label"]].values()])) for metric in METRICS},
+            "against_baseline": vars(paired_difference((by_world(row["label"]) - by_world(baseline)).tolist())),
+            "config": row["config"],
+        }
+        for row in rows
+    ]
+    lines.sort(key=lambda line: -float(line["harmonic_mean"]))
+    document = rounded(
+        {
+            "title": study.title,
+            "command": study.command,
+            "worlds": study.tuning_worlds,
+            "seeds": study.trial_seeds,
+            "baseline": baseline,
+            "settings": vars(settings),
+            "lines": lines,
+        }
+    )
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return document
+
+
+def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
+    """The result: scores, effects with intervals and Holm's p over hosts, and what tuning chose."""
+    found = read_scores(study, "final", final_rows(study, settings), out=out, data=data)
+    lines = [
+        {"host": host, "arm": arm, "metric": metric, **vars(effect)}
+        for host, arm, metric, effect in effects(study, found)
+    ]
+    for arm in study.all_arms:
+        for metric in METRICS:
+            tested = [x for x in lines if (x["arm"], x["metric"]) == (arm, metric) and x["host"] != "all"]
+            for line, p in zip(tested, holm([line["p"] for line in tested]), strict=True):
+                line["p_holm"] = p
+    document = rounded(
+        {
+            "title": study.title,
+            "command": study.command,
+            "worlds": study.worlds,
+            "seeds": study.seeds,
+            "settings": vars(settings),
+            "no_place": {host.label: [*host.without, host.reason] for host in study.hosts if host.without},
+            "scores": {label: {str(w): by for w, by in worlds.items()} for label, worlds in found.items()},
+            "effects": lines,
+        }
+    )
+    document["readme"] = _table(study, document)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    means = {"readme": _table_of_means(study, document)}
+    path.with_name(f"{path.stem}_means.json").write_text(json.dumps(means, indent=1, ensure_ascii=False) + "\n")
+    return document
+
+
+def _table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    def alone(host: str, metric: str) -> str:
+        scores = document["scores"][f"{host}, {ALONE}"].values()
+        return f"{100 * np.mean([np.mean(by[metric]) for by in scores]):.1f}"
+
+    gains = _gains(document)
+    rows = [
+        [host.label, SHORT[metric], alone(host.label, metric)]
+        + [gains.get((host.label, arm, metric), "no place") for arm in study.all_arms]
+        for host in study.hosts
+        for metric in METRICS
+    ]
+    return {
+        "columns": ["host", "accuracy", "alone", *(f"+ {arm}" for arm in study.all_arms)],
+        "rows": rows,
+        "note": f"{_gained(study)}, each for itself; p values after Holm over hosts are in "
+        f"benchmarks/results/{study.record}.json. A plug has one setting for all hosts.",
+        "command": study.command,
+    }
+
+
+def _table_of_means(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    gains = _gains(document)
+    rows = [[f"+ {arm}", *(gains["all", arm, metric] for metric in METRICS)] for arm in study.all_arms]
+    return {
+        "columns": ["mean over hosts", *SHORT.values()],
+        "rows": rows,
+        "note": f"{_gained(study)}; {len(study.hosts)} hosts, of which an arm leaves out those without a place for it.",
+        "command": study.command,
+    }
+
+
+def _gains(document: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """Each effect in points with its interval, by host, arm and metric."""
+    words = {}
+    for line in document["effects"]:
+        mean, low, high = (None if line[key] is None else f"{100 * line[key]:+.1f}" for key in ("mean", "low", "high"))
+        words[line["host"], line["arm"], line["metric"]] = f"{mean}" if low is None else f"{mean} [{low}, {high}]"
+    return words
+
+
+def _gained(study: PlugStudy) -> str:
+    return (
+        f"Points gained over the host alone, HM the harmonic mean of base and new: means over {len(study.worlds)} "
+        f"worlds of differences paired by seed ({len(study.seeds)} seeds), with 95 % t intervals over worlds"
+    )
