@@ -75,16 +75,28 @@ class Grid:
     decoders: Sequence[str] = ("auto", "decord")
 
 
-def measure(
-    grid: Grid, folder: Path, *, say: Callable[[str], None] = print
-) -> dict[tuple[str, str, str, str], Counter]:
-    """Outcomes by (codec, ending, kind, decoder); clips are written into `folder`.
+@dataclass
+class Found:
+    """What became of the damaged copies.
+
+    Attributes:
+        outcomes: by (codec, ending, kind, decoder).
+        off_by: by codec, of each copy that PyAV delivers wrong after one flipped bit: how far its worst picture is off,
+            the mean over its pixels, of 255.
+    """
+
+    outcomes: dict[tuple[str, str, str, str], Counter] = field(default_factory=dict)
+    off_by: dict[str, list[float]] = field(default_factory=dict)
+
+
+def measure(grid: Grid, folder: Path, *, say: Callable[[str], None] = print) -> Found:
+    """What becomes of every damaged copy; clips are written into `folder`.
 
     Raises:
         AssertionError: an undamaged clip is listed, or not decoded alike by the decoders.
     """
     pictures = _pictures(*grid.size)
-    outcomes: dict[tuple[str, str, str, str], Counter] = {}
+    found = Found()
     for codec in grid.codecs:
         for ending in codec.endings:
             clip = folder / f"{codec.name.replace(', ', '-').replace(' ', '-')}.{ending}"
@@ -95,12 +107,20 @@ def measure(
             assert all(np.array_equal(s.pixels, whole.pixels[s.indices]) for s in sampled.values()), str(clip)
             for kind, damaged in _damaged(clip, grid):
                 for name in grid.decoders:
-                    counts = outcomes.setdefault((codec.name, ending, kind, name), Counter())
-                    counts[outcome(damaged, whole, decoder=name)] += 1
-            ours = (counts for key, counts in outcomes.items() if key[:2] == (codec.name, ending))
+                    was = outcome(damaged, whole, decoder=name)
+                    found.outcomes.setdefault((codec.name, ending, kind, name), Counter())[was] += 1
+                    if (was, kind, name) == ("wrong", "one bit", "auto"):
+                        found.off_by.setdefault(codec.name, []).append(off_by(damaged, whole))
+            ours = (counts for key, counts in found.outcomes.items() if key[:2] == (codec.name, ending))
             total: Counter = sum(ours, Counter())
             say(f"{clip.name}: " + ", ".join(f"{total[name]} {name}" for name in OUTCOMES))
-    return outcomes
+    return found
+
+
+def off_by(path: Path, whole: Frames) -> float:
+    """How far the worst picture of a copy is from that of the whole clip: the mean over its pixels, of 255."""
+    got = decode(path, policy=EIGHT)
+    return float(np.abs(got.pixels.astype(float) - whole.pixels[got.indices]).mean(axis=(1, 2, 3)).max())
 
 
 def outcome(path: Path, whole: Frames, *, decoder: str) -> str:
@@ -205,8 +225,9 @@ def drop_packet(source: Path, target: Path, place: float) -> None:
                 writer.mux(packet)
 
 
-def record(outcomes: dict[tuple[str, str, str, str], Counter], grid: Grid) -> dict[str, Any]:
+def record(found: Found, grid: Grid) -> dict[str, Any]:
     """The result file: PyAV's counts, and the table of the page, whose note says where other decoders' differ."""
+    outcomes = found.outcomes
     counts: dict[str, dict[str, str]] = {}
     for (codec_name, ending, kind, decoder), count in outcomes.items():
         if decoder == "auto":
@@ -230,12 +251,27 @@ def record(outcomes: dict[tuple[str, str, str, str], Counter], grid: Grid) -> di
         f"zeroed or overwritten, one bit or eight within {BLOCK} bytes flipped, cut there, one packet left out by "
         "the muxer; shares in per cent, the last columns the wrong ones by kind. *Fewer frames*: every "
         f"picture right, but some are missing, so that others were sampled. `--decoder decord`: {_others(outcomes)}."
+        f"{_how_far(found.off_by)}"
     )
-    return {"counts": counts, "readme": {"columns": columns, "rows": rows, "note": note, "command": COMMAND}}
+    return {
+        "counts": counts,
+        "off_by": found.off_by,
+        "readme": {"columns": columns, "rows": rows, "note": note, "command": COMMAND},
+    }
 
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}" if part else "0"
+
+
+def _how_far(off_by: dict[str, list[float]]) -> str:
+    words = [f"{name} {np.median(far):.1f}, at most {max(far):.1f} ({len(far)})" for name, far in off_by.items()]
+    if not words:
+        return ""
+    return (
+        " Delivered wrong after one bit, the worst picture is off by, mean over its pixels of 255, median over files: "
+        f"{'; '.join(words)}."
+    )
 
 
 def _others(outcomes: dict[tuple[str, str, str, str], Counter]) -> str:

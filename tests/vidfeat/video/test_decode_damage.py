@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,20 @@ def test_a_small_cut_of_the_grid_hands_on_no_wrong_picture(tmp_path: Path) -> No
     names = {"H.264": ("mp4",), "MPEG-4": ("ts",)}
     codecs = [grid.Codec(c.name, c.encoder, names[c.name], c.options) for c in grid.CODECS if c.name in names]
     small = grid.Grid(codecs, ("zeroed", "overwritten", "eight bits", "cut", "dropped"), (0.3, 0.75), n_draws=1)
-    outcomes = grid.measure(small, tmp_path, say=lambda line: None)
+    outcomes = grid.measure(small, tmp_path, say=lambda line: None).outcomes
     assert {key: dict(counts) for key, counts in outcomes.items() if counts["wrong"]} == {}
     assert sum(counts["listed"] for counts in outcomes.values()) >= 28  # of 40
     for key, counts in outcomes.items():
         assert counts == outcomes[(*key[:3], "auto")]  # decord accepts nothing that PyAV lists
+
+
+def test_how_far_a_picture_is_off_is_the_mean_over_its_pixels(tmp_path: Path) -> None:
+    clip = vf.write_video(tmp_path / "a.mp4", n_frames=24, width=64, height=48)
+    whole = decode_all(clip)
+    assert grid.off_by(clip, whole) == 0.0
+    other = whole.pixels.copy()
+    other[0] ^= 1  # each value by one; the first frame is among any eight
+    assert grid.off_by(clip, replace(whole, pixels=other)) == 1.0
 
 
 @pytest.mark.parametrize("name", ["h264.ts", "hevc.ts", "mpeg4.ts"])
