@@ -37,7 +37,7 @@ class DeepOptions:
         seed: which are drawn.
     """
 
-    source: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str]
     root: str | os.PathLike[str] | None = None
     classes: str | os.PathLike[str] | None = None
     n_videos: int = 4
@@ -71,7 +71,7 @@ def verify_deep(path: str | os.PathLike[str], options: DeepOptions) -> DeepRepor
     """The comparison of some stored videos with what their files give now.
 
     Raises:
-        OptionsError: no source, or one that does not hold the videos drawn.
+        OptionsError: a source that does not hold the videos drawn.
         StoreError: a store that was not written by `vidfeat extract`.
     """
     from vidfeat.backbone import BackbonePack
@@ -123,12 +123,6 @@ def _draw(store: StoreReader, options: DeepOptions) -> list[int]:
 
 
 def _paths(store: StoreReader, chosen: list[int], options: DeepOptions) -> dict[int, str]:
-    if options.source is None:
-        raise OptionsError(
-            explain(
-                "deep verification extracts videos again and needs them", fix="give the source (and root) as to extract"
-            )
-        )
     manifest = load_manifest(options.source, root=options.root, classes=options.classes)
     known = {item.id: item.path for item in manifest.items}
     missing = [str(store.ids[index]) for index in chosen if str(store.ids[index]) not in known]

@@ -18,6 +18,9 @@ from vidfeat.video.source.lists import csv_rows, header_of
 from vidfeat.video.source.rows import Problems, Row, nearest, split_name, unknown_split
 from vidfeat.video.source.text import by_its_bytes, read_text
 
+_FIX_CLASSES = "A class list that has all classes of the store; --labels LIST renames classes."
+_FIX_SPLITS = "A split that the store has, and one of train, val, test: --split OLD=NEW."
+
 
 @dataclass(frozen=True)
 class Relabelled:
@@ -57,14 +60,7 @@ def relabel(
     wanted = _wanted(writer.plan, labels, ids, splits or {}, problems)
     names = _classes(writer.plan, wanted, ids, problems)
     note_like_spelled(names, problems)
-    fix = (
-        ""
-        if labels is not None
-        else "A class list that has all classes of the store; --labels LIST renames classes."
-        if classes is not None
-        else "A split that the store has, and one of train, val, test: --split OLD=NEW."
-    )
-    problems.raise_any(where, fix=fix)
+    problems.raise_any(where, fix="" if labels is not None else _FIX_CLASSES if classes is not None else _FIX_SPLITS)
     changed = {i: (v.label, v.split, v.group) for i, v in wanted.items() if v != writer.plan.videos[i]}
     if changed or names != writer.plan.classes:
         files = files_at(store)

@@ -65,6 +65,8 @@ def test_extract_info_failures_verify(tmp_path, videos, clip):
     assert "4 videos, 0 failed" in result.output
     assert "nothing to do" in extract(videos, out, *clip, "--taps", "pooled,tokens@0").output
     shown = vidfeat("info", out).output
+    assert "\N{BOX DRAWINGS DOWN LIGHT AND RIGHT HEAVY}" not in shown  # no heading where columns have no names
+    assert shown.splitlines()[1].startswith("\N{BOX DRAWINGS LIGHT DOWN AND RIGHT}")
     for fact in ("4, 4 ok", "2 (2 videos each)", "[12 16] float16", "[12 5 32] float16", "uniform", "none"):
         assert fact in shown
     assert "no failures" in vidfeat("failures", out).output

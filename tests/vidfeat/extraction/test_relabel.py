@@ -105,6 +105,7 @@ def test_a_whole_split_on_the_command_line(store: Path) -> None:
     assert wrong.exit_code == 2
     assert "'trian': did you mean 'train'?" in wrong.output
     assert "'vla'; the store has (none), test, train" in wrong.output
+    assert "one of train, val, test: --split OLD=NEW" in wrong.output
     assert CliRunner().invoke(main, ["relabel", str(store)]).exit_code == 2
 
 
@@ -136,7 +137,9 @@ def test_integer_labels_and_a_class_list(tmp_path: Path, store: Path) -> None:
     assert open_store(store).classes == ("walk", "brush_hair", "jump", "swim")
     assert [row.label for row in open_store(store).videos()][:2] == ["swim", "walk"]
     classes.write_text("id,name\n0,walk\n1,swim\n")
-    with pytest.raises(ManifestError, match=r"not in the class list(.|\n)*brush_hair"):
+    with pytest.raises(
+        ManifestError, match=r"not in the class list(.|\n)*brush_hair(.|\n)*--labels LIST renames classes"
+    ):
         relabel(store, classes=classes)
 
 

@@ -81,12 +81,12 @@ def _no_text(path: Path) -> str:
 
 
 def _unmarked(content: bytes) -> str:
-    """UTF-8, or UTF-16 without its mark: of a name in Latin letters every second byte is zero."""
+    """UTF-8, or UTF-16 without its mark: of a name in Latin letters every second byte is zero, and none between."""
     start = content[:200]
     zeros = start[::2].count(0), start[1::2].count(0)
-    if max(zeros) * 4 < len(start) or not max(zeros):
+    if max(zeros) * 4 < len(start) or not max(zeros) or min(zeros):
         return "utf-8"
-    return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return "utf-16-be" if zeros[0] else "utf-16-le"
 
 
 def by_its_bytes(name: str) -> str:
