@@ -108,6 +108,17 @@ def test_without_a_gpu_kernels_are_counted_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_kernels_are_counted_when_what_is_made_once_is_there() -> None:
+    made: list[torch.Tensor] = []
+
+    def step() -> torch.Tensor:
+        if not made:
+            made.append(torch.ones(3, device="meta").exp().sin())
+        return made[0] * 2
+
+    assert gpu.n_kernels(step) == 1
+
+
 def test_the_readme_gets_its_block_once(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- end: speed_text -->\nb\n")

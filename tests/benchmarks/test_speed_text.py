@@ -159,8 +159,11 @@ def test_towers_of_other_families_compute_what_open_clips_own_do(monkeypatch: py
         expected = text_towers.open_clip_encode(theirs, prompts, context)
         torch.testing.assert_close(TextEngine(ours).encode(prompts, context), expected, rtol=1e-4, atol=1e-5)
         steps, _, path = text_towers.tower_steps(theirs, ours, ("run", "pour tea"), 1)
+        together: list[int] = []
+        theirs.register_forward_pre_hook(lambda _module, args, seen=together: seen.append(len(args[0])))
         for step in steps.values():
             step()
+        assert together == [1, 1]  # all names, one at a time
         paths.append(path)
     assert paths == ["shared-prefix", "full-length"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -87,6 +88,29 @@ def test_nothing_but_the_arguments_is_kept() -> None:
 def test_a_call_within_a_call_keeps_nothing_of_its_own() -> None:
     """Its arguments are computed again as well: the outer call's are all that is left."""
     assert kept(lambda function, *args: ours(function, *args, ours)) == 5 * 6 + 6
+
+
+def test_what_is_computed_again_is_kept_no_longer_than_it_is_asked_for() -> None:
+    """A graph that stays, as loss terms' gradients want it, holds nothing of what its backward pass computed again."""
+    x = torch.randn(7, 13, requires_grad=True)
+
+    def alive() -> int:
+        return sum(type(one) is Tensor and one.shape == (7, 13) for one in gc.get_objects())
+
+    y = ours(lambda x: x.exp().tanh().sin().sum(), x)
+    before = alive()
+    torch.autograd.grad(y, x, retain_graph=True)
+    assert alive() == before
+
+
+def test_each_gradient_may_be_asked_for_alone() -> None:
+    """What the first leaves of what was computed again is not all that the second needs."""
+
+    x, shift = inputs()
+    y = ours(lambda x, shift: x.sin() + shift.cos(), x, shift).sum()
+    for wanted, expected in ((x, x.cos()), (x, x.cos()), (shift, -5 * shift.sin())):
+        (found,) = torch.autograd.grad(y, wanted, retain_graph=True)
+        torch.testing.assert_close(found, expected)
 
 
 def test_without_gradients_the_function_just_runs() -> None:

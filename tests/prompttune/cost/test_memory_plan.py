@@ -11,7 +11,7 @@ import torch
 from training import short_runs, train_runs, trainer_of
 
 from prompttune.cost import memory as memory_plan
-from prompttune.cost.step import kept_bytes_per_run, step_text_pass
+from prompttune.cost.step import feature_bytes, kept_bytes_per_run, memory_bytes, step_text_pass
 from prompttune.errors import ConfigError
 from prompttune.losses.terms import compute_losses
 from prompttune.model.prompt_model import PromptModel
@@ -49,6 +49,32 @@ def test_estimate_is_near_what_autograd_keeps(target: str, tables: dict[str, Any
     estimate = kept_bytes(group.model, group.splits[0].classes)
     # A plan, not a measurement: within a factor of two and a half, the attention's own tables included.
     assert measured / 2.5 < estimate < measured * 2.5, (estimate, measured)
+
+
+def test_matrices_kept_beside_the_towers_are_counted(target: str, visual_target: str) -> None:
+    """The text engine's both ways round, in either precision; the vision tower's in half precision."""
+
+    def weights(tables: dict[str, Any], store: str) -> tuple[int, PromptModel]:
+        group, _ = trainer_of(short_runs(tables, store=store, seeds=[1]))
+        model, split = group.model, group.splits[0]
+        sent = step_text_pass(model, split.classes)
+        kept = kept_bytes_per_run(model, sent, n_frames=1)
+        if model.visual is not None:
+            kept += kept_bytes_per_run(model, None, n_frames=1) // model.visual.tower.n_layers
+        learned = 4 * 4 * model.n_parameters
+        whole = memory_bytes(model, split, group.sources, n_frames=1)
+        return whole - kept - learned - feature_bytes(model, split, group.sources), model
+
+    def size(module: torch.nn.Module) -> int:
+        return sum(p.numel() * p.element_size() for p in module.parameters())
+
+    found, model = weights({"method": "coop"}, target)
+    text = model.pack.text_tower()
+    assert found == size(text) + size(text.blocks)
+    for precision, share in (("fp32", 0.0), ("bf16", 0.5)):
+        found, model = weights({"method": "vpt", "precision": precision}, visual_target)
+        assert model.visual is not None
+        assert found == size(model.visual.tower) + int(share * size(model.visual.tower.blocks))
 
 
 def test_fewer_runs_go_together_where_memory_is_short(
