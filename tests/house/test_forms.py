@@ -31,7 +31,10 @@ NO_TABLE = {
     "prompttune report",  # has formats of its own
     "benchmarks report",
     # These write what they measured or made: pages, and benchmarks/results/NAME.json.
-    *(f"benchmarks {name}" for name in ("quickstart", "evidence", "worlds", "readme", "damage", "world")),
+    *(
+        f"benchmarks {name}"
+        for name in ("quickstart", "evidence", "worlds", "readme", "damage", "install-size", "world")
+    ),
     *(f"benchmarks speed {name}" for name in SPEED_SUBJECTS),
 }
 
