@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_store import Recipe, write_tiny_store
 
-from benchmarks import plug
+from benchmarks import plug, plug_record
 from benchmarks.evidence import grid_of
 from benchmarks.evidence_figures import draw_forest, forest_figure
 from benchmarks.plug import (
@@ -174,7 +174,7 @@ def test_a_search_ranks_every_setting_and_looks_at_no_target(tmp_path: Path, sma
         return {row["label"]: {1: {key: [next(values) / 100] for key in metrics}} for row in rows}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plug, "read_scores", scores)
+        patch.setattr(plug_record, "read_scores", scores)
         record = write_search(study, settings, out=tmp_path, data=tmp_path, path=tmp_path / "found.json")
     found = [line["harmonic_mean"] for line in record["lines"]]
     assert found == sorted(found, reverse=True)
