@@ -228,9 +228,15 @@ class Preprocess:
         if view == 0:
             return self._centre(height, width)
         crop = draw_crop(views or ViewSpec(), video_id=video_id, view=view, height=height, width=width)
-        whole = (Kept(0, size) for size in self.image_hw)
-        box = (crop.top, crop.left, crop.height, crop.width)
-        return Framing(*box, self.image_hw, self.interpolation, *whole, self.fill_color, crop.flip)
+        rows, columns = (Kept(0, size) for size in self.image_hw)
+        return Framing(
+            *(crop.top, crop.left, crop.height, crop.width),
+            resized=self.image_hw,
+            interpolation=self.interpolation,
+            rows=rows,
+            columns=columns,
+            flip=crop.flip,
+        )
 
     def _centre(self, height: int, width: int) -> Framing:
         """The whole frame as the model's picture; the rounding is open_clip's."""
@@ -246,8 +252,8 @@ class Preprocess:
             ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
             resized = max(1, round(height / ratio)), max(1, round(width / ratio))
             interpolation = "bicubic" if self.resize_mode == "shortest" else interpolation
-        kept = (Kept.centre(size, wanted) for size, wanted in zip(resized, self.image_hw, strict=True))
-        return Framing(0, 0, height, width, resized, interpolation, *kept, self.fill_color)
+        rows, columns = (Kept.centre(size, wanted) for size, wanted in zip(resized, self.image_hw, strict=True))
+        return Framing(0, 0, height, width, resized, interpolation, rows, columns, self.fill_color)
 
 
 @lru_cache(maxsize=8)
