@@ -4,7 +4,8 @@
 
 Everything is chosen on the worlds' *other* data sets: a host's settings when it runs alone, then one setting of each
 plug by its mean gain over hosts and worlds. The targets' test videos are looked at once, by the chosen settings. While
-tuning, target and other data set change places.
+tuning, target and other data set change places. A study may tune on further worlds instead, whose targets it then may
+look at, since they are nobody's target.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class PlugStudy(Table):
     """The whole comparison; `stores` are relative to a world's folder `worldN`.
 
     `record` names the result in `benchmarks/results`. `together`: an arm with all plugs at once. `until = "plugs"` is a
-    search: it ends with the trials on the other data sets and looks at no target. Hard prompts of the store `other` are
-    of the target while tuning; those of further stores stay what they are.
+    search: it ends with the trials on the other data sets and looks at no target. `tuned_on`: the data sets of each
+    tuning world that settings are chosen on. Hard prompts of the store `other` are of the target while tuning; those of
+    further stores stay what they are. `pairs`: arms of any two hosts, "HOST, ARM", that the record sets side by side.
     """
 
     title: str
@@ -70,21 +72,28 @@ class PlugStudy(Table):
     shots: Annotated[int, Field(ge=1)] = 16
     target: str = "target"
     other: str = "other"
+    tuned_on: Annotated[tuple[str, ...], Field(min_length=1)] = ("other",)
     stores: dict[str, str]
     shared: dict[str, Any] = Field(default_factory=dict)
     hard_prompts: tuple[HardPrompt, ...] = ()
-    plugs: dict[str, Plug]
+    plugs: dict[str, Plug] = Field(default_factory=dict)
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @model_validator(mode="after")
     def _is_fair(self) -> PlugStudy:
-        short = [host.label for host in self.hosts if len(grid_of(host.search)) < self.trials]
+        short = [host.label for host in self.hosts if host.search and len(grid_of(host.search)) < self.trials]
         if short:
-            raise ValueError(f"every host needs at least trials = {self.trials} settings: {short}")
-        if unknown := sorted(set(self.tuning_worlds) - set(self.worlds)):
-            raise ValueError(f"tuning_worlds are among the worlds; got {unknown}")
+            raise ValueError(f"every searched host needs at least trials = {self.trials} settings: {short}")
+        if self.target in self.tuned_on and (seen := sorted(set(self.tuning_worlds) & set(self.worlds))):
+            raise ValueError(f"tuned_on names the target of worlds that are compared: {seen}")
+        if self.tuned_on != (self.other,) and any(prompt.store == self.other for prompt in self.hard_prompts):
+            raise ValueError(f"hard prompts change places with the data set {self.other!r}: tuned_on that alone")
         if unplugged := sorted({name for host in self.hosts for name in host.without} - set(self.plugs)):
             raise ValueError(f"hosts go without plugs that there are not: {unplugged}")
+        labels = [f"{host.label}, {arm}" for host in self.hosts for arm in self.arms(host)]
+        if unknown := sorted({label for pair in self.pairs for label in pair} - set(labels)):
+            raise ValueError(f"pairs name arms that there are not: {unknown}; there are {labels}")
         return self
 
     @property
@@ -206,7 +215,7 @@ def final_rows(study: PlugStudy, chosen: Settings) -> list[dict[str, Any]]:
 
 def suite_of(study: PlugStudy, stage: str, world: int, rows: Sequence[Mapping[str, Any]]) -> Suite:
     """One stage in one world; in all but the last, target and other data set change places."""
-    store, source = (study.target, study.other) if stage == "final" else (study.other, study.target)
+    stores, source = ((study.target,), study.other) if stage == "final" else (study.tuned_on, study.target)
     shared = {"protocol": {"shots": study.shots}, **study.shared}
     return Suite.model_validate(
         {
@@ -226,7 +235,7 @@ def suite_of(study: PlugStudy, stage: str, world: int, rows: Sequence[Mapping[st
                 for prompt in study.hard_prompts
             ],
             "methods": [{**row, "config": merge(study.shared, row["config"])} for row in rows],
-            "grid": {"stores": [store], "shots": [study.shots]},
+            "grid": {"stores": list(stores), "shots": [study.shots]},
         }
     )
 
@@ -248,19 +257,25 @@ def _run(
 def read_scores(
     study: PlugStudy, stage: str, rows: Sequence[Mapping[str, Any]], *, out: Path, data: Path
 ) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """label -> world -> metric -> a number per seed, in the seeds' order."""
+    """label -> world -> metric -> a number per seed, in the seeds' order: the mean over the data sets of the stage."""
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
     for world in study.worlds if stage == "final" else study.tuning_worlds:
         suite = suite_of(study, stage, world, rows)
+        by_label: dict[str, list[NDArray[np.float64]]] = {}
         for cell in cells(suite, out=out / stage / f"world{world}", data=data):
             if cell.kind == "method":
-                runs = sorted(Result.read(cell.folder).runs, key=lambda run: run.seed)
-                by_metric = {metric: [run.metrics[metric] for run in runs] for metric in METRICS[:2]}
-                by_metric["harmonic_mean"] = [
-                    2 * b * n / (b + n) if b + n else 0.0 for b, n in zip(*by_metric.values(), strict=True)
-                ]
-                found.setdefault(cell.label, {})[world] = by_metric
+                by_label.setdefault(cell.label, []).append(_of_seeds(Result.read(cell.folder)))
+        for label, of_sets in by_label.items():
+            means = np.mean(of_sets, axis=0)
+            found.setdefault(label, {})[world] = dict(zip(METRICS, means.tolist(), strict=True))
     return found
+
+
+def _of_seeds(result: Result) -> NDArray[np.float64]:
+    """[3, seeds]: base, new and their harmonic mean, in the seeds' order."""
+    runs = sorted(result.runs, key=lambda run: run.seed)
+    base, new = (np.array([run.metrics[metric] for run in runs]) for metric in METRICS[:2])
+    return np.stack([base, new, 2 * base * new / np.maximum(base + new, np.finfo(np.float64).tiny)])
 
 
 def _mean(by_world: Mapping[int, NDArray[np.float64]]) -> float:

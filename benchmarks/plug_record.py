@@ -20,11 +20,10 @@ from benchmarks.plug import ALONE, PlugStudy, Settings, final_rows, plug_trials,
 from prompttune.report.statistics import Difference, holm, paired_difference
 
 SHORT = dict(zip(METRICS, ("base", "new", "HM"), strict=True))
+Found = Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]  # label -> world -> metric -> a number per seed
 
 
-def effects(
-    study: PlugStudy, found: Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
-) -> Iterator[tuple[str, str, str, Difference]]:
+def effects(study: PlugStudy, found: Found) -> Iterator[tuple[str, str, str, Difference]]:
     """(host, arm, metric, effect) of every arm beside the host alone; the host "all" is the mean over its hosts.
 
     Each effect is the mean over worlds, with the t interval of the worlds' means.
@@ -32,37 +31,31 @@ def effects(
     for arm in study.all_arms:
         hosts = [host.label for host in study.hosts if arm in study.arms(host)]
         for metric in METRICS:
-            by_host = {
-                host: np.array(
-                    [
-                        np.mean(np.subtract(found[f"{host}, {arm}"][w][metric], found[f"{host}, {ALONE}"][w][metric]))
-                        for w in study.worlds
-                    ]
-                )
-                for host in hosts
-            }
+            by_host = {host: _by_world(found, f"{host}, {arm}", f"{host}, {ALONE}", metric) for host in hosts}
             for host, by_world in by_host.items():
                 yield host, arm, metric, paired_difference(by_world.tolist())
             yield "all", arm, metric, paired_difference(np.mean(list(by_host.values()), axis=0).tolist())
 
 
+def _by_world(found: Found, label: str, against: str, metric: str) -> NDArray[np.float64]:
+    """[worlds]: each world's mean over seeds of the paired differences."""
+    worlds = found[label]
+    return np.array([np.mean(np.subtract(worlds[w][metric], found[against][w][metric])) for w in worlds])
+
+
 def write_search(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
     """What a search found: every setting of every host with its mean over worlds and seeds, the best first.
 
-    Each line has the paired difference of its harmonic mean to the first host alone, over worlds.
+    Each line has the paired differences to the first host alone, over worlds.
     """
     rows = plug_trials(study, settings)
     found = read_scores(study, "plugs", rows, out=out, data=data)
     baseline = f"{study.hosts[0].label}, {ALONE}"
-
-    def by_world(label: str) -> NDArray[np.float64]:
-        return np.array([np.mean(found[label][world]["harmonic_mean"]) for world in study.tuning_worlds])
-
     lines = [
         {
             "label": row["label"],
             **{metric: float(np.mean([by[metric] for by in found[row["label"]].values()])) for metric in METRICS},
-            "against_baseline": vars(paired_difference((by_world(row["label"]) - by_world(baseline)).tolist())),
+            "against_baseline": _difference(found, row["label"], baseline),
             "config": row["config"],
         }
         for row in rows
@@ -73,14 +66,22 @@ def write_search(study: PlugStudy, settings: Settings, *, out: Path, data: Path,
             "title": study.title,
             "command": study.command,
             "worlds": study.tuning_worlds,
+            "tuned_on": study.tuned_on,
             "seeds": study.trial_seeds,
             "baseline": baseline,
             "settings": vars(settings),
             "lines": lines,
         }
     )
+    document["readme"] = _search_table(study, document)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return document
+
+
+def _difference(found: Found, label: str, against: str) -> dict[str, dict[str, Any]]:
+    """metric -> the paired difference over worlds, and each world's own."""
+    by_metric = {metric: _by_world(found, label, against, metric).tolist() for metric in METRICS}
+    return {metric: {**vars(paired_difference(values)), "by_world": values} for metric, values in by_metric.items()}
 
 
 def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path, path: Path) -> dict[str, Any]:
@@ -108,9 +109,13 @@ def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path,
         }
     )
     document["readme"] = _table(study, document)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    means = {"readme": _table_of_means(study, document)}
-    path.with_name(f"{path.stem}_means.json").write_text(json.dumps(means, indent=1, ensure_ascii=False) + "\n")
+    beside = {"means": _table_of_means(study, document)} if study.all_arms else {}
+    if study.pairs:
+        pairs = [{"label": a, "against": b, "difference": _difference(found, a, b)} for a, b in study.pairs]
+        document["pairs"] = rounded(pairs)
+        beside["pairs"] = _table_of_pairs(study, document)
+    for name, content in {"": document, **{f"_{of}": {"readme": table} for of, table in beside.items()}}.items():
+        path.with_name(f"{path.stem}{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return document
 
 
@@ -146,13 +151,55 @@ def _table_of_means(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def _search_table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        [
+            line["label"].removesuffix(f", {ALONE}"),
+            *(f"{100 * line[metric]:.1f}" for metric in METRICS),
+            *(_points(line["against_baseline"][metric]) for metric in METRICS[1:]),
+        ]
+        for line in document["lines"]
+    ]
+    baseline = study.hosts[0].label
+    return {
+        "columns": ["trained with", *SHORT.values(), f"new minus {baseline}", f"HM minus {baseline}"],
+        "rows": rows,
+        "note": f"Top-1 in per cent, means over {len(study.tuning_worlds)} worlds, each the mean of its "
+        f"{' and '.join(study.tuned_on)} set, and {len(study.trial_seeds)} seeds; a number behind a name is the place "
+        "of its setting in the file. Differences with 95 % t intervals over worlds, each for itself.",
+        "command": study.command,
+    }
+
+
+def _table_of_pairs(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        [
+            pair["label"].removesuffix(f", {ALONE}"),
+            pair["against"].removesuffix(f", {ALONE}"),
+            *(_points(pair["difference"][metric]) for metric in METRICS),
+            f"{100 * min(pair['difference']['new']['by_world']):+.1f}",
+        ]
+        for pair in document["pairs"]
+    ]
+    return {
+        "columns": ["method", "minus", *SHORT.values(), "new, worst world"],
+        "rows": rows,
+        "note": f"Points: means over {len(study.worlds)} worlds of differences paired by seed ({len(study.seeds)} "
+        "seeds), with 95 % t intervals over worlds, each for itself.",
+        "command": study.command,
+    }
+
+
 def _gains(document: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
     """Each effect in points with its interval, by host, arm and metric."""
-    words = {}
-    for line in document["effects"]:
-        mean, low, high = (None if line[key] is None else f"{100 * line[key]:+.1f}" for key in ("mean", "low", "high"))
-        words[line["host"], line["arm"], line["metric"]] = f"{mean}" if low is None else f"{mean} [{low}, {high}]"
-    return words
+    return {(line["host"], line["arm"], line["metric"]): _points(line) for line in document["effects"]}
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    mean, low, high = (
+        None if difference[key] is None else f"{100 * difference[key]:+.1f}" for key in ("mean", "low", "high")
+    )
+    return f"{mean}" if low is None else f"{mean} [{low}, {high}]"
 
 
 def _gained(study: PlugStudy) -> str:

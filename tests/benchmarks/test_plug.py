@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,12 +181,63 @@ def test_a_search_ranks_every_setting_and_looks_at_no_target(tmp_path: Path, sma
     assert found == sorted(found, reverse=True)
     assert len(found) == len(plug_trials(study, settings))
     assert record["baseline"] == "CoOp, alone"
+    assert [row[0] for row in record["readme"]["rows"]][:2] == ["CLIP-Adapter, anchors 1", "CLIP-Adapter, anchors 0"]
+    gained = {line["label"]: line["against_baseline"]["new"] for line in record["lines"]}
+    assert gained["CoOp, anchors 1"]["by_world"] == pytest.approx([0.06])  # of numbers that count up, three a row
     assert json.loads((tmp_path / "found.json").read_text()) == record
 
 
 def test_a_host_with_fewer_settings_than_the_budget_is_refused(small: Path) -> None:
     small.write_text(SMALL.replace("[0.001, 0.3]", "[0.001]"))
     with pytest.raises(ConfigError, match="trials = 2"):
+        load_study(small)
+
+
+def test_tuning_on_further_worlds_may_look_at_their_targets_and_no_others(small: Path) -> None:
+    both = SMALL.replace("seeds = [1, 2, 3]", 'seeds = [1, 2, 3]\ntuned_on = ["other", "target"]', 1)
+    hard = 'hard_prompts = [{ name = "source", store = "other"'
+    for text, problem in (
+        (both, r"target of worlds that are compared: \[1\]"),
+        (both.replace("tuning_worlds = [1]", "tuning_worlds = [7]"), "change places"),
+    ):
+        small.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load_study(small)
+    start = both.index(hard)
+    text = both[:start] + both[both.index("\n", start) :]
+    small.write_text(
+        text.replace("tuning_worlds = [1]", "tuning_worlds = [7]").replace("{prompts.source}", "x.prompts")
+    )
+    study = load_study(small)
+    suite = suite_of(study, "hosts", 7, host_trials(study))
+    assert (suite.grid[0].stores, suite.stores["target"]) == (("other", "target"), "world7/target.zarr")
+    chosen = Settings({host.label: {} for host in study.hosts}, {name: {} for name in study.plugs})
+    assert suite_of(study, "final", 0, final_rows(study, chosen)).grid[0].stores == ("target",)
+
+
+def test_several_sets_of_a_world_are_averaged_seed_by_seed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study(small)
+    accuracies = {"one": [(0.5, 0.5), (1.0, 0.5)], "two": [(0.7, 0.3), (0.0, 0.0)]}  # seed 1, seed 2: base, new
+
+    def result(folder: Path) -> SimpleNamespace:
+        runs = [
+            SimpleNamespace(seed=seed, metrics={"base": base, "new": new})
+            for seed, (base, new) in enumerate(accuracies[folder.name], 1)
+        ]
+        return SimpleNamespace(runs=runs[::-1])  # in any order
+
+    monkeypatch.setattr(plug.Result, "read", result)
+    made = [SimpleNamespace(kind="method", label="CoOp, alone", folder=Path(name)) for name in accuracies]
+    monkeypatch.setattr(plug, "cells", lambda *_, **__: made)
+    rows = [{"label": "CoOp, alone", "config": {"method": "coop"}}]
+    (found,) = plug.read_scores(study, "plugs", rows, out=Path(), data=Path())["CoOp, alone"].values()
+    assert found["base"] == pytest.approx([0.6, 0.5])
+    assert found["harmonic_mean"] == pytest.approx([(0.5 + 0.42) / 2, 1 / 3])
+
+
+def test_a_pair_of_arms_that_there_are_not_is_refused(small: Path) -> None:
+    small.write_text(SMALL.replace("shots = 4", 'shots = 4\npairs = [["CoOp, alone", "CLIP-Adapter, coupling"]]', 1))
+    with pytest.raises(ConfigError, match="CLIP-Adapter, coupling"):
         load_study(small)
 
 
@@ -216,6 +268,7 @@ def test_the_effect_is_the_mixed_models(small: Path) -> None:
 
 @pytest.mark.long
 def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
+    small.write_text(SMALL.replace("shots = 4", 'shots = 4\npairs = [["CoOp, anchors", "CLIP-Adapter, alone"]]', 1))
     for world in range(3):
         folder = tmp_path / f"world{world}"
         write_tiny_store(folder / "target.zarr", Recipe(seed=10 * world))
@@ -241,6 +294,15 @@ def test_from_trials_to_the_forest(tmp_path: Path, small: Path) -> None:
     rows = record["readme"]["rows"]
     assert [row[:2] for row in rows] == [[h, m] for h in ("CoOp", "CLIP-Adapter") for m in ("base", "new", "HM")]
     assert rows[4][-1] == "no place"
+    (pair,) = record["pairs"]
+    scores = record["scores"]
+    by_world = [
+        np.mean(np.subtract(scores["CoOp, anchors"][w]["new"], scores["CLIP-Adapter, alone"][w]["new"])) for w in "012"
+    ]
+    assert pair["difference"]["new"]["by_world"] == pytest.approx(by_world, abs=1e-5)
+    (row,) = json.loads((tmp_path / "plug_pairs.json").read_text())["readme"]["rows"]
+    assert row[:2] == ["CoOp, anchors", "CLIP-Adapter"]
+    assert row[-1] == f"{100 * min(pair['difference']['new']['by_world']):+.1f}"
     means = json.loads((tmp_path / "plug_means.json").read_text())["readme"]["rows"]
     assert [row[0] for row in means] == ["+ anchors", "+ coupling", "+ both"]
     assert means[0][2] == f"{100 * lines['all', 'anchors', 'new']['mean']:+.1f}"  # no interval: nothing varies here
