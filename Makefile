@@ -6,6 +6,8 @@ BIN     := $(VENV)/bin
 OUT     ?= runs/quickstart
 # One more than the two cores it is made for: tests that kill processes or wait for a cluster leave cores idle.
 WORKERS ?= 3
+# Not even where the machine says so: without bytecode, every process compiles PyTorch and us again, seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 LARGE   := open_clip, ray, sklearn.linear_model, torch._dynamo, torch.utils.tensorboard, zarr, matplotlib.pyplot, pandas
 
 # What a new interpreter or another release breaks first: stores, decoders, towers, the text engine, a training, the commands.
@@ -54,13 +56,13 @@ format: $(VENV)/.ready
 env: $(VENV)/.ready
 
 # uv resolves and installs the whole set in seconds; pip only brings uv itself. Importing the large packages once leaves
-# their bytecode behind: without it, every process of a machine that sets PYTHONDONTWRITEBYTECODE compiles PyTorch again.
+# their bytecode behind before several processes would compile them at the same time.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,ray,s3]'
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import $(LARGE)'
+	$(BIN)/python -c 'import $(LARGE)'
 	@touch $@
 
 clean:

@@ -109,6 +109,7 @@ class ExtractOptions:
         retry: a failure reason, or "all".
         refresh: files that changed since they were extracted are extracted anew.
         prune: videos whose files are gone, or moved, are dropped from the store.
+        keep_labels: videos that the store has keep their label, split and group of there (`vidfeat relabel`).
         units: (i, n): only share i of n, 1 <= i <= n.
         check: how closely an existing store is verified first; what is found bad is extracted again.
 
@@ -135,6 +136,7 @@ class ExtractOptions:
     retry: str | None = None
     refresh: bool = False
     prune: bool = False
+    keep_labels: bool = False
     units: tuple[int, int] | None = None
     check: Literal["fast", "full"] = "fast"
     machine: Machine = Machine()
@@ -184,6 +186,7 @@ class ExtractOptions:
             strict=flags.get("strict", False),
             refresh=flags.get("refresh", False),
             prune=flags.get("prune", False),
+            keep_labels=flags.get("keep_labels", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),
