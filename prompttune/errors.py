@@ -15,6 +15,7 @@ PrompttuneError
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 from vidfeat.errors import explain
@@ -28,12 +29,23 @@ __all__ = [
     "NonFiniteLossError",
     "PromptFileError",
     "PrompttuneError",
+    "PrompttuneNote",
     "RunFolderError",
     "SplitError",
     "TrainingError",
     "explain",
+    "note",
     "some",
 ]
+
+
+class PrompttuneNote(UserWarning):
+    """What a person should know of an input that is used all the same; the command line prints it as `note: ...`."""
+
+
+def note(text: str) -> None:
+    """Warns with a `PrompttuneNote`, once for each text."""
+    warnings.warn(text, PrompttuneNote, stacklevel=3)
 
 
 class PrompttuneError(Exception):

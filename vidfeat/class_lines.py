@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _NUMBERED = re.compile(r"(\d+)(?:\s*,\s*|\s+)(\S.*)")
@@ -15,3 +16,8 @@ def numbered_names(lines: Sequence[str]) -> list[tuple[str, str]] | None:
     if not found or not all(found):
         return None
     return [(match[1], match[2].strip('"')) for match in found if match]
+
+
+def spelling(name: str) -> str:
+    """What names have in common that differ in case, Unicode form, blanks or underscores alone: one class, probably."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())

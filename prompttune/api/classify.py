@@ -15,10 +15,10 @@ from prompttune.config.train_config import TrainConfig
 from prompttune.data.features import FeatureSource, open_source
 from prompttune.data.store_needs import require_served
 from prompttune.data.video_files import EncodedVideos, is_store, open_videos
-from prompttune.errors import ConfigError, PromptFileError, explain
+from prompttune.errors import ConfigError, PromptFileError, explain, note
 from prompttune.evaluation.evaluate import Classifiers, Predictions, predict
 from prompttune.prompts.file import PromptFile, read_prompt_file
-from prompttune.splits.class_files import named_classes
+from prompttune.splits.class_files import named_classes, one_class_two_spellings
 from prompttune.splits.split import TestSet
 
 
@@ -134,6 +134,8 @@ def _classes(source: FeatureSource, prompt: PromptFile | None, options: Classify
     if twice or not classes:
         got = f"twice: {', '.join(twice)}" if twice else "none"
         raise ConfigError(explain("which classes are to be told apart?", got=got, fix="--classes run,jump or a file"))
+    for line in one_class_two_spellings(classes):
+        note(f"{line}; they are told apart as two classes")
     return classes
 
 

@@ -19,6 +19,7 @@ from prompttune.cli.prompts import prompts as prompts_group
 from prompttune.cli.splits import splits as splits_group
 from vidfeat.forms import forms, print_rows
 from vidfeat.startup import quick_exit, quick_imports
+from vidfeat.terminal import say
 
 if TYPE_CHECKING:
     from prompttune.config.runs import Run
@@ -92,7 +93,7 @@ def train(config: Path | None, overrides: tuple[str, ...], overwrite: bool, form
     except KeyboardInterrupt:
         kept = (out / CHECKPOINTS).exists()
         goes_on = f"the same command goes on from its checkpoint in {out}" if kept else "nothing was trained yet"
-        click.echo(f"interrupted; {goes_on}", err=True)
+        say(f"interrupted; {goes_on}", err=True)
         sys.exit(130)
     if _print_result(fitted.result, form):
         return
@@ -236,7 +237,7 @@ def classify(source: str, classes: str | None, out: Path | None, form: str | Non
         plain_console().print(classified_table(found))
     broken = [video for video in found if video.error]
     for video in broken:
-        click.echo(f"{video.id}: not classified: {video.error}", err=True)
+        say(f"{video.id}: not classified: {video.error}", err=True)
     if broken:
         sys.exit(1)
 
@@ -319,7 +320,7 @@ def _print_result(result: Result, form: str | None) -> bool:
 
 def _print_notes(result: Result) -> None:
     for note in result.notes:
-        click.echo(f"note:    {note}")
+        say(f"note:    {note}")
 
 
 def _as_overrides(named: dict[str, Any]) -> list[str]:
@@ -338,21 +339,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `prompttune`; None for those of the process.
     """
     from prompttune.base.machine import wait_briefly
+    from prompttune.cli.notes import print_notes
     from prompttune.errors import PrompttuneError, explain
     from vidfeat.errors import VidfeatError
 
     wait_briefly()
     quick_exit()
+    print_notes()
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # A file name may hold bytes that are no text here: they are printed as they are.
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding == "utf-8" else "backslashreplace")
     try:
         cli(arguments, prog_name="prompttune")
     except (PrompttuneError, VidfeatError) as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a folder that is not there or cannot be written, a full disk
         fix = "check that the path exists, that this user may use it, and that its disk has room; or name another"
         told = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
-        click.echo(f"error: {told}", err=True)
+        say(f"error: {told}", err=True)
         sys.exit(2)

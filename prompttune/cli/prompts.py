@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vidfeat.forms import forms, print_rows
+from vidfeat.terminal import say
 
 
 @click.group()
@@ -36,7 +37,7 @@ def list_(folder: Path, form: str | None) -> None:
     if form is not None:
         return print_rows(rows, form, columns=("file", *names, "classes"))
     if not rows:
-        return click.echo(f"no prompt file below {folder}: `prompttune train` writes one for each run", err=True)
+        return say(f"no prompt file below {folder}: `prompttune train` writes one for each run", err=True)
     table = Table()
     for name in ("file", "method", "seed", "n_ctx", "width", "classes"):
         table.add_column(name, overflow="fold", no_wrap=name != "file")
@@ -63,7 +64,7 @@ def show(file: Path, form: str | None) -> None:
         return print_rows([facts | {"classes": list(held.classes), "learned": learned} | origin], form)
     for name, value in facts.items():
         click.echo(f"{name + ':':<20}{value}")
-    click.echo(f"{'classes:':<20}{len(held.classes)}: {', '.join(held.classes)}")
+    say(f"{'classes:':<20}{len(held.classes)}: {', '.join(held.classes)}")
     for name, value in held.learned.items():
         click.echo(f"{'learned:':<20}{name} {list(value.shape)}")
     for name, value in origin.items():
@@ -104,7 +105,9 @@ def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str
     words = f"[{held.n_ctx}] {trained['context']['words_behind']}".rstrip()
     click.echo(f'read as: {trained["method"]}, prompts "{words} {{}}."')
     if held.config["left_out"]:
-        click.echo(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
+        say(f"left out, so that it can be coupled but not evaluated: {', '.join(held.config['left_out'])}")
+    else:
+        click.echo(f"next:    prompttune eval --store {store} --prompts {out}")
 
 
 @prompts.command()
@@ -136,7 +139,7 @@ def words(file: Path, store: str, nearest: int, form: str | None) -> None:
     for (name, vector), near in lines.items():
         table.add_row(f"{name} {vector}".strip(), ", ".join(near))
     plain_console().print(table)
-    click.echo(f"words of this vocabulary are {usual_distance(pack):.3f} from their nearest other word (median)")
+    say(f"words of this vocabulary are {usual_distance(pack):.3f} from their nearest other word (median)")
 
 
 @prompts.command()
@@ -178,7 +181,7 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int, form: st
     ]
     if form is not None:
         return print_rows(rows, form)
-    click.echo(report.summary())
+    say(report.summary())
     for row in rows:
         click.echo(f"  {row['kind']:<12}{row['target']} ~ {row['source']}  (cosine {row['cosine']})")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vidfeat.forms import forms, print_rows
+from vidfeat.terminal import say
 
 if TYPE_CHECKING:
     from prompttune.splits.file import SplitFile
@@ -153,7 +154,7 @@ def check(
         sys.exit(FOUND if report.problems else 0)
     _print(split)
     for row in rows:
-        click.echo(f"{row['kind'] + ':':<9}{row['text']}")
+        say(f"{row['kind'] + ':':<9}{row['text']}")
     if report.problems:
         sys.exit(FOUND)
     click.echo("no problem found")
@@ -189,11 +190,11 @@ def _write(split: SplitFile, out: Path, *, overwrite: bool) -> None:
     write_split_file(out, split, overwrite=overwrite)
     _print(split)
     for name, keys in split.made_by.get("missing", {}).items():
-        click.echo(f"{name}: {len(keys)} videos left out (missing), named in the file")
+        say(f"{name}: {len(keys)} videos left out (missing), named in the file")
     if "failed_videos" in split.made_by:
         click.echo(f"{len(split.made_by['failed_videos'])} videos left out (failed), named in the file")
     for line in recordings_on_both_sides(split):
-        click.echo(f"warning: {line}")
+        say(f"warning: {line}")
     click.echo(f"split:   {out}\nnext:    {_next(split, out)}")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from prompttune.base.tensor_files import write_bytes
 from prompttune.config.train_config import merge, resolve
-from prompttune.errors import PromptFileError, explain
+from prompttune.errors import ConfigError, PromptFileError, explain
 from prompttune.prompts.file import PromptFile, read_prompt_file, write_prompt_file
 from prompttune.prompts.foreign_checkpoints import as_prompt_file, import_context
 from prompttune.prompts.suffix_words import words_behind
@@ -132,17 +132,31 @@ def import_prompt(
     prompt = make()  # more or fewer classes are told before anything else
     if context.suffix is not None and context.suffix.shape[-1] == context.width:
         prompt = make(words_behind=words_behind(context.suffix, pack=pack, classes=classes, where=checkpoint))
-    _require_fit(prompt, pack)
+    _require_fit(prompt, pack, checkpoint)
     write_prompt_file(out, prompt)
     return prompt
 
 
-def _require_fit(prompt: PromptFile, pack: BackbonePack) -> None:
+def _require_fit(prompt: PromptFile, pack: BackbonePack, checkpoint: str | os.PathLike[str]) -> None:
     """Refuses learned parts that this backbone has no place for, now and not when they are used."""
     from prompttune.model.prompt_model import PromptModel
 
     tables = merge(prompt.config["as_trained"], {"store": "any"})
-    PromptModel(resolve(tables), pack, seeds=[0], classes=prompt.classes).load_run_tensors(0, prompt.learned)
+    try:
+        model = PromptModel(resolve(tables), pack, seeds=[0], classes=prompt.classes)
+    except ConfigError as problem:  # its advice is for who trains: a checkpoint's depth and width are what they are
+        told = str(problem).splitlines()
+        got = next((line.split("got:", 1)[1].strip() for line in told if line.strip().startswith("got:")), told[0])
+        raise PromptFileError(
+            explain(
+                "the checkpoint's prompts do not fit this backbone",
+                where=checkpoint,
+                expected=f"prompts of {pack.config.name} ({pack.config.pretrained})",
+                got=got,
+                fix="--store: a store of the backbone it was trained with",
+            )
+        ) from problem
+    model.load_run_tensors(0, prompt.learned)
 
 
 def export_prompt(prompt: PromptFile, out: str | os.PathLike[str]) -> None:

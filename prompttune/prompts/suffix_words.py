@@ -34,10 +34,13 @@ def words_behind(suffix: Tensor, *, pack: BackbonePack, classes: Sequence[str], 
     tokenizer = pack.tokenizer()
     if not isinstance(tokenizer, Tokenizer):  # of another family than CLIP's, which these releases are all of
         return ""
-    rows = _token_ids(suffix, pack=pack, tokenizer=tokenizer, where=where)
+    with torch.no_grad():
+        table = pack.text_tower().embed(torch.arange(tokenizer.vocab_size)).float().cpu()
+    rows = _token_ids(suffix, table=table, end=tokenizer.eot_id, pack=pack, where=where)
     names = [clean_class_name(name) for name in classes]
-    for before, behind in _around(rows, names, tokenizer):
-        if all(tokenizer.encode(before + name + behind) == ids for name, ids in zip(names, rows, strict=True)):
+    for before, behind in _around(rows, names, tokenizer, table):
+        texts = [before + name + behind for name in names]
+        if all(_alike(tokenizer.encode(text), ids, table) for text, ids in zip(texts, rows, strict=True)):
             if behind != ".":
                 got = f"{before}{{}}{behind}"
                 what = "the checkpoint's prompts have words behind the class name, which a learned context has not here"
@@ -58,23 +61,27 @@ def words_behind(suffix: Tensor, *, pack: BackbonePack, classes: Sequence[str], 
     )
 
 
-def _around(rows: Sequence[list[int]], names: Sequence[str], tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _alike(ids: Sequence[int], others: Sequence[int], table: Tensor) -> bool:
+    """Whether the tower is given the same for both: tokens that it never learned may share one embedding."""
+    return len(ids) == len(others) and torch.equal(table[list(ids)], table[list(others)])
+
+
+def _around(
+    rows: Sequence[list[int]], names: Sequence[str], tokenizer: Tokenizer, table: Tensor
+) -> list[tuple[str, str]]:
     """What may be the words before and behind the name, seen from a class whose name ends in a letter or digit."""
     place = next((index for index, name in enumerate(names) if name[-1:].isalnum()), 0)
     ids, name_ids = rows[place], tokenizer.encode(names[place])
     found = []
     for start in range(len(ids) - len(name_ids) + 1):
-        if ids[start : start + len(name_ids)] == name_ids:
+        if _alike(ids[start : start + len(name_ids)], name_ids, table):
             before, behind = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start + len(name_ids) :]).strip()
             found.append((before, f" {behind}" if behind[:1].isalnum() else behind))
     return found
 
 
-def _token_ids(suffix: Tensor, *, pack: BackbonePack, tokenizer: Tokenizer, where: object) -> list[list[int]]:
-    """Ids of each class up to the end of its text."""
-    tower = pack.text_tower()
-    with torch.no_grad():
-        table = tower.embed(torch.arange(tokenizer.vocab_size)).float().cpu()
+def _token_ids(suffix: Tensor, *, table: Tensor, end: int, pack: BackbonePack, where: object) -> list[list[int]]:
+    """Ids of each class up to the `end` of its text; of tokens with one embedding any."""
     rows: list[list[int]] = [[] for _ in suffix]
     open_rows = list(range(len(suffix)))
     for column in suffix.detach().float().unbind(1):
@@ -93,9 +100,9 @@ def _token_ids(suffix: Tensor, *, pack: BackbonePack, tokenizer: Tokenizer, wher
             )
         for row, token in zip(open_rows, nearest.tolist(), strict=True):
             rows[row].append(token)
-        open_rows = [row for row in open_rows if rows[row][-1] != tokenizer.eot_id]
+        open_rows = [row for row in open_rows if rows[row][-1] != end]
         for ids in rows:
-            if ids and ids[-1] == tokenizer.eot_id:
+            if ids and ids[-1] == end:
                 ids.pop()
         if not open_rows:
             break

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompttune.errors import SplitError, explain, some
+from prompttune.errors import SplitError, explain, note, some
 from prompttune.splits.file import listed
-from vidfeat.class_lines import numbered_names
+from vidfeat.class_lines import numbered_names, spelling
+from vidfeat.text_files import EIGHT_BIT, READ_AS_EIGHT_BIT, NoText, text_and_encoding
 
 _NAMES_A_FILE = re.compile(r"\.(?:txt|csv|tsv|json|lst|list|names|labels)$", re.IGNORECASE)
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -33,23 +31,20 @@ class ClassFile:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+    """The text of a file as `vidfeat extract` reads it: UTF-8, UTF-16, UTF-32, else Windows-1252, which is noted.
 
     Raises:
-        SplitError: no such file, or another encoding, which a file does not name: it is not guessed.
+        SplitError: no such file, or no text.
     """
     try:
-        content = path.read_bytes()
-        return content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        if b"\0" in content:
-            raise SplitError(
-                explain(f"the {what} is no text", where=path, got="zero bytes, which no list holds")
-            ) from None
-        fix = f"iconv -f LATIN1 -t UTF-8 {path} > NEW, with the encoding it was written in"
-        raise SplitError(explain(f"the {what} is not UTF-8 text", where=path, got=error, fix=fix)) from None
+        text, encoding = text_and_encoding(path)
     except OSError as error:
         raise SplitError(explain(f"the {what} cannot be read", where=path, got=error.strerror or error)) from None
+    except NoText as error:
+        raise SplitError(explain(f"the {what} is no text", where=path, got=error)) from None
+    if encoding == EIGHT_BIT:
+        note(f"{path} {READ_AS_EIGHT_BIT}")
+    return text
 
 
 def text_lines(path: Path, what: str) -> list[str]:
@@ -66,7 +61,7 @@ def read_class_file(path: str | Path) -> ClassFile:
 
     Raises:
         SplitError: with everything that is wrong: ids that are no whole numbers, ids or names given twice, names that
-            differ in case or Unicode form alone, a name broken over two lines, no class.
+            differ in case, Unicode form or blanks alone, a name broken over two lines, no class.
     """
     path = Path(path)
     text = read_text(path, "class file")
@@ -122,12 +117,12 @@ def _line_pairs(text: str, problems: list[str]) -> list[tuple[str, str]]:
 
 
 def one_class_two_spellings(names: Iterable[str]) -> list[str]:
-    """A line for names that differ in case or Unicode form alone: `Run` and `run` are hardly two classes."""
+    """A line for names that differ in case, Unicode form or blanks alone: `Run` and `run` are hardly two classes."""
     spelled: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        spelled.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+        spelled.setdefault(spelling(name), []).append(name)
     found = [" and ".join(map(repr, same)) for same in spelled.values() if len(same) > 1]
-    return [f"names that differ in case or Unicode form alone: {some(found)}"] if found else []
+    return [f"names that differ in case, Unicode form or blanks alone: {some(found)}"] if found else []
 
 
 def named_classes(text: str) -> tuple[str, ...]:

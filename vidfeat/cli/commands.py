@@ -16,6 +16,7 @@ from vidfeat.cli.importing import import_, manifest
 from vidfeat.errors import FAILURE_REASONS, VidfeatError, explain
 from vidfeat.forms import forms, print_rows
 from vidfeat.startup import quick_exit, quick_imports
+from vidfeat.terminal import say
 
 if TYPE_CHECKING:
     from vidfeat.extraction.options import ExtractOptions
@@ -34,25 +35,25 @@ class ErrorsAsMessages(click.Group):
         try:
             return super().invoke(ctx)
         except VidfeatError as error:
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             ctx.exit(USER_ERROR)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] == "vidfeat":
                 raise
-            click.echo(f"error: {error.name} is not installed\n  fix:      {_how_to_install(error.name)}", err=True)
+            say(f"error: {error.name} is not installed\n  fix:      {_how_to_install(error.name)}", err=True)
             ctx.exit(USER_ERROR)
         except BrokenPipeError:
             raise
         except OSError as error:  # no file of ours, but the machine's: rights, a full disk, a mount that went away
             fix = "check that the path exists, that this user may use it, and that its disk has room"
             message = explain("a file cannot be used", where=error.filename, got=error.strerror or error, fix=fix)
-            click.echo(f"error: {message}", err=True)
+            say(f"error: {message}", err=True)
             ctx.exit(USER_ERROR)
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in OBJECT_STORE_CLIENTS:
                 raise
             fix = "check the endpoint, the bucket and the credentials in this shell's environment"
-            click.echo(f"error: {explain('the object store cannot be used', got=error, fix=fix)}", err=True)
+            say(f"error: {explain('the object store cannot be used', got=error, fix=fix)}", err=True)
             ctx.exit(USER_ERROR)
 
 
@@ -109,6 +110,13 @@ MACHINE_OPTIONS = together(
     click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16."),
     click.option("--batch-frames", type=click.IntRange(min=1), help="Frames per batch.  [default: 32 cpu, 256 gpu]"),
     click.option("--timeout", default=300.0, show_default=True, help="Seconds without a frame until a video fails."),
+    click.option(
+        "--resize",
+        type=click.Choice(["workers", "device"]),
+        default="workers",
+        show_default=True,
+        help="Who resizes frames, to the same bytes: the decoding processes, or the encoder's device.",
+    ),
 )
 EXTRACT_OPTIONS = together(
     SOURCE_OPTIONS,
@@ -139,6 +147,7 @@ def _options(values: dict[str, Any]) -> ExtractOptions:
 @click.option("--retry", metavar="REASON", help="Try failed videos again: one reason of `vidfeat failures`, or all.")
 @click.option("--refresh", is_flag=True, help="Extract files anew that changed since they were extracted.")
 @click.option("--prune", is_flag=True, help="Drop videos from the store whose files are gone, or moved.")
+@click.option("--keep-labels", is_flag=True, help="Videos that the store has keep its labels and splits.")
 @click.option("--units", metavar="I/N", help="Only share I of N of the units, for job arrays; I counts from 1.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="The Ray cluster, for --engine ray.  [default: start one here]")
@@ -173,13 +182,13 @@ def extract(**flags: Any) -> None:
     if not quiet:
         print_summary(summary)
     if summary.n_failed > options.allow_failures:
-        click.echo(
+        say(
             f"{summary.n_failed} videos failed ({options.allow_failures} allowed); see: vidfeat failures {options.out}",
             err=True,
         )
         sys.exit(FAILED_VIDEOS)
     if summary.n_changed:
-        click.echo(f"{summary.n_changed} files changed since they were extracted (see above)", err=True)
+        say(f"{summary.n_changed} files changed since they were extracted (see above)", err=True)
         sys.exit(FAILED_VIDEOS)
 
 
@@ -259,7 +268,9 @@ def relabel(store: str, labels: Path | None, classes: Path | None, splits: tuple
         raise click.UsageError("give --labels LIST, --classes FILE, or --split OLD=NEW")
     done = relabel_store(store, labels, classes=classes, splits={old: new for old, _, new in pairs})
     tell(done.notes, quiet=False)
-    click.echo(f"{store}: {done.n_changed} of {done.n_videos} videos changed; {len(done.classes)} classes")
+    say(f"{store}: {done.n_changed} of {done.n_videos} videos changed; {len(done.classes)} classes")
+    if done.n_changed:
+        say("to extract more into it from the same source: vidfeat extract ... --keep-labels")
 
 
 @main.command()

@@ -250,6 +250,9 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
     report, found, said = None, None, []
     with files.lock():
         standing = read_plan(files)
+        if standing is not None and options.keep_labels:
+            manifest = job_store.with_labels_of(standing, manifest)
+            spec = replace(spec, classes=manifest.classes)
         if standing is not None:
             job_store.require_same(standing, spec, out)
         pack = job_store.pack_at(out, clip, standing, check=options.check)

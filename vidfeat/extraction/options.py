@@ -66,6 +66,7 @@ class Machine:
         device, precision: see `vidfeat.clip.encode.Encoder`.
         batch_frames: frames per batch; None: by device.
         timeout_seconds: without a frame, until a video is recorded as failed.
+        resize: who resizes frames, to the same bytes: the decoding "workers", or the encoder's "device".
     """
 
     workers: int | None = None
@@ -73,6 +74,7 @@ class Machine:
     precision: str = "auto"
     batch_frames: int | None = None
     timeout_seconds: float = 300.0
+    resize: Literal["workers", "device"] = "workers"
 
     @property
     def n_workers(self) -> int:
@@ -107,6 +109,7 @@ class ExtractOptions:
         retry: a failure reason, or "all".
         refresh: files that changed since they were extracted are extracted anew.
         prune: videos whose files are gone, or moved, are dropped from the store.
+        keep_labels: videos that the store has keep their label, split and group of there (`vidfeat relabel`).
         units: (i, n): only share i of n, 1 <= i <= n.
         check: how closely an existing store is verified first; what is found bad is extracted again.
 
@@ -133,6 +136,7 @@ class ExtractOptions:
     retry: str | None = None
     refresh: bool = False
     prune: bool = False
+    keep_labels: bool = False
     units: tuple[int, int] | None = None
     check: Literal["fast", "full"] = "fast"
     machine: Machine = Machine()
@@ -168,7 +172,7 @@ class ExtractOptions:
         if problems:
             _raise_any(problems + model.problems() + tap_problems(taps))
         machine = Machine(
-            flags["workers"], flags["device"], flags["precision"], flags["batch_frames"], flags["timeout"]
+            *(flags[name] for name in ("workers", "device", "precision", "batch_frames", "timeout", "resize"))
         )
         return cls(
             model=model,
@@ -182,6 +186,7 @@ class ExtractOptions:
             strict=flags.get("strict", False),
             refresh=flags.get("refresh", False),
             prune=flags.get("prune", False),
+            keep_labels=flags.get("keep_labels", False),
             allow_failures=flags.get("allow_failures", 0),
             retry=flags.get("retry"),
             check=flags.get("check", "fast"),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vidfeat.extraction.meter import Meter, Reading
+from vidfeat.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 def tell(notes: Sequence[str], *, quiet: bool) -> None:
     """Says on standard error what a person should know before the work starts."""
     for note in () if quiet else notes:
-        plain_console(stderr=True).print(f"note: {note}", soft_wrap=True)
+        say(f"note: {note}", err=True)
 
 
 def describe(reading: Reading) -> str:

@@ -114,7 +114,8 @@ def _require_extension(plan: Plan, spec: StoreSpec, videos: Sequence[VideoKey]) 
     for name in ("n_frames", "max_frames", "compressor", "pack_hash"):
         if getattr(spec, name) != getattr(plan.spec, name):
             problems.append(f"{name}: the store has {getattr(plan.spec, name)!r}, asked for {getattr(spec, name)!r}")
-    if spec.classes[: len(plan.classes)] != plan.classes:
+    other_classes = spec.classes[: len(plan.classes)] != plan.classes
+    if other_classes:
         problems.append("classes: those of the store, in their order, must come first")
     taps = plan.taps
     for tap in spec.taps:
@@ -129,9 +130,8 @@ def _require_extension(plan: Plan, spec: StoreSpec, videos: Sequence[VideoKey]) 
     ]
     if problems:
         fix = (
-            "vidfeat relabel STORE --labels LIST gives the store the source's labels and splits; to keep the store's, "
-            "extract from a CSV path,label,split that says the same"
-            if changed
+            "the same command with --keep-labels keeps the store's; vidfeat relabel STORE --labels LIST gives it others"
+            if changed or other_classes
             else "extract into a new store"
         )
         shown = [f"\n  - {problem}" for problem in problems[:_SHOWN]]

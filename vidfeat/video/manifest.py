@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vidfeat.errors import ManifestError, explain
+from vidfeat.text_files import EIGHT_BIT
 from vidfeat.video.source.classes import class_ids, note_like_spelled
 from vidfeat.video.source.folder import folder_rows
 from vidfeat.video.source.lists import csv_rows, has_header, header_of, list_rows
 from vidfeat.video.source.published import is_ssv2, kinetics_rows, ssv2_rows
 from vidfeat.video.source.rows import MISSING, VIDEO_EXTENSIONS, Problems, Row, nearest
-from vidfeat.video.source.text import EIGHT_BIT, by_its_bytes, read_text
+from vidfeat.video.source.text import by_its_bytes, read_text
 
 __all__ = ["VIDEO_EXTENSIONS", "Manifest", "VideoItem", "load_classes", "load_manifest"]
 

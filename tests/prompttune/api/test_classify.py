@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_classes_default_to_those_trained_on_and_to_the_stores(target: str, stor
         classify(target, ClassifyOptions(classes=("run", "jump", "run")))
     with pytest.raises(PromptFileError, match="another backbone"):
         classify(stores / "foreign.zarr", ClassifyOptions(prompts=hard_prompt))
+
+
+def test_two_spellings_of_a_class_are_two_classes_and_noted(
+    target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = warnings.showwarning
+    monkeypatch.setattr(sys, "argv", ["prompttune", "classify", target, "--classes", "walking,Walking", "--csv"])
+    try:
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as done:
+            command_line.main()
+    finally:
+        warnings.showwarning = shown
+    printed, told = capsys.readouterr()
+    assert done.value.code in (0, None)
+    expected = "note:    names that differ in case, Unicode form or blanks alone: 'walking' and 'Walking'"
+    assert told == f"{expected}; they are told apart as two classes\n"
+    assert {row["class"] for row in csv.DictReader(printed.splitlines())} == {"walking", "Walking"}
 
 
 def test_a_store_is_classified_without_the_video_side(target: str) -> None:

@@ -44,6 +44,16 @@ def run(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def follow(output: str, store: str, *options: object) -> str:
+    """What the printed `next:` command prints, run to its end with METHOD and STORE filled in."""
+    (command,) = [line.split() for line in output.splitlines() if line.startswith("next:")]
+    filled = {"METHOD": "coop", "STORE": store}
+    assert command[1] == "prompttune"
+    code, printed = run(*(filled.get(word, word) for word in command[2:]), *options)
+    assert code == 0, printed
+    return printed
+
+
 def made(path: Path, source: str, **options: object) -> str:
     split = make_split_file(read_labelled(source), MakeOptions(**options), source=source)  # type: ignore[arg-type]
     write_split_file(path, split)
@@ -316,9 +326,18 @@ def test_import_and_check_on_the_command_line(tmp_path: Path, target: str) -> No
     code, output = run("splits", "check", file, "--store", target)
     assert code == 0, output
     assert "no problem found" in output
-    code, output = run("train", "--method", "coop", "--store", target, "--split", file, "--shots", "4", "--seeds", "1",
-                       "--set", "optim.epochs=1", "--out", tmp_path / "run")  # fmt: skip
-    assert code == 0, output
+    code, output = run("splits", "import", file, *lists, *novel, "--store", target)
+    short = ("--seeds", "1", "--set", "optim.epochs=1")
+    trained = follow(output, target, *short, "--shots", "4", "--out", tmp_path / "run")
+    assert {"base", "new", "HM"} <= set(trained.split())
+
+    code, output = run("splits", "import", tmp_path / "tests.json", "--test", "val", *novel[2:], "--store", target)
+    assert "test" in follow(output, target).split()  # there is nothing to train on
+
+    code, output = run("splits", "make", target, tmp_path / "few.json", "--shots", "2", "--seeds", "1")
+    trained = follow(output, target, *short, "--shots", "2", "--out", tmp_path / "few")
+    assert "test" in trained.split()
+    assert "HM" not in trained
     with pytest.raises(SplitError, match="wrong class file"):
         run("splits", "import", file, *lists, "--test", "new", tmp_path / "new_val.txt", tmp_path / "base.csv",
             "--test", "x", tmp_path / "new_val.txt", tmp_path / "new.csv")  # fmt: skip

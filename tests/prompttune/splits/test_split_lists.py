@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
-from prompttune.errors import SplitError
+from prompttune.errors import PrompttuneNote, SplitError
 from prompttune.splits.class_files import named_classes, read_class_file
 from prompttune.splits.importing import ListPair, import_lists, onto_store
 from prompttune.splits.lists import read_video_list, videos_by_class
@@ -34,6 +35,11 @@ DIALECTS = {
 
 def write(path: Path, text: str) -> Path:
     path.write_bytes(text.encode())
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
     return path
 
 
@@ -229,13 +235,12 @@ def test_kinetics_official_csv_is_a_list_and_a_source(tmp_path: Path) -> None:
 
 def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
     file = tmp_path / "c.csv"
-    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+    for encoding in ("utf-16", "utf-16-le", "utf-8-sig", "utf-8"):
         file.write_bytes("id,name\n0,café\n1,run\n".encode(encoding))
         assert read_class_file(file).classes == ("café", "run")
     file.write_bytes("id,name\n0,café\n".encode("latin-1"))
-    with pytest.raises(SplitError, match="not UTF-8 text") as caught:
-        read_class_file(file)
-    assert "iconv -f LATIN1" in str(caught.value)
+    with pytest.warns(PrompttuneNote, match=r"c\.csv is not UTF-8; read as Windows-1252"):
+        assert read_class_file(file).classes == ("café",)
     file.write_bytes(b"\0\0\0\x20ftypisom\xff")
     with pytest.raises(SplitError, match="the class file is no text"):
         read_class_file(file)
@@ -244,12 +249,33 @@ def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
         read_class_file(write(file, '["brush hair", '))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32", "cp1252"])
+def test_lists_are_read_in_the_encodings_that_extraction_reads(tmp_path: Path, encoding: str) -> None:
+    """The same CSV through `vidfeat extract`'s reader, `splits make`'s and `splits import`'s."""
+    from vidfeat.video.manifest import load_manifest
+
+    text = "path,label,split\nfête/a.mp4,fête,train\nrun/b.mp4,run,test\n"
+    file = tmp_path / "list.csv"
+    file.write_bytes(text.encode(encoding))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        table = read_labelled_csv(file)
+        pairs = read_video_list(write_bytes(tmp_path / "l.txt", "fête/a.mp4 fête\nrun/b.mp4 run\n".encode(encoding)))
+    items = load_manifest(file, must_exist=False).items
+    assert [(i.id, i.label, i.split) for i in items] == list(zip(table.ids, table.labels, table.splits, strict=True))
+    assert pairs.lines == (("fête/a.mp4", "fête"), ("run/b.mp4", "run"))
+    names = {str(warning.message).split(" is not")[0] for warning in told}
+    assert names == ({str(file), str(tmp_path / "l.txt")} if encoding in ("latin-1", "cp1252") else set())
+
+
 def test_one_class_in_two_spellings_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "c.csv"
     with pytest.raises(SplitError, match="'Run' and 'run'"):
         read_class_file(write(file, "id,name\n0,Run\n1,run\n"))
-    with pytest.raises(SplitError, match="case or Unicode form alone"):
+    with pytest.raises(SplitError, match="case, Unicode form or blanks alone"):
         read_class_file(write(file, "caf\u00e9\ncafe\u0301\n"))
+    with pytest.raises(SplitError, match="'brush_hair' and 'brush hair'"):
+        read_class_file(write(file, "brush_hair\nbrush hair\n"))
     with pytest.raises(SplitError, match="'JUMP' and 'jump'"):
         read_labelled_csv(write(file, "path,label\na,JUMP\nb,jump\n"))
     classes = read_class_file(write(file, CLASSES))

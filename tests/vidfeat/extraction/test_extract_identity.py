@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from small_extraction import digests, small_options, write_mp4, write_videos
 
+from vidfeat.errors import StoreError
 from vidfeat.extraction import recipe, unit_runner
 from vidfeat.extraction.extract import ExtractSummary, extract_or_resume
 from vidfeat.extraction.options import ModelChoice, OptionsError
+from vidfeat.extraction.relabel import relabel
 from vidfeat.store import StoreWriter, open_store, verify
 
 Extract = Callable[..., ExtractSummary]
@@ -61,6 +63,29 @@ def test_files_that_are_the_same_are_nothing_to_do(tmp_path, videos, extract, ca
     for row in open_store(tmp_path / "X.zarr").videos():
         status = (videos / row.id).stat()
         assert (row.n_source_bytes, row.source_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def test_a_relabelled_store_is_added_to_from_the_same_folder(tmp_path, videos, extract):
+    """The advice of the refusal, followed to its end."""
+    extract()
+    (tmp_path / "labels.csv").write_text("path,label,split\nrun/001.mp4,sprint,test\nrun/003.mp4,sprint,test\n")
+    relabel(tmp_path / "X.zarr", tmp_path / "labels.csv")
+    write_mp4(videos / "jump" / "900.mp4", seed=9)
+    write_mp4(videos / "run" / "901.mp4", seed=10)
+    with pytest.raises(StoreError, match=r"run/001\.mp4[\s\S]*the same command with --keep-labels"):
+        extract()
+
+    added = extract(keep_labels=True)
+
+    assert added.n_videos == 6
+    store = open_store(tmp_path / "X.zarr")
+    assert store.classes == ("jump", "sprint", "run")
+    labels = dict(zip(store.ids, zip(store.labels, store.splits, strict=True), strict=True))
+    assert labels["run/001.mp4"] == labels["run/003.mp4"] == ("sprint", "test")
+    assert labels["run/901.mp4"] == ("run", "")
+    assert store.ok.all()
+    assert verify(tmp_path / "X.zarr", level="full").problems == ()
+    assert extract(keep_labels=True).nothing_to_do
 
 
 @pytest.mark.parametrize("same_size", [False, True])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidfeat.class_lines import numbered_names
+from vidfeat.class_lines import numbered_names, spelling
 from vidfeat.errors import ManifestError, explain
 from vidfeat.video.source.rows import Problems
 from vidfeat.video.source.text import one_line, read_text
@@ -58,14 +58,10 @@ def note_like_spelled(classes: Iterable[str], problems: Problems) -> None:
     """Notes classes whose names differ in case, Unicode form, blanks or underscores alone: probably one class each."""
     alike: dict[str, list[str]] = {}
     for name in classes:
-        alike.setdefault(_spelling(name), []).append(name)
+        alike.setdefault(spelling(name), []).append(name)
     twice = [" and ".join(map(ascii_where_alike(names), names)) for names in alike.values() if len(names) > 1]
     if twice:
         problems.note("classes whose names differ in spelling alone (case, Unicode form, blanks) are kept apart", twice)
-
-
-def _spelling(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
 
 
 def ascii_where_alike(names: Sequence[str]) -> Any:
