@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ LARGE, TINY = "ViT-B-32", "tiny"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: n_videos clips of clip_seconds seconds, n_rounds times, encoded on `device`."""
+    """What is timed: n_videos clips of clip_seconds seconds, n_rounds times, encoded on `device`; `resize` as in
+    `vidfeat extract`."""
 
     n_videos: int
     clip_seconds: float
@@ -52,6 +53,7 @@ class Setting:
     n_rounds: int
     n_workers: int
     device: str = "cpu"
+    resize: str = "workers"
 
 
 def write_clips(folder: Path, setting: Setting) -> list[Path]:
@@ -147,10 +149,11 @@ def pipeline_speed(encoder: Encoder, recipe: Recipe, paths: list[Path], setting:
             batch_frames=setting.batch_frames,
             paths={item.id: item.path for item in items},
         )
-        machine = Machine(workers=setting.n_workers, batch_frames=setting.batch_frames)
+        machine = Machine(setting.n_workers, resize=setting.resize)  # type: ignore[arg-type]
+        sizes = {"batch_frames": setting.batch_frames, "n_videos": len(items)}
         with (
             decoding_apart(cores) as move_here,
-            pixel_stream(recipe, machine, batch_frames=setting.batch_frames, n_videos=len(items)) as pixels,
+            pixel_stream(recipe, machine, device=encoder.device, **sizes) as pixels,
         ):
             move_here()
             runner.run(writer.pending_units(), pixels, Meter())
@@ -178,17 +181,23 @@ def encoder_speed(encoder: Encoder, setting: Setting, n_batches: int, cores: lis
 
 
 def decoding_rate(recipe: Recipe, paths: list[Path], setting: Setting, cores: list[int]) -> float:
-    """Frames/s of the same decoding processes when their rows are dropped on arrival; counted from the first row."""
+    """Frames/s of the same decoding processes when their rows are dropped on arrival; counted from the first row.
+
+    They make pictures, whoever does in the pipeline.
+    """
+    import torch
+
     from vidfeat.extraction.options import Machine
     from vidfeat.extraction.unit_runner import pixel_stream
     from vidfeat.extraction.worker import PixelRows, VideoTask
 
     tasks = [VideoTask(index, index, path.name, str(path), (0, 1)) for index, path in enumerate(paths)]
-    machine = Machine(workers=setting.n_workers)
+    machine, here = Machine(workers=setting.n_workers), torch.device("cpu")
+    sizes = {"batch_frames": setting.batch_frames, "n_videos": len(tasks)}
     n_rows, first = 0, 0.0
     with (
         decoding_apart(cores) as move_here,
-        pixel_stream(recipe, machine, batch_frames=setting.batch_frames, n_videos=len(tasks)) as pixels,
+        pixel_stream(recipe, machine, device=here, **sizes) as pixels,
     ):
         move_here()
         for event in pixels.stream(tasks, threading.Event()):
@@ -272,11 +281,12 @@ def fastest_rates(model: str, precision: str, setting: Setting, paths: list[Path
     from vidfeat.clip.encode import Encoder
 
     encoder = Encoder(RandomPack(model), device=setting.device, precision=precision)  # type: ignore[arg-type]
-    recipe, n_batches = recipe_of(encoder.config), n_batches_of(setting)
+    recipe, n_batches, resized = recipe_of(encoder.config), n_batches_of(setting), replace(setting, resize="device")
     parts: dict[str, Callable[[], float]] = {
         "bare encoder": lambda: encoder_speed(encoder, setting, n_batches, []).frames_per_second,
         "decoding alone": lambda: decoding_rate(recipe, paths, setting, []),
         "pipeline": lambda: pipeline_speed(encoder, recipe, paths, setting, []).frames_per_second,
+        "pipeline, --resize device": lambda: pipeline_speed(encoder, recipe, paths, resized, []).frames_per_second,
     }
     rounds = [{name: part() for name, part in parts.items()} for _ in range(setting.n_rounds)]
     return {name: max(round_[name] for round_ in rounds) for name in parts}
@@ -328,6 +338,7 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
     goals = {"pipeline / encoder": ENCODER_GOAL, "pipeline / decoding": DECODE_GOAL}
     n_cores = len(os.sched_getaffinity(0))
     encoder_at = "one CPU core" if setting.device == "cpu" else setting.device
+    resized = "" if setting.resize == "workers" else ", frames resized on the encoder's device"
     cpu_ratio = f"{ratios['CPU time, encoder / pipeline']:.2f}"
     rows = [
         ["encoder-bound: pipeline / bare encoder", f"{ratios['pipeline / encoder']:.2f}", f">= {ENCODER_GOAL}"],
@@ -348,7 +359,7 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
             "columns": ["extraction", "ratio", "goal"],
             "rows": rows,
             "note": f"{setting.n_videos} clips of {setting.clip_seconds:g} s, {FRAMES} frames each, ViT-B-32 on "
-            f"{encoder_at}, {setting.n_workers} decoding process(es) on the others; {n_cores} cores, "
+            f"{encoder_at}, {setting.n_workers} decoding process(es) on the others{resized}; {n_cores} cores, "
             f"load {os.getloadavg()[0]:.1f}. Fastest of {setting.n_rounds} rounds; the first two ratios within single "
             f"rounds: {encoder_rounds}, and {decode_rounds}.",
             "command": "python -m benchmarks speed extract",
@@ -363,14 +374,23 @@ def summary(setting: Setting, rounds: dict[str, list[float]]) -> dict[str, Any]:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Decoding processes.")
 @click.option("--device", default="cpu", show_default=True, help="Of the encoder: cpu, cuda, cuda:1, mps.")
+@click.option("--resize", type=click.Choice(["workers", "device"]), default="workers", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=False)
 def extract(
-    n_videos: int, clip_seconds: float, batch_frames: int, rounds: int, workers: int, device: str, out: Path
+    n_videos: int,
+    clip_seconds: float,
+    batch_frames: int,
+    rounds: int,
+    workers: int,
+    device: str,
+    resize: str,
+    out: Path,
 ) -> None:
-    """Time the extraction pipeline against the bare encoder and against decoding alone."""
+    """Time the extraction pipeline against the bare encoder and against decoding alone, where frames are resized by
+    the workers."""
     from benchmarks.readme import markdown_table
 
-    setting = Setting(n_videos, clip_seconds, batch_frames, rounds, workers, device)
+    setting = Setting(n_videos, clip_seconds, batch_frames, rounds, workers, device, resize)
     with tempfile.TemporaryDirectory() as folder:
         result = summary(setting, measure(setting, write_clips(Path(folder), setting)))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -262,9 +262,9 @@ def extract_figures(setting: Setting, clock: Clock) -> Iterator[Figure]:
         paths = extract.write_clips(Path(folder), sizes)
         for tower in setting.towers:
             rates = extract.fastest_rates(tower, precision, sizes, paths)
-            pipeline = rates.pop("pipeline")
-            share = pipeline / min(rates.values())
-            rates[f"pipeline ({share:.2f} of the slower)"] = pipeline
+            whole = {name: rates.pop(name) for name in list(rates) if name.startswith("pipeline")}
+            slower = min(rates.values())
+            rates |= {f"{name} ({rate / slower:.2f} of the slower)": rate for name, rate in whole.items()}
             milliseconds = {name: 1000 / rate for name, rate in rates.items()}
             yield Figure("extract", f"{tower}, a frame, {n_workers} worker(s)", precision, milliseconds, {})
 

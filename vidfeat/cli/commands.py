@@ -110,6 +110,13 @@ MACHINE_OPTIONS = together(
     click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16."),
     click.option("--batch-frames", type=click.IntRange(min=1), help="Frames per batch.  [default: 32 cpu, 256 gpu]"),
     click.option("--timeout", default=300.0, show_default=True, help="Seconds without a frame until a video fails."),
+    click.option(
+        "--resize",
+        type=click.Choice(["workers", "device"]),
+        default="workers",
+        show_default=True,
+        help="Who resizes frames, to the same bytes: the decoding processes, or the encoder's device.",
+    ),
 )
 EXTRACT_OPTIONS = together(
     SOURCE_OPTIONS,

@@ -153,7 +153,7 @@ def _compare(
             findings.problems.append(f"{task.video_id}: {name} is {now!r} now, was {was!r}")
     if video.facts.n_frames != stored.n_frames:
         return
-    pieces = [encoder.encode(np.ascontiguousarray(piece)).by_name() for piece in video.pieces]
+    pieces = [encoder.encode(np.ascontiguousarray(piece)).by_name() for piece in video.arrays()]
     for tap in store.taps:
         again = np.concatenate([piece[tap] for piece in pieces]).astype(np.float32)
         for view, now in enumerate(np.split(again, store.n_views)):

@@ -92,7 +92,9 @@ def _run(job: Job, units: Sequence[Unit], machine: Machine, meter: Meter, *, qui
         )
         n_rows = job.expected_rows(units)
         with (
-            pixel_stream(job.recipe, machine, batch_frames=batch_frames, n_videos=n_videos) as pixels,
+            pixel_stream(
+                job.recipe, machine, device=encoder.device, batch_frames=batch_frames, n_videos=n_videos
+            ) as pixels,
             progress.shown(meter, n_videos=sum(len(unit.video_indices) for unit in units), n_rows=n_rows, quiet=quiet),
         ):
             runner.run(units, pixels, meter)

@@ -111,7 +111,8 @@ class UnitActor:
             paths=task.paths,
             known=task.known,
         )
-        with pixel_stream(self._setup.recipe, machine, batch_frames=batch_frames, n_videos=len(task.paths)) as pixels:
+        device, sizes = self._encoder.device, {"batch_frames": batch_frames, "n_videos": len(task.paths)}
+        with pixel_stream(self._setup.recipe, machine, device=device, **sizes) as pixels:
             runner.run(units, pixels, meter)
         reading = meter.read()
         return Receipt(

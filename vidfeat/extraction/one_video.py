@@ -137,7 +137,7 @@ def encode_videos(
             failures[path] = error
             continue
         counts.append(loaded.facts.n_frames)
-        for pixels in loaded.pieces:
+        for pixels in loaded.arrays():
             for name, values in encoder.encode(pixels).by_name().items():
                 found[name].append(values)
     if not counts:

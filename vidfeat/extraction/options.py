@@ -66,6 +66,7 @@ class Machine:
         device, precision: see `vidfeat.clip.encode.Encoder`.
         batch_frames: frames per batch; None: by device.
         timeout_seconds: without a frame, until a video is recorded as failed.
+        resize: who resizes frames, to the same bytes: the decoding "workers", or the encoder's "device".
     """
 
     workers: int | None = None
@@ -73,6 +74,7 @@ class Machine:
     precision: str = "auto"
     batch_frames: int | None = None
     timeout_seconds: float = 300.0
+    resize: Literal["workers", "device"] = "workers"
 
     @property
     def n_workers(self) -> int:
@@ -170,7 +172,7 @@ class ExtractOptions:
         if problems:
             _raise_any(problems + model.problems() + tap_problems(taps))
         machine = Machine(
-            flags["workers"], flags["device"], flags["precision"], flags["batch_frames"], flags["timeout"]
+            *(flags[name] for name in ("workers", "device", "precision", "batch_frames", "timeout", "resize"))
         )
         return cls(
             model=model,

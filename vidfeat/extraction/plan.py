@@ -316,7 +316,8 @@ def _try(
         paths={item.id: item.path for item in items},
     )
     meter = Meter()
-    with pixel_stream(recipe, options.machine, batch_frames=batch_frames, n_videos=len(items)) as pixels:
+    sizes = {"batch_frames": batch_frames, "n_videos": len(items)}
+    with pixel_stream(recipe, options.machine, device=encoder.device, **sizes) as pixels:
         start = time.monotonic()
         runner.run(_until(writer.pending_units(), start + seconds), pixels, meter)
     spent = meter.seconds_by_stage()

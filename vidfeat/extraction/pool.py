@@ -27,7 +27,7 @@ import numpy as np
 
 from vidfeat.errors import VidfeatError, explain
 from vidfeat.extraction.channel import Stopped
-from vidfeat.extraction.ring import RingLayout, RingMemory
+from vidfeat.extraction.ring import RingLayout, RingMemory, place_for
 from vidfeat.extraction.trouble import ATTEMPTS, InARow, Trouble, limit_reached
 from vidfeat.extraction.worker import (
     PixelRows,
@@ -123,9 +123,9 @@ class _Worker:
         elif kind == "trouble":
             self.trouble = value
         elif kind == "rows":
-            slot, first_row, n_rows = value
+            slot, first_row, shape, framing = value
             self.slots_taken += 1
-            self.inbox.append((self.tasks[0], kind, (slot, first_row, self.slots[slot, :n_rows])))
+            self.inbox.append((self.tasks[0], kind, (slot, first_row, place_for(self.slots[slot], shape), framing)))
         else:
             self.inbox.append((self.tasks.popleft(), kind, value))
 
@@ -235,9 +235,9 @@ class DecodePool:
                 self._in_a_row.note(self._given_up.pop(task.position, None))
                 yield VideoDone(task, value) if kind == "done" else VideoFailed(task, *value)
             else:
-                slot, first_row, pixels = value
+                slot, first_row, pixels, framing = value
                 if first_row >= delivered:  # else: a second attempt is repeating what the first one delivered
-                    yield PixelRows(task, first_row, pixels)
+                    yield PixelRows(task, first_row, pixels, framing)
                 if slot is not None:
                     worker.slots_taken -= 1
                     worker.give("slot", slot)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vidfeat.extraction.worker import LoadedVideo, VideoFacts, VideoTask
+from vidfeat.extraction.worker import FrameParts, LoadedVideo, Piece, VideoFacts, VideoTask
 from vidfeat.video.preprocess import Preprocess, ViewSpec
 from vidfeat.video.sampling import SamplingPolicy, video_seed
 
@@ -28,6 +28,8 @@ class Recipe:
     Attributes:
         seed: of `segments-random` sampling; the seed of the views is their own.
         decoder: "auto", or one decoder's name.
+        frame_bytes: not None: parts of frames are handed on as they were decoded, so many bytes at a time, for a device
+            to make pictures of; frames larger than that are pictures all the same.
     """
 
     preprocess: Preprocess
@@ -35,6 +37,7 @@ class Recipe:
     views: ViewSpec = field(default_factory=ViewSpec)
     seed: int = 0
     decoder: str = "auto"
+    frame_bytes: int | None = None
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
@@ -64,8 +67,17 @@ class Recipe:
         )
         return LoadedVideo(facts=facts, pieces=self._pieces(frames.pixels, task))
 
-    def _pieces(self, pixels: np.ndarray, task: VideoTask) -> Iterator[np.ndarray]:
+    def _pieces(self, pixels: np.ndarray, task: VideoTask) -> Iterator[Piece]:
         for view in range(*task.views):
+            if self.frame_bytes is not None:
+                framing = self.preprocess.framing(
+                    *pixels.shape[1:3], views=self.views, video_id=task.video_id, view=view
+                )
+                parts = framing.part(pixels)
+                if n_parts := self.frame_bytes // parts[0].nbytes:
+                    for start in range(0, len(parts), n_parts):
+                        yield FrameParts(parts[start : start + n_parts], framing)
+                    continue
             for start in range(0, len(pixels), SLOT_ROWS):
                 yield self.preprocess.pictures(
                     pixels[start : start + SLOT_ROWS],

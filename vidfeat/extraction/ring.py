@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import shutil
@@ -20,7 +21,10 @@ _ZEROS = bytes(1 << 20)
 
 @dataclass(frozen=True)
 class RingLayout:
-    """Shape of one worker's shared memory: n_slots slots of slot_rows rows [3 H W]."""
+    """Shape of one worker's shared memory: n_slots slots of slot_rows rows [3 H W].
+
+    Rows of another shape lie in a slot's bytes as well (`place_for`), as many as there is room for.
+    """
 
     n_slots: int
     slot_rows: int
@@ -40,6 +44,11 @@ class RingLayout:
     def over(self, memory: Any) -> np.ndarray:
         """The ring's memory as an array of `shape`."""
         return np.frombuffer(memory, dtype=self.dtype).reshape(self.shape)
+
+
+def place_for(slot: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The beginning of a slot's memory as an array of that shape."""
+    return slot.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 class RingMemory:

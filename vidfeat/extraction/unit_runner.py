@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,37 +20,58 @@ from vidfeat.extraction.worker import InlineDecoder, VideoDone, VideoFacts, Vide
 from vidfeat.store import StoreWriter, Unit, VideoRow, token_layers
 
 if TYPE_CHECKING:
+    import torch
+
     from vidfeat.clip.encode import Encoder
 
 # Slots enough for two batches, so that decoding goes on while one batch is encoded; two per worker at the least.
 BATCHES_AHEAD = 2
 MIN_SLOTS = 2
+# Where frames cross as they were decoded: one of 1920x1080, 7 of 832x480, 36 of 320x240. Larger ones are resized first.
+FRAME_SLOT_BYTES = 8 * 2**20
 # One being assembled, one waiting, one being committed, and its encoded bytes.
 N_UNITS_IN_MEMORY = 4
 
 
 @contextmanager
-def pixel_stream(recipe: Recipe, machine: Machine, *, batch_frames: int, n_videos: int) -> Iterator[PixelStream]:
-    """Decoding processes as the machine options ask for, ended on leaving; `workers=0` decodes in this process."""
+def pixel_stream(
+    recipe: Recipe, machine: Machine, *, device: torch.device, batch_frames: int, n_videos: int
+) -> Iterator[PixelStream]:
+    """Decoding processes as the machine options ask for, ended on leaving; `workers=0` decodes in this process.
+
+    Args:
+        device: the encoder's, which makes the pictures if the options say so.
+    """
     n_workers = min(machine.n_workers, n_videos)
-    if n_workers == 0:
-        yield InlineDecoder(recipe)
-        return
-    layout = _layout(recipe, n_workers, batch_frames)
-    with DecodePool(recipe, layout, n_workers=n_workers, timeout_seconds=machine.timeout_seconds) as pool:
-        yield pool
+    with ExitStack() as stack:
+        layout = _layout(recipe, machine, n_workers=n_workers, batch_frames=batch_frames)
+        if machine.resize == "device":
+            recipe = replace(recipe, frame_bytes=FRAME_SLOT_BYTES)
+        pixels: PixelStream = InlineDecoder(recipe)
+        if n_workers > 0:
+            pool = DecodePool(recipe, layout, n_workers=n_workers, timeout_seconds=machine.timeout_seconds)
+            pixels = stack.enter_context(pool)
+        yield _resized_on(device, pixels) if machine.resize == "device" else pixels
 
 
-def _layout(recipe: Recipe, n_workers: int, batch_frames: int) -> RingLayout:
-    n_slots = max(MIN_SLOTS, math.ceil(BATCHES_AHEAD * batch_frames / (n_workers * SLOT_ROWS)))
+def _resized_on(device: torch.device, pixels: PixelStream) -> PixelStream:
+    from vidfeat.extraction.resized import ResizedStream
+
+    return ResizedStream(pixels, device)
+
+
+def _layout(recipe: Recipe, machine: Machine, *, n_workers: int, batch_frames: int) -> RingLayout:
+    n_slots = max(MIN_SLOTS, math.ceil(BATCHES_AHEAD * batch_frames / (max(n_workers, 1) * SLOT_ROWS)))
+    if machine.resize == "device":
+        return RingLayout(n_slots=n_slots, slot_rows=1, row_shape=(FRAME_SLOT_BYTES,), dtype=ROW_DTYPE)
     return RingLayout(n_slots=n_slots, slot_rows=SLOT_ROWS, row_shape=recipe.row_shape, dtype=ROW_DTYPE)
 
 
 def pixel_bytes(recipe: Recipe, machine: Machine, batch_frames: int) -> int:
     """Memory of the pixels under way: the workers' rings and the staging batches."""
     staging = N_STAGING * batch_frames * math.prod(recipe.row_shape) * np.dtype(ROW_DTYPE).itemsize
-    rings = _layout(recipe, machine.n_workers, batch_frames).n_bytes * machine.n_workers if machine.n_workers else 0
-    return staging + rings
+    layout = _layout(recipe, machine, n_workers=machine.n_workers, batch_frames=batch_frames)
+    return staging + layout.n_bytes * machine.n_workers
 
 
 def layers_of(units: Iterable[Unit]) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from vidfeat.errors import DecodeError
 from vidfeat.extraction.channel import Stopped
-from vidfeat.extraction.ring import RingLayout
+from vidfeat.extraction.ring import RingLayout, place_for
 from vidfeat.extraction.trouble import InARow, Trouble
+from vidfeat.video.framing import Framing
 
 # Without a process of its own, a video in trouble can only be tried once more.
 INLINE_ATTEMPTS = 2
@@ -51,7 +52,8 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class PixelRows:
-    """Consecutive pixel rows `pixels` [n 3 H W] of a task, from its row `first_row`.
+    """Consecutive pixel rows `pixels` [n 3 H W] of a task, from its row `first_row`; with a `framing` they are parts of
+    frames [n h w 3] that are still to be made into pictures.
 
     The memory belongs to the pool: it is valid until the next item is asked for.
     """
@@ -59,6 +61,7 @@ class PixelRows:
     task: VideoTask
     first_row: int
     pixels: np.ndarray
+    framing: Framing | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,32 @@ PoolEvent = PixelRows | VideoDone | VideoFailed
 
 
 @dataclass(frozen=True)
+class FrameParts:
+    """Parts [n h w 3] of frames as they were decoded, and what becomes of them."""
+
+    parts: np.ndarray
+    framing: Framing
+
+
+Piece = np.ndarray | FrameParts
+
+
+@dataclass(frozen=True)
 class LoadedVideo:
-    """A decoded video: its facts, and its rows in (view, frame) order as pieces [n 3 H W] of at most a slot's rows."""
+    """A decoded video: its facts, and its rows in (view, frame) order as pieces that fit into a slot: [n 3 H W], or
+    parts of frames."""
 
     facts: VideoFacts
-    pieces: Iterator[np.ndarray]
+    pieces: Iterator[Piece]
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """The rows of each piece."""
+        return (rows_of(piece)[0] for piece in self.pieces)
+
+
+def rows_of(piece: Piece) -> tuple[np.ndarray, Framing | None]:
+    """A piece's array, and what its rows are to become if they are no pictures yet."""
+    return (piece.parts, piece.framing) if isinstance(piece, FrameParts) else (piece, None)
 
 
 class VideoLoader(Protocol):
@@ -124,10 +148,11 @@ class InlineDecoder:
                     for piece in video.pieces:
                         if stop.is_set():
                             raise Stopped
+                        rows, framing = rows_of(piece)
                         if first_row >= delivered:  # else: a second attempt repeats what the first one delivered
-                            delivered = first_row + len(piece)
-                            yield PixelRows(task, first_row, piece)
-                        first_row += len(piece)
+                            delivered = first_row + len(rows)
+                            yield PixelRows(task, first_row, rows, framing)
+                        first_row += len(rows)
                     outcome = VideoDone(task, video.facts)
                     break
                 except Stopped:
@@ -204,9 +229,10 @@ def _work(task: VideoTask, loader: VideoLoader, mailbox: _Mailbox, slots: np.nda
         video = loader.load(task)
         for piece in video.pieces:
             slot = mailbox.free_slot()
-            slots[slot, : len(piece)] = piece
-            mailbox.send("rows", (slot, first_row, len(piece)))
-            first_row += len(piece)
+            rows, framing = rows_of(piece)
+            place_for(slots[slot], rows.shape)[:] = rows
+            mailbox.send("rows", (slot, first_row, rows.shape, framing))
+            first_row += len(rows)
     except _ParentGone:
         raise
     except Exception as error:

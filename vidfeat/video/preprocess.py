@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vidfeat.errors import explain
+from vidfeat.video.framing import Framing, Kept
 from vidfeat.video.sampling import unit_draws, video_seed
 
 RESIZE_MODES = ("shortest", "longest", "squash")
@@ -215,56 +216,44 @@ class Preprocess:
             )
         pictures = np.empty((len(view_range), len(frames), 3, *self.image_hw), dtype=np.uint8)
         for row, view in enumerate(view_range):
-            height, width = frames.shape[1:3]
-            crop = draw_crop(views, video_id=video_id, view=view, height=height, width=width) if view else None
-            for index, frame in enumerate(frames):
-                picture = self._centre(frame) if crop is None else self._cropped(frame, crop)
-                pictures[row, index] = picture.transpose(2, 0, 1)
+            framing = self.framing(*frames.shape[1:3], views=views, video_id=video_id, view=view)
+            for index, part in enumerate(framing.part(frames)):
+                pictures[row, index] = framing.picture(part).transpose(2, 0, 1)
         return pictures
 
-    def _centre(self, frame: np.ndarray) -> np.ndarray:
+    def framing(
+        self, height: int, width: int, *, views: ViewSpec | None = None, video_id: str = "", view: int = 0
+    ) -> Framing:
+        """Where the pictures of a view come from, in a video whose frames measure height x width."""
+        if view == 0:
+            return self._centre(height, width)
+        crop = draw_crop(views or ViewSpec(), video_id=video_id, view=view, height=height, width=width)
+        rows, columns = (Kept(0, size) for size in self.image_hw)
+        return Framing(
+            *(crop.top, crop.left, crop.height, crop.width),
+            resized=self.image_hw,
+            interpolation=self.interpolation,
+            rows=rows,
+            columns=columns,
+            flip=crop.flip,
+        )
+
+    def _centre(self, height: int, width: int) -> Framing:
         """The whole frame as the model's picture; the rounding is open_clip's."""
-        (height, width), (tall, wide) = frame.shape[:2], self.image_hw
-        if self.resize_mode == "squash":
-            return self._resize(frame, height=tall, width=wide)
-        interpolation = self.interpolation
+        tall, wide = self.image_hw
+        resized, interpolation = self.image_hw, self.interpolation
         if self.resize_mode == "shortest" and tall == wide:
-            # torchvision's Resize(int) truncates the long side, its CenterCrop rounds half to even.
+            # torchvision's Resize(int) truncates the long side.
             short = min(height, width)
-            new_height, new_width = int(tall * height / short), int(tall * width / short)
-        else:
+            resized = int(tall * height / short), int(tall * width / short)
+        elif self.resize_mode != "squash":
             # open_clip's ResizeKeepRatio, which for a picture that is not square leaves out the model's interpolation.
             ratios = (height / tall, width / wide)
             ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-            new_height, new_width = max(1, round(height / ratio)), max(1, round(width / ratio))
+            resized = max(1, round(height / ratio)), max(1, round(width / ratio))
             interpolation = "bicubic" if self.resize_mode == "shortest" else interpolation
-        resized = self._resize(frame, height=new_height, width=new_width, interpolation=interpolation)
-        return self._cut_or_framed(resized)
-
-    def _cut_or_framed(self, picture: np.ndarray) -> np.ndarray:
-        """The centre of a picture, with a border where it is too small."""
-        (height, width), (tall, wide) = picture.shape[:2], self.image_hw
-        above, beside = max(tall - height, 0), max(wide - width, 0)
-        if above or beside:
-            borders = ((above // 2, (above + 1) // 2), (beside // 2, (beside + 1) // 2), (0, 0))
-            picture = np.pad(picture, borders, constant_values=self.fill_color)
-            height, width = picture.shape[:2]
-        top, left = round((height - tall) / 2), round((width - wide) / 2)
-        return picture[top : top + tall, left : left + wide]
-
-    def _cropped(self, frame: np.ndarray, crop: Crop) -> np.ndarray:
-        part = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        resized = self._resize(part, height=self.image_hw[0], width=self.image_hw[1])
-        return resized[:, ::-1] if crop.flip else resized
-
-    def _resize(self, frame: np.ndarray, *, height: int, width: int, interpolation: str | None = None) -> np.ndarray:
-        from PIL import Image
-
-        if frame.shape[:2] == (height, width):
-            return frame
-        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-        picture = Image.fromarray(np.ascontiguousarray(frame))
-        return np.asarray(picture.resize((width, height), filters[interpolation or self.interpolation]))
+        rows, columns = (Kept.centre(size, wanted) for size, wanted in zip(resized, self.image_hw, strict=True))
+        return Framing(0, 0, height, width, resized, interpolation, rows, columns, self.fill_color)
 
 
 @lru_cache(maxsize=8)

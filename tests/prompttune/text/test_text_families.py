@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -101,24 +102,23 @@ def named(request: pytest.FixtureRequest) -> tuple[str, Family]:
     ("position", "n_deep", "kind"),
     [("end", 0, "shared"), ("end", 2, "shared"), ("middle", 0, "shared"), ("front", 0, "shared"), ("end", 1, "class")],
 )
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_features_and_gradients_are_open_clips(named, position: str, n_deep: int, kind: str, chunk) -> None:
+def test_features_and_gradients_are_open_clips(named, position: str, n_deep: int, kind: str) -> None:
     name, both = named
     prompts, tensors = prompts_of(both, name, position), leaves(n_deep, kind=kind)
     expected = open_clip_encode(both.theirs, prompts, context_of(tensors, kind))
     cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = torch.autograd.grad(expected, tensors, cotangent)
-    engine = TextEngine(both.ours, class_chunk=chunk, checkpoint=chunk is not None)
-    for encode in (engine.encode, lambda *given: plain_encode(both.ours, *given)):
+    engine, in_chunks = TextEngine(both.ours), TextEngine(both.ours, class_chunk=3, checkpoint=True)
+    for encode in (engine.encode, in_chunks.encode, partial(plain_encode, both.ours)):
         features = encode(prompts, context_of(tensors, kind))
         # float64: what remains is rounding, far below what a wrong row or mask would make.
         torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
         for found, wanted in zip(torch.autograd.grad(features, tensors, cotangent), gradients, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
     assert takes_full_length(both.ours, prompts) == (name in FULL)
-    assert engine.path(prompts, context_of(tensors, kind)).startswith("full-length") == takes_full_length(
-        both.ours, prompts
-    )
+    for one in (engine, in_chunks):
+        path = one.path(prompts, context_of(tensors, kind))
+        assert path.startswith("full-length") == takes_full_length(both.ours, prompts)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
