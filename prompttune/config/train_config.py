@@ -294,7 +294,10 @@ def section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
-_GIVEN_BY = {"store": "--store X.zarr, which `vidfeat extract` writes"}
+_GIVEN_BY = {
+    "store": "--store X.zarr, which `vidfeat extract` writes",
+    "anchors.store": "--set anchors.store=IRRELEVANT.zarr, a store of videos of none of the classes (`vidfeat anchors`)",
+}
 
 
 def _problem(item: Mapping[str, Any]) -> str:

@@ -109,6 +109,7 @@ def test_methods_lists_all_and_describes_one() -> None:
         (("train", "--method", "coop", "--store", "STORE", "--set", "optim.lrr=1"), ["did you mean 'optim.lr'?"]),
         (("train", "--method", "coop", "--store", "STORE", "--shots", "99"), ["99 per class", "run: 6"]),
         (("train", "--method", "ga2-text", "--store", "STORE"), ["coupling.hard_prompts names no prompt file"]),
+        (("train", "--method", "ga2-plus", "--store", "STORE"), ["--set anchors.store=IRRELEVANT.zarr"]),
         (
             ("eval", "--store", "FOREIGN", "--prompts", "PROMPT"),
             ["another backbone", "expected: pack", "got:      pack"],
