@@ -296,7 +296,7 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 _GIVEN_BY = {
     "store": "--store X.zarr, which `vidfeat extract` writes",
-    "anchors.store": "--set anchors.store=IRRELEVANT.zarr, a store of videos of none of the classes (`vidfeat anchors`)",
+    "anchors.store": "--set anchors.store=IRRELEVANT.zarr, a store of videos of no class (`vidfeat anchors`)",
 }
 
 
