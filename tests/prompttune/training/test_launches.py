@@ -54,7 +54,7 @@ PINNED: dict[str, tuple[int, int]] = {
     "ivlp": (283, 89),
     "maple": (301, 89),
     "promptsrc": (329, 89),
-    "vifi-vl": (298, 89),
+    "vifi-vl": (296, 89),
     "ga2": (300, 89),
 }
 # Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
