@@ -11,6 +11,7 @@ import click
 
 # To be copied and run: a line break inside would make two commands of it.
 _COMMAND = re.compile(r"\b(?:vidfeat|prompttune|pip|python|iconv) [a-z-]")
+_NAMED = re.compile(r"`[^`]*`")  # a command that is spoken of
 # What the lines below stand under: `  fix:      `, `note:    `, `  - `.
 _LABEL = re.compile(r"\s*(?:(?:error|warning|[a-z]+(?: as)?):\s+|- )?")
 
@@ -41,7 +42,7 @@ def wrapped(text: str, *, width: int) -> str:
         label = _LABEL.match(line)
         indent = " " * (label.end() if label is not None else 0)
         words = max(map(len, line.split()), default=0)
-        if len(line) <= width or len(indent) + words > width or _COMMAND.search(line):
+        if len(line) <= width or len(indent) + words > width or _COMMAND.search(_NAMED.sub("", line)):
             lines.append(line)
         else:
             lines += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)

@@ -12,8 +12,7 @@ from rich import box
 from rich.table import Table
 
 from prompttune.config.methods import METHODS, Method
-from prompttune.config.runs import nested
-from prompttune.config.train_config import merge, resolve
+from prompttune.config.train_config import resolve
 
 if TYPE_CHECKING:
     from prompttune.api.classify import Classified
@@ -35,7 +34,7 @@ def methods_table() -> Table:
     for title in ("name", "what it is", "needs", "text path"):
         table.add_column(title, overflow="fold", no_wrap=title == "name")
     for method in METHODS.values():
-        needs = ["pooled features", *_tokens_needed(method), *method.requires]
+        needs = ["pooled features", *_tokens_needed(method), *method.required_keys]
         table.add_row(method.name, method.summary, "\n".join(needs), method.text)
     return table
 
@@ -53,10 +52,7 @@ def describe_method(name: str) -> str:
     Raises:
         ConfigError: an unknown method.
     """
-    required = {"store": "STORE.zarr"}
-    for key in METHODS[name].requires if name in METHODS else ():
-        required = merge(required, nested(key, ["PROMPT.safetensors"]))
-    config = resolve({"method": name, **required})
+    config = resolve({"method": name, "store": "STORE.zarr", **(METHODS[name].requires if name in METHODS else {})})
     return "\n".join([*(f"# {line}".rstrip() for line in _about(METHODS[name])), config.to_toml()])
 
 
@@ -93,7 +89,7 @@ def method_rows() -> list[dict[str, Any]]:
             "release": method.release,
             "differs": list(method.differs),
             "recipes": {name: dict(tables) for name, tables in method.recipes.items()},
-            "needs": ["pooled features", *_tokens_needed(method), *method.requires],
+            "needs": ["pooled features", *_tokens_needed(method), *method.required_keys],
             "fit": method.fit,
             "text": method.text,
         }

@@ -32,7 +32,7 @@ class Method:
         differs: what is not as in the release by default, each with the setting that makes it so where there is one.
         defaults: tables of the configuration; what is not named has the configuration's own default.
         recipes: the release's further settings by protocol or data set: tables on top of the defaults.
-        requires: dotted keys that have no default and must be given.
+        requires: tables of what has no default and must be given, each key with a word that stands for it on the pages.
         fit: "gradient" for the training loop; "closed-form" for what is computed from the training videos at once;
             "none" for what looks at no training video.
         text: which path of the text engine its training takes, and why.
@@ -45,9 +45,14 @@ class Method:
     differs: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    requires: tuple[str, ...] = ()
+    requires: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fit: Literal["gradient", "closed-form", "none"] = "gradient"
     text: str = "shared prefix: one context before every class name"
+
+    @property
+    def required_keys(self) -> list[str]:
+        """The dotted keys of `requires`."""
+        return [f"{table}.{key}" for table, values in self.requires.items() for key in values]
 
     def settings(self, recipe: str = DEFAULT_RECIPE) -> dict[str, Any]:
         """The defaults with those of a recipe on top.

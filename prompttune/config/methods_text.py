@@ -205,7 +205,7 @@ ROWS = (
             "optim": GA2_OPTIM,
         },
         recipes=GA2_RECIPES,
-        requires=("coupling.hard_prompts",),
+        requires={"coupling": {"hard_prompts": ["PROMPT.safetensors"]}},
         text="shared prefix; with a dropout mask per class: packed",
     ),
 )

@@ -60,8 +60,7 @@ def _defaults(entry: Entry) -> dict[str, Any]:
     """Of the line's method and recipe; none where this release does not know them."""
     name, recipe = entry.result.method, entry.result.config.get("recipe")
     given: dict[str, Any] = {"method": name, "store": "any"} | ({} if recipe is None else {"recipe": recipe})
-    for key in METHODS[name].requires if name in METHODS else ():
-        given = merge(given, nested(key, ["PROMPT.safetensors"]))
+    given = merge(given, METHODS[name].requires if name in METHODS else {})
     try:
         return flat(resolve(given).model_dump(mode="json"))
     except ConfigError:

@@ -158,6 +158,7 @@ def draw_splits(table: VideoTable, *, test_fraction: float, seed: int) -> VideoT
     Raises:
         SplitError: when the table has splits already, or a class ends with no video on one side.
     """
+    _require_labels(table)
     if any(table.splits):
         raise SplitError(explain("the store has splits of its own", fix="leave protocol.test_fraction out"))
     members: dict[str, list[int]] = {}
@@ -225,6 +226,7 @@ def base_and_new(table: VideoTable, base_classes: Sequence[str] | None = None) -
     Raises:
         SplitError: unknown base classes, no base or no new classes, or no test videos of either.
     """
+    _require_labels(table)
     base = tuple(base_classes) if base_classes is not None else table.classes[: (len(table.classes) + 1) // 2]
     unknown = sorted(set(base) - set(table.classes))
     if unknown:
@@ -256,6 +258,7 @@ def fully_supervised(table: VideoTable, *, seed: int, val_shots: int = 0) -> Spl
 
 def zero_shot(table: VideoTable) -> Split:
     """Nothing trains; the test videos test among all classes: all videos when the store has no splits."""
+    _require_labels(table)
     none = np.zeros(0, dtype=np.int64)
     if any(table.splits):
         return Split("zero-shot", (), none, none, (_test_set(table, "test", table.classes),), table)
@@ -275,6 +278,7 @@ def draw_shots(
     Raises:
         SplitError: classes with fewer training videos than asked for.
     """
+    _require_labels(table)
     rows_of: dict[str, list[int]] = {name: [] for name in classes}
     for row in _rows(table, TRAIN_SPLIT):
         rows_of.get(table.labels[row], []).append(int(row))
@@ -300,6 +304,19 @@ def draw_shots(
         val += sorted(drawn[:val_shots])
         train += sorted(drawn[val_shots:])
     return np.array(train, dtype=np.int64), np.array(val, dtype=np.int64)
+
+
+def _require_labels(table: VideoTable) -> None:
+    """Refuses videos without a class, of which every one would be right: they are all of the class ""."""
+    without = [table.ids[row] for row in np.flatnonzero(table.usable) if not table.labels[row]]
+    if without:
+        raise SplitError(
+            explain(
+                f"{len(without)} of {len(table.ids)} videos have no class",
+                got=some(without, 3),
+                fix="vidfeat relabel STORE --labels LIST, a CSV path,label; prompttune classify needs no labels",
+            )
+        )
 
 
 def _test_set(table: VideoTable, name: str, classes: tuple[str, ...]) -> TestSet:

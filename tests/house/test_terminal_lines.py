@@ -30,6 +30,8 @@ def test_lines_break_between_words_and_stand_under_their_label() -> None:
     assert lines[1].startswith(" " * 7 + "eighty")  # under the text behind "error: "
     assert [line[:12] for line in lines if "protocol" in line] == ["  expected: ", " " * 12]
     assert whole[1] in lines  # a command is copied in one piece
+    spoken_of = "note: no classes: --labels LIST gives them, and later `vidfeat relabel` with or without a class file"
+    assert max(map(len, wrapped(spoken_of, width=80).split("\n"))) <= 80
     assert wrapped("short\n\n  as it is", width=80) == "short\n\n  as it is"
 
 

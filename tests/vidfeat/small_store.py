@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidfeat.store import Fingerprint, StoreSpec, StoreWriter, TapSpec, Unit, VideoRow
+from vidfeat.store import Fingerprint, StoreReader, StoreSpec, StoreWriter, TapSpec, Unit, VideoRow
 
 FAILED_VIDEO = 4
 
@@ -98,6 +98,11 @@ class SmallStore:
             self.commit(writer, unit)
         writer.finalize()
         return writer
+
+
+def pooled_of_video_3(reader: StoreReader) -> np.ndarray:
+    """For processes that are to read without importing a test's libraries."""
+    return reader.rows("pooled", [3]).values
 
 
 def tree(path: Path) -> dict[str, bytes]:

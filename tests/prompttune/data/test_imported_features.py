@@ -13,7 +13,7 @@ from training import train_runs
 
 from prompttune.api.apply_prompts import apply_prompts
 from prompttune.api.classify import ClassifyOptions, classify
-from prompttune.errors import FeatureError
+from prompttune.errors import FeatureError, SplitError
 from vidfeat.cli import main
 from vidfeat.store import open_store
 
@@ -60,6 +60,22 @@ def test_training_evaluation_and_classification_are_those_of_the_same_store(
         found = classify(store, ClassifyOptions(prompts=prompt))
         accuracies.append((result.runs[0].metrics, [(video.classes, video.scores) for video in found]))
     assert accuracies[0] == accuracies[1], "the same numbers in the same order"
+
+
+def test_videos_without_classes_give_no_accuracy(tmp_path: Path, features: Path, target: str) -> None:
+    """Of one class "" every video would be right. The advice, followed, leads to an accuracy."""
+    store = str(tmp_path / "U.zarr")
+    assert vidfeat("import", features / "npy", store, "--pack", target).exit_code == 0
+    with pytest.raises(SplitError, match=r"88 of 88 videos have no class[\s\S]*vidfeat relabel STORE --labels LIST"):
+        apply_prompts([], given={"store": store})
+    protocol = {"name": "few-shot", "shots": 1, "test_fraction": 0.5}
+    with pytest.raises(SplitError, match="have no class"):
+        train_runs(tmp_path / "run", {"protocol": protocol}, method="coop", store=store, seeds=[1])
+    assert len(classify(store, ClassifyOptions(classes=("run", "jump")))) == 88
+    rows = [f"{key},{key.split('-')[0]}" for key in open_store(store).ids]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    assert vidfeat("relabel", store, "--labels", tmp_path / "list.csv").exit_code == 0
+    assert 0 < apply_prompts([], given={"store": store}).runs[0].tests["test"].top1 < 1
 
 
 def test_what_needs_the_videos_says_so(tmp_path: Path, imported: str, features: Path) -> None:

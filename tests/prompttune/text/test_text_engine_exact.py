@@ -53,6 +53,12 @@ def encoded(engine: TextEngine, case: ContextCase, n_runs: int, dtype: torch.dty
     return features.detach(), dict(zip(leaves, gradients, strict=True))
 
 
+@lru_cache
+def whole(name: str, n_runs: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The engine's own features and gradients with all classes at once, float64."""
+    return encoded(TextEngine(our_tower(model_of("quick_gelu"))), BY_NAME[name], n_runs, torch.float64)
+
+
 def assert_same(
     found: tuple[Tensor, dict[str, Tensor]],
     expected: tuple[Tensor, dict[str, Tensor]],
@@ -86,19 +92,17 @@ def test_float32_equals_open_clip(case: ContextCase) -> None:
 @pytest.mark.parametrize("class_chunk", [1, 4])
 @pytest.mark.parametrize("name", CHUNKED)
 def test_chunks_of_classes_change_nothing(name: str, class_chunk: int, checkpoint: bool) -> None:
-    tower = our_tower(model_of("quick_gelu"))
-    engine = TextEngine(tower, class_chunk=class_chunk, checkpoint=checkpoint)
-    found = encoded(engine, BY_NAME[name], 3, torch.float64)
-    assert_same(found, encoded(TextEngine(tower), BY_NAME[name], 3, torch.float64), values=1e-11, gradients=1e-11)
+    engine = TextEngine(our_tower(model_of("quick_gelu")), class_chunk=class_chunk, checkpoint=checkpoint)
+    assert_same(encoded(engine, BY_NAME[name], 3, torch.float64), whole(name, 3), values=1e-11, gradients=1e-11)
 
 
 @pytest.mark.parametrize("tile_rows", [1, 3, 1000])
 @pytest.mark.parametrize("name", ["shared-end", "class-end", "shared-front", "deep-9", "class-tokens-at-8"])
 def test_tiles_of_any_size_change_nothing(name: str, tile_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = our_tower(model_of("quick_gelu"))
-    expected = encoded(TextEngine(tower), BY_NAME[name], 2, torch.float64)
+    expected = whole(name, 2)
     monkeypatch.setattr("prompttune.text.engine.text_engine.TILE_ROWS", tile_rows)
-    assert_same(encoded(TextEngine(tower), BY_NAME[name], 2, torch.float64), expected, values=1e-11, gradients=1e-11)
+    engine = TextEngine(our_tower(model_of("quick_gelu")))
+    assert_same(encoded(engine, BY_NAME[name], 2, torch.float64), expected, values=1e-11, gradients=1e-11)
 
 
 @pytest.mark.parametrize("class_chunk", [None, 4])

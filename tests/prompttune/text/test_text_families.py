@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from prompttune.text.engine import TextContext, TextEngine, plain_encode
 from prompttune.text.engine.text_engine import takes_full_length
 from vidfeat.backbone import TextConfig
 
-NAMES = tuple(f"name {i} {'and more ' * (i % 3)}of {i // 5}" for i in range(20))
+MANY = tuple(f"name {i} {'and more ' * (i % 3)}of {i // 5}" for i in range(20))
+NAMES = MANY[:10]  # three lengths and two ends; in threes, with one left over
 N_CTX, RUNS = 4, 2
 # Without start of text: T5's and Gemma's vocabularies. Without end of text: CLIPA's.
 NO_START, NO_END = {"siglip", "siglip2", "siglip-i18n"}, {"clipa"}
@@ -101,24 +103,23 @@ def named(request: pytest.FixtureRequest) -> tuple[str, Family]:
     ("position", "n_deep", "kind"),
     [("end", 0, "shared"), ("end", 2, "shared"), ("middle", 0, "shared"), ("front", 0, "shared"), ("end", 1, "class")],
 )
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_features_and_gradients_are_open_clips(named, position: str, n_deep: int, kind: str, chunk) -> None:
+def test_features_and_gradients_are_open_clips(named, position: str, n_deep: int, kind: str) -> None:
     name, both = named
     prompts, tensors = prompts_of(both, name, position), leaves(n_deep, kind=kind)
     expected = open_clip_encode(both.theirs, prompts, context_of(tensors, kind))
     cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = torch.autograd.grad(expected, tensors, cotangent)
-    engine = TextEngine(both.ours, class_chunk=chunk, checkpoint=chunk is not None)
-    for encode in (engine.encode, lambda *given: plain_encode(both.ours, *given)):
+    engine, in_chunks = TextEngine(both.ours), TextEngine(both.ours, class_chunk=3, checkpoint=True)
+    for encode in (engine.encode, in_chunks.encode, partial(plain_encode, both.ours)):
         features = encode(prompts, context_of(tensors, kind))
         # float64: what remains is rounding, far below what a wrong row or mask would make.
         torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
         for found, wanted in zip(torch.autograd.grad(features, tensors, cotangent), gradients, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
     assert takes_full_length(both.ours, prompts) == (name in FULL)
-    assert engine.path(prompts, context_of(tensors, kind)).startswith("full-length") == takes_full_length(
-        both.ours, prompts
-    )
+    for one in (engine, in_chunks):
+        path = one.path(prompts, context_of(tensors, kind))
+        assert path.startswith("full-length") == takes_full_length(both.ours, prompts)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -196,7 +197,7 @@ def test_full_length_counts_the_products_it_makes() -> None:
 
 def test_full_length_keeps_what_it_says() -> None:
     both = family("siglip2", dtype=torch.float32)
-    prompts = prompts_of(both, "siglip2")
+    prompts = prompts_of(both, "siglip2", names=MANY)
     ctx = torch.randn(1, N_CTX, WIDTH, requires_grad=True)
     engine = TextEngine(both.ours)
     kept: dict[int, int] = {}
@@ -217,7 +218,7 @@ def test_full_length_keeps_what_it_says() -> None:
 
 def test_equal_words_and_padding_are_one_row_of_block_0() -> None:
     both = family("siglip2")
-    prompts = prompts_of(both, "siglip2")
+    prompts = prompts_of(both, "siglip2", names=MANY)
     (chunk,) = TextEngine(both.ours, class_chunk=20)._prepare_full_length(prompts, context_of(leaves()))
     n_words = int((chunk.rows.ctx_index < 0).sum())
     assert len(chunk.words.x) < n_words / 8

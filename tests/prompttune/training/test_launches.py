@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "promptsrc": {"context": {"prompt_depth": 3}, "visual": {"depth": 3}},
     "vifi-vl": {"context": {"prompt_depth": 3}, "visual": {"depth": 3}},
     "ga2": {"context": {"prompt_depth": 3}, "visual": {"depth": 3}},
+    "ga2-plus": {"context": {"prompt_depth": 3}, "visual": {"depth": 3}},
     "vpt-deep": {"visual": {"depth": 4}},
 }
 
@@ -56,6 +57,7 @@ PINNED: dict[str, tuple[int, int]] = {
     "promptsrc": (329, 89),
     "vifi-vl": (296, 89),
     "ga2": (300, 89),
+    "ga2-plus": (760, 176),
 }
 # Of a step with ViT-B/16's twelve blocks and HMDB-51's 26 base classes.
 AT_FULL_DEPTH = {("coop", "fp32"): 372, ("coop", "bf16"): 420, ("ivlp", "fp32"): 771, ("ivlp", "bf16"): 853}
@@ -69,11 +71,14 @@ def warm_trainer(method: str, request: pytest.FixtureRequest, **given: Any) -> T
     """On `meta`, two steps behind it."""
     kind = "visual_" if "visual" in METHODS[method].defaults else ""
     target, hard_prompt = (request.getfixturevalue(f"{kind}{name}") for name in ("target", "hard_prompt"))
+    required: dict[str, dict[str, Any]] = {
+        "coupling": {"hard_prompts": [hard_prompt]},
+        "anchors": {"store": str(Path(target).with_name("irrelevant.zarr"))},
+    }
     tables: dict[str, Any] = {"method": method, "store": target, "optim": {"batch_size": 4}}
     if METHODS[method].defaults.get("context", {}).get("kind") != "none":
         tables["context"] = {"init": "random"}  # words would be looked up on meta, where nothing is
-    if METHODS[method].requires:
-        tables["coupling"] = {"hard_prompts": [hard_prompt]}
+    tables |= {table: required[table] for table in METHODS[method].requires}
     runs = short_runs(merge(merge({"seeds": [1], **tables}, TABLES.get(method, {})), given))
     # A configuration and its command refuse `meta`, on which nothing can be learned.
     request.getfixturevalue("monkeypatch").setattr("prompttune.training.run_group.training_device", device_or_meta)

@@ -44,6 +44,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "visual": {"depth": 3, "n_prompts": 4},
         "coupling": {"dropout": 0.0, "variant": "linear", "residual": True, "init": "soft"},
     },
+    "ga2-plus": VISUAL | {"visual": {"depth": 3}, "aggregation": {"mean": 30.0, "std": 5.0}},
     "promptsrc": VISUAL
     | {
         "losses": {"text-l1": 0.5, "image-l1": 0.5, "logit-kl": 0.1},
@@ -64,8 +65,12 @@ def test_method_fits_its_training_videos(method: str, tmp_path: Path, request: p
         tables = {}
     for section, values in EXTRA.get(method, {}).items():
         tables[section] = tables.get(section, {}) | values
-    if METHODS[method].requires:
-        tables["coupling"] = tables.get("coupling", {}) | {"hard_prompts": [hard_prompt]}
+    required: dict[str, dict[str, Any]] = {
+        "coupling": {"hard_prompts": [hard_prompt]},
+        "anchors": {"store": str(Path(target).with_name("irrelevant.zarr"))},
+    }
+    for table in METHODS[method].requires:
+        tables[table] = tables.get(table, {}) | required[table]
     fitted = train_runs(tmp_path / "run", tables, method=method, store=target, seeds=[1, 2])
     for run in fitted.result.runs:
         assert run.train_accuracy is not None

@@ -1,35 +1,17 @@
-"""`vidfeat models`: every model of the installed open_clip, judged by the code that loads it."""
+"""`vidfeat models`: models of the installed open_clip, judged by the code that loads them; all of them where the page
+that lists them is held against it (tests/benchmarks/test_models_page.py)."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import pytest
 from click.testing import CliRunner
 
-from vidfeat.backbone import VisionConfig
 from vidfeat.cli import main
-from vidfeat.clip import door
 from vidfeat.clip.hub import shared_preprocessing
 from vidfeat.clip.verdicts import judge
-from vidfeat.clip.vision_config import vision_config
 from vidfeat.errors import UnsupportedModelError
-
-# What kind of tower a model name begins with, of those whose blocks are not rerun.
-RUN_BY_OPEN_CLIP = {"RN": 10, "convnext": 11, "MobileCLIP": 6, "ViTamin": 15, "swin": 1, "vit_relpos": 1}
-
-
-@pytest.mark.long
-def test_every_image_tower_is_built_and_judged() -> None:
-    """All 144 of 3.3.0, at full size, without memory; a later open_clip may know more, and each is one or the other."""
-    visions = {name: vision_config(door.model_config(name) or {}) for name in door.model_names()}
-    foreign = [name for name, vision in visions.items() if not isinstance(vision, VisionConfig)]
-    assert len(visions) - len(foreign) >= 95
-    if door.versions()["open_clip"] == "3.3.0":
-        assert len(visions) == 144
-        found = Counter(next(kind for kind in RUN_BY_OPEN_CLIP if name.startswith(kind)) for name in foreign)
-        assert found == RUN_BY_OPEN_CLIP
 
 
 def test_one_model_is_judged_as_it_loads() -> None:

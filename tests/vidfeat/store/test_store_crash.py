@@ -162,7 +162,7 @@ def test_a_writer_killed_at_random_times(tmp_path):
     duration = time.monotonic() - begin
     whole, rng, path, n_hits = tree(tmp_path / "whole.zarr"), random.Random(11), tmp_path / "X.zarr", 0
     context = multiprocessing.get_context("fork")
-    for number in range(60):
+    for number in range(40):
         started = context.Event()
         process = context.Process(target=extract_after, args=(started, path))
         process.start()
@@ -171,6 +171,8 @@ def test_a_writer_killed_at_random_times(tmp_path):
         os.kill(process.pid, rng.choice([signal.SIGKILL, signal.SIGTERM]))
         process.join(60)
         n_hits += process.exitcode < 0
+        # Where a machine gets less busy, kills come too late: the next ones come sooner. Four in five hit.
+        duration *= 1.05 if process.exitcode < 0 else 0.8
         check_nothing_half_written_is_readable(path)
         if number % 4 == 3:  # three kills further on each store, then it is finished and another begun
             RANDOM_TIMES.extract(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -15,8 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import small_store
 from small_extraction import digests, extract, small_options, write_tiny_clip, write_videos
-from small_store import FAILED_VIDEO, SmallStore, kill_at, tree
+from small_store import FAILED_VIDEO, SmallStore, pooled_of_video_3, tree
 
 from vidfeat.errors import StoreCorruptError, StoreIncompleteError, StoreNotFoundError
 from vidfeat.store import StoreWriter, open_store, verify
@@ -55,22 +57,46 @@ def server():
         process.wait(30)
 
 
+@pytest.fixture(scope="module")
+def bucket(server):
+    """A bucket, with everything s3fs needs in the environment, as on a real machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir(BUCKET)
+        yield f"s3://{BUCKET}"
+
+
 @pytest.fixture
-def url(server, monkeypatch, request):
-    """A place for one store, with everything s3fs needs in the environment, as on a real machine."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    system = s3fs.S3FileSystem(use_listings_cache=False)
-    if not system.exists(BUCKET):
-        system.mkdir(BUCKET)
-    return f"s3://{BUCKET}/{request.node.name.translate(str.maketrans('[]', '--'))}/X.zarr"
+def url(bucket, request):
+    """A place for one store."""
+    return f"{bucket}/{request.node.name.translate(str.maketrans('[]', '--'))}/X.zarr"
+
+
+@pytest.fixture(scope="module")
+def whole(bucket):
+    """A finished store; who changes it puts it back."""
+    WORLD.extract(f"{bucket}/whole/X.zarr")
+    return f"{bucket}/whole/X.zarr"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The same store on a disk."""
+    path = tmp_path_factory.mktemp("local") / "X.zarr"
+    WORLD.extract(path)
+    return path
 
 
 def objects(url):
     files = files_at(url)
     return {name: files.read(name) for name in files.listing()}
+
+
+def require_as_on_a_disk(url, local):
+    assert objects(url) == {name: content for name, content in tree(local).items() if name != "commits/.lock"}
 
 
 def check_rows(reader):
@@ -81,58 +107,48 @@ def check_rows(reader):
                 np.testing.assert_array_equal(rows[position], WORLD.rows(tap.name, index, view).astype(np.float16))
 
 
-def test_a_remote_store_is_the_local_one(url, tmp_path):
-    WORLD.extract(tmp_path / "X.zarr")
-    WORLD.extract(url)
-    local = {name: content for name, content in tree(tmp_path / "X.zarr").items() if name != "commits/.lock"}
-    assert objects(url) == local
-    reader = open_store(url)
-    assert reader.videos() == open_store(tmp_path / "X.zarr").videos()
-    assert str(reader.pack_path) == f"{url}/pack"
+def test_a_remote_store_is_the_local_one(whole, local):
+    require_as_on_a_disk(whole, local)
+    reader = open_store(whole)
+    assert reader.videos() == open_store(local).videos()
+    assert str(reader.pack_path) == f"{whole}/pack"
     check_rows(reader)
     for level in ("fast", "full"):
-        report = verify(url, level=level)
+        report = verify(whole, level=level)
         assert report.problems == ()
         assert report.notes == ()
 
 
 @pytest.mark.parametrize(("step", "count"), [("shard:durable", 2), ("record:created", 2)])
-def test_a_killed_remote_writer_is_resumed(url, step, count, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_extract_and_die, args=(url, step, count))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+def test_a_killed_remote_writer_is_resumed(url, local, step, count):
+    options = json.dumps({"n_videos": WORLD.n_videos, "n_views": WORLD.n_views})
+    command = [sys.executable, small_store.__file__, url, options, step, str(count)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
     with pytest.raises((StoreIncompleteError, StoreNotFoundError)):
         open_store(url)
     WORLD.extract(url)
-    WORLD.extract(tmp_path / "X.zarr")
-    local = {name: content for name, content in tree(tmp_path / "X.zarr").items() if name != "commits/.lock"}
-    assert objects(url) == local
+    require_as_on_a_disk(url, local)
 
 
-def _extract_and_die(url, step, count):
-    WORLD.extract(url, on_step=kill_at(step, count))
-
-
-def test_damage_in_the_bucket_is_found_and_repaired(url):
-    WORLD.extract(url)
-    files, whole = files_at(url), objects(url)
-    content = bytearray(whole["tokens/02/c.1.0.0"])
+def test_damage_in_the_bucket_is_found_and_repaired(whole, local):
+    files = files_at(whole)
+    content = bytearray(files.read("tokens/02/c.1.0.0"))
     content[100] ^= 1
     files.write("tokens/02/c.1.0.0", content, step="damage")
     with pytest.raises(StoreCorruptError, match=r"c\.1\.0\.0"):
-        open_store(url).rows("tokens/02", [3])
-    report = verify(url, level="full")
+        open_store(whole).rows("tokens/02", [3])
+    report = verify(whole, level="full")
     assert report.bad_units == (1,)
-    writer = StoreWriter.open(url)
+    writer = StoreWriter.open(whole)
     for unit in writer.repair(report):
         WORLD.commit(writer, unit)
     writer.finalize()
-    assert objects(url) == whole
+    require_as_on_a_disk(whole, local)
+    shard = files.read("pooled/c.0.0")
     files.remove("pooled/c.0.0")
     with pytest.raises(StoreCorruptError, match="missing"):  # zarr alone would say NaN
-        open_store(url).rows("pooled", [0])
+        open_store(whole).rows("pooled", [0])
+    files.write("pooled/c.0.0", shard, step="back")
 
 
 def test_what_is_missing_is_added(url):
@@ -144,17 +160,12 @@ def test_what_is_missing_is_added(url):
     assert verify(url, level="full").problems == ()
 
 
-def _read_remote(reader):
-    return reader.rows("pooled", [3]).values
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_readers_of_remote_stores_work_in_other_processes(url, method):
-    WORLD.extract(url)
-    reader = open_store(url)
-    here = _read_remote(reader)
+def test_readers_of_remote_stores_work_in_other_processes(whole, method):
+    reader = open_store(whole)
+    here = pooled_of_video_3(reader)
     with multiprocessing.get_context(method).Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply_async(_read_remote, (reader,)).get(timeout=120), here)
+        np.testing.assert_array_equal(pool.apply_async(pooled_of_video_3, (reader,)).get(timeout=120), here)
 
 
 def test_nothing_there_is_no_store(url):

@@ -55,6 +55,20 @@ def test_a_group_per_video_is_named_by_the_group_however_many_there_are(names, t
     assert reader.labels.tolist() == [name.rpartition("/")[0] for name in names]
 
 
+def test_videos_that_are_a_dataset_and_videos_that_are_a_group_stand_in_one_file(tmp_path):
+    """As where a link was added to a file of groups: it must not make a class of every other video."""
+    file = write(tmp_path / "x.h5", {"walk/a/features": rows(2), "run/b/features": rows(2), "run/c": rows(2, seed=1)})
+    with h5py.File(file, "a") as h5:
+        h5["run/gone"] = h5py.SoftLink("/nowhere")
+    store, _ = imported(file, tmp_path / "X.zarr")
+    assert list(zip(store.ids, store.labels, store.ok, strict=True)) == [
+        ("run/b", "run", True),
+        ("run/c", "run", True),
+        ("run/gone", "run", False),
+        ("walk/a", "walk", True),
+    ]
+
+
 def test_what_lies_beside_the_features_is_left_out_and_counted(tmp_path):
     videos = {
         "v0/features": rows(2),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,13 +108,12 @@ def _per_video(walk: _Walk, *, key: str | None, notes: list[str]) -> list[FoundV
     names = list(picked) or list(walk.broken)
     lasts = {name.rpartition("/")[2] for name in names}
     # `v0/features` is the video v0; so is `v0/f`, where every dataset is called f.
-    shared = all("/" in name for name in names) and (
-        lasts <= {key, *FEATURE_NAMES} or (len(names) > 1 and len(lasts) == 1)
-    )
-    videos = [_video(_id(name, shared), name, dataset) for name, dataset in picked.items()]
+    named = {key, *FEATURE_NAMES}
+    if len(names) > 1 and len(lasts) == 1:
+        named |= lasts
+    videos = [_video(_id(name, named), name, dataset) for name, dataset in picked.items()]
     for name, detail in walk.broken.items():
-        # A broken link stands for features, or for a group that had them.
-        video_id = _id(name, shared and name.rpartition("/")[2] in lasts)
+        video_id = _id(name, named & lasts)  # a broken link stands for features, or for a group that had them
         videos.append(failed(video_id, video_id.rpartition("/")[0], "unreadable", detail))
     return videos
 
@@ -129,8 +128,10 @@ def _picked(group: str, members: Mapping[str, h5py.Dataset], key: str | None) ->
     return [last for last, node in members.items() if node.dtype.name in FLOATS and node.ndim]
 
 
-def _id(name: str, shared: bool) -> str:
-    return name.rpartition("/")[0] if shared else name
+def _id(name: str, named: Collection[str | None]) -> str:
+    """The dataset's own path; where its last part is one of `named`, which say nothing, the group's."""
+    group, _, last = name.rpartition("/")
+    return group if group and last in named else name
 
 
 def _video(video_id: str, name: str, dataset: h5py.Dataset) -> FoundVideo:

@@ -99,7 +99,8 @@ class Problems:
         for kind, cases in self._by_kind.items():
             shown = [f"\n    {case}" for case in cases[:SHOWN]]
             more = f"\n    ... and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-            counted = kind if kind.startswith("left out ") else f"{len(cases)} x {kind}"  # which counts itself
+            counts_itself = kind.startswith(("left out ", f"{len(cases)} x "))
+            counted = kind if counts_itself else f"{len(cases)} x {kind}"
             lines.append(f"{counted}:" + "".join(shown) + more if cases else kind)
         notes = [f"\n  - note: {note}" for note in self.notes]
         raise ManifestError(
