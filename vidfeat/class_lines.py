@@ -1,4 +1,4 @@
-"""Class files without a header, read alike by both packages."""
+"""What class files and lists mean by their words, read alike by both packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 _NUMBERED = re.compile(r"(\d+)(?:\s*,\s*|\s+)(\S.*)")
 
 
@@ -21,3 +27,8 @@ def numbered_names(lines: Sequence[str]) -> list[tuple[str, str]] | None:
 def spelling(name: str) -> str:
     """What names have in common that differ in case, Unicode form, blanks or underscores alone: one class, probably."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+
+
+def split_name(word: str) -> str | None:
+    """The split a word names, in any case: "train", "val" or "test"; "" for none given; None for another word."""
+    return SPLIT_BY_WORD.get(word.strip().lower()) if word.strip() else ""

@@ -28,6 +28,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def one_hot(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    """`[... C]` of labels `[...]`; PyTorch's own looks at them on a CPU, which nothing that is compiled may."""
+    rows = torch.zeros(*labels.shape, n_classes, dtype=dtype, device=labels.device)
+    return rows.scatter(-1, labels.unsqueeze(-1), 1.0)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Half precision for what follows, by device; a no-op for fp32."""
     if precision == "fp32":

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 NEWER: Mapping[str, Any] = {
     "recipe": "default",
     "anchors.weighting": "fixed",
+    "compile": False,
     "context.init_pad": False,
     "context.words_behind": "",
     "coupling.deep_hard": False,

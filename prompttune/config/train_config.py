@@ -54,6 +54,7 @@ class TrainConfig(Section):
     device: Device = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     graph: Literal["auto", "off"] = "auto"
+    compile: bool = False
     selection: Literal["last", "val"] = "last"
     runs_at_once: NonNegative = 0
     class_chunk: NonNegative = 0
@@ -110,12 +111,27 @@ class TrainConfig(Section):
             yield from self._visual_problems(self.visual)
         if self.classes.sample != "all":
             yield from self._class_sampling_problems()
+        if self.compile:
+            yield from self._compile_problems()
         anchors = self.anchors
         if anchors is not None and anchors.weighting == "balanced" and self.optim.gradient != "sum":
             yield f'anchors.weighting = "balanced" does not go with optim.gradient = {self.optim.gradient!r}'
         puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
         if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
             yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"
+
+    def _compile_problems(self) -> Iterable[str]:
+        """Of what one line of operations, noted once, cannot do."""
+        if METHODS[self.method].fit != "gradient":
+            yield f"compile makes kernels of training steps, of which {self.method} has none"
+        if self.classes.sample != "all":
+            yield "compile does not go with classes.sample: every step takes other classes"
+        if self.precision == "fp16":
+            yield 'compile does not go with precision = "fp16", whose loss scale changes on the way ("bf16" has none)'
+        if self.visual is not None and self.visual.compile:
+            yield "compile includes what visual.compile does: one of them"
+        if self.recompute or (self.visual is not None and (self.visual.recompute or self.visual.frames_per_chunk)):
+            yield "compile keeps what recompute, visual.recompute and visual.frames_per_chunk would compute again"
 
     def _class_sampling_problems(self) -> Iterable[str]:
         given = f"classes.sample = {self.classes.sample!r}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 # What changes no number of a run, and the store, which its fingerprint stands for.
-NO_SETTING = {"seeds", "out", "log", "device", "graph", "runs_at_once", "store"}
+NO_SETTING = {"seeds", "out", "log", "device", "graph", "compile", "runs_at_once", "store"}
 _COLUMNS = ("top5", "mean_per_class", "macro_f1")
 
 

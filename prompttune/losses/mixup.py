@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from prompttune.base.devices import CPU, send
+from prompttune.base.devices import CPU, one_hot, send
 from prompttune.base.run_axis import RunGenerators
 
 
@@ -33,7 +32,7 @@ class Mix:
 
     def targets(self, labels: Tensor, n_classes: int) -> Tensor:
         """Soft labels `[R B C]` float32 of `labels [R B]`."""
-        onehot = F.one_hot(labels, n_classes).float()
+        onehot = one_hot(labels, n_classes, torch.float32)
         keep = self.keep.view(-1, 1, 1)
         return keep * onehot + (1.0 - keep) * self._partners(onehot)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prompttune.base.devices import one_hot
 from prompttune.base.shapes import AxisCheck
 from prompttune.errors import ConfigError, explain
 
@@ -125,7 +126,7 @@ class StepTensors:
         if self.targets is not None:
             targets = self.targets
         else:
-            targets = F.one_hot(self.labels, self.n_classes).to(self.logits.dtype)
+            targets = one_hot(self.labels, self.n_classes, self.logits.dtype)
         return targets * (1.0 - smoothing) + smoothing / self.n_classes if smoothing else targets
 
 

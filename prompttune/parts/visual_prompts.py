@@ -30,18 +30,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prompttune.base.compiling import compile_function
 from prompttune.base.devices import launches_cost
 from prompttune.base.recompute import recomputed
 from prompttune.base.run_axis import RunGenerators, RunParameter
 from prompttune.config.sections import VisualConfig
-from prompttune.errors import ConfigError, explain
+from prompttune.errors import explain
 from prompttune.parts.frozen_blocks import frozen_blocks
 from vidfeat.backbone import ResidualBlock, VisionTower
 from vidfeat.backbone.rotary import RotaryTable, rotate
 
 # Source: multimodal-prompt-learning and PromptSRC, clip/model.py: nn.init.normal_(ctx_vectors, std=0.02).
 INIT_STD = 0.02
-KERNEL_LIMIT = 64
 
 
 def placement(first_block: int) -> str:
@@ -177,35 +177,9 @@ class _Blocks:
 
 @cache
 def _compiled_blocks() -> _Blocks:
-    return _Blocks(_compiled(_joined_block), _compiled(_later_block))
-
-
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """One kernel for each way a block is run: with and without gradient, its rows shared or not, all, some or one asked
-    for; that is more than PyTorch's limit, behind which it stops compiling. Sizes become symbolic when they change.
-
-    Raises:
-        ConfigError: kernels cannot be made here, for want of a compiler say.
-    """
-    import torch._dynamo
-    import torch._functorch.config
-
-    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # PyTorch 2.6
-    # Gradients of single loss terms are taken over a graph that is kept, which donated buffers would not survive. For
-    # the whole process, as backward kernels are made when they are first needed.
-    torch._functorch.config.donated_buffer = False
-    compiled = torch.compile(function)
-
-    def run(*arguments: Any) -> Tensor:
-        try:
-            with torch._dynamo.config.patch({limit: KERNEL_LIMIT}):
-                return compiled(*arguments)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            fix = "visual.compile = false, or what is missing (on the CPU: a C++ compiler)"
-            raise ConfigError(explain("torch.compile cannot make kernels here", got=reason, fix=fix)) from None
-
-    return run
+    for. Sizes become symbolic when they change."""
+    return _Blocks(*(compile_function(block, setting="visual.compile") for block in (_joined_block, _later_block)))
 
 
 def _features(

@@ -146,21 +146,27 @@ def scores(entry: Entry, metric: str) -> dict[int, float]:
 def differences(ours: Entry, theirs: Entry, metric: str) -> list[float]:
     """`ours - theirs` of one metric, paired by seed.
 
-    A method that trains nothing has one result, which is paired with every seed. Two trained runs of one seed are a
-    pair only if they trained on the same videos.
+    A method that trains nothing has one result, which is paired with every seed; learned prompts that are evaluated
+    train nothing there either, and have one for each seed. Two runs of one seed are a pair only if they trained on the
+    same videos.
     """
     left, right = scores(ours, metric), scores(theirs, metric)
     if not left or not right:
         return []
-    if not ours.is_trained or not theirs.is_trained:
-        if not ours.is_trained and not theirs.is_trained:
-            return [next(iter(left.values())) - next(iter(right.values()))]
-        seeded, constant = (left, right) if ours.is_trained else (right, left)
-        other = next(iter(constant.values()))
-        return [value - other if ours.is_trained else other - value for value in seeded.values()]
+    if (other := _constant(theirs, right)) is not None:
+        values = list(left.values()) if _constant(ours, left) is None else list(left.values())[:1]
+        return [value - other for value in values]
+    if (own := _constant(ours, left)) is not None:
+        return [own - value for value in right.values()]
     splits = {run.seed: run.split_sha256 for run in theirs.runs}
     shared = [run.seed for run in ours.runs if splits.get(run.seed) == run.split_sha256]
     return [left[seed] - right[seed] for seed in shared if seed in left and seed in right]
+
+
+def _constant(entry: Entry, found: Mapping[int, float]) -> float | None:
+    """The one result of an entry that trains nothing, None for any other."""
+    values = set(found.values())
+    return values.pop() if not entry.is_trained and len(values) == 1 else None
 
 
 def backed_best(group: Group, metric: str) -> str | None:

@@ -19,6 +19,7 @@ from typing import TypeVar
 from prompttune.errors import SplitError, explain, some
 from prompttune.splits.class_files import ClassFile, one_class_two_spellings, read_text, text_lines
 from prompttune.splits.file import Videos, letters, listed
+from vidfeat.class_lines import split_name
 
 Item = TypeVar("Item")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -110,7 +111,7 @@ def kinetics_rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
             wrong.append(str(list(row.values())))
             continue
         side = str(values.get("split") or "").strip()
-        split = {"validate": "val", "validation": "val"}.get(side, side)
+        split = split_name(side) or side  # another word is told by who reads splits
         rows.append({"path": f"{key}_{int(start):06d}_{int(end):06d}.mp4", "label": label, "split": split})
     if wrong or not rows:
         expected = ",".join(KINETICS_COLUMNS)

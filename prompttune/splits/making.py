@@ -17,6 +17,7 @@ from prompttune.splits.class_files import ClassFile, one_class_two_spellings, te
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed
 from prompttune.splits.lists import KINETICS_COLUMNS, kinetics_rows, labels_are_ids
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, draw_shots, draw_splits, zero_shot
+from vidfeat.class_lines import split_name
 
 _COLUMNS = ("path", "label", "split", "group")
 
@@ -158,13 +159,13 @@ def _csv_rows(lines: Sequence[str], header: Sequence[str]) -> tuple[list[dict[st
     rows, problems = [], []
     for number, cells in enumerate(csv.reader(lines, skipinitialspace=True), 2):
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-        side = row.get("split", "")
+        side = split_name(row.get("split", ""))
         if len(cells) != len(header) or not row["path"] or not row["label"]:
             problems.append(f"line {number}: {cells}")
-        elif side not in ("", "train", "test", "val"):
-            problems.append(f"line {number}: split {side!r} is not train, test or val")
+        elif side is None:
+            problems.append(f"line {number}: split {row['split']!r} is not train, test or val")
         else:
-            rows.append(row)
+            rows.append(row | {"split": side})
     return rows, problems
 
 

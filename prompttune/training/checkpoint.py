@@ -18,7 +18,7 @@ from prompttune.splits.split import Split
 KIND = "prompttune checkpoint"
 VERSION = 2  # 1 held an optimiser for each run
 # Keys that say where and how something is computed and written, and change nothing that is learned.
-NOT_TRAINING = {"out", "log", "device", "graph", "runs_at_once"}
+NOT_TRAINING = {"out", "log", "device", "graph", "compile", "runs_at_once"}
 
 
 def training_hash(runs: Sequence[Run], splits: Sequence[Split], sources: Sequence[str]) -> str:

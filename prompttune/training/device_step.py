@@ -17,36 +17,19 @@ from torch import Tensor
 
 from prompttune.base.devices import autocast
 from prompttune.base.run_axis import named_run_parameters
+from prompttune.base.run_layers import RunDropout
 from prompttune.config.runs import Run
-from prompttune.data.features import AnchorBatch, Batch
-from prompttune.losses.mixup import Mix
 from prompttune.losses.terms import StepLosses, StepTensors, WeightedTerm
 from prompttune.model.class_sampling import step_accuracy, step_losses
 from prompttune.model.prompt_model import PromptModel
 from prompttune.text.vocabulary import Vocabulary
 from prompttune.training.balance import make_balance
+from prompttune.training.compiled_pass import CompiledPass, Pass, Passed
 from prompttune.training.gradients import gradient_norms, prograd_gradients
+from prompttune.training.micro_batch import MicroBatch
 from prompttune.training.optimisers import FlatParameters, LossScale, make_optimiser
 
 KNOWLEDGE_TERM = "zero-shot-consistency"
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What one pass through the model takes, all on the device.
-
-    Attributes:
-        share: of the step's videos that are in it.
-        batch: the videos.
-        anchors, mix: see `PromptModel.steps`.
-        classes: each run's classes [R K]; None for all.
-    """
-
-    share: float
-    batch: Batch
-    anchors: AnchorBatch | None = None
-    mix: Mix | None = None
-    classes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,8 @@ class DeviceStep:
         device = self.parameters.values.device
         self.scale = LossScale() if self.config.precision == "fp16" and device.type == "cuda" else None
         self.balance = make_balance(runs, device=device)
+        dropouts = [module for module in model.modules() if isinstance(module, RunDropout)]
+        self._passes: Pass = CompiledPass(self._pass, dropouts) if self.config.compile else self._pass
         self._row = torch.zeros(len(terms) + 3, len(runs), device=device)
         self._norms = torch.zeros(len(terms), len(runs), device=device)
         self._ones = torch.ones(len(runs), device=device)
@@ -112,28 +97,33 @@ class DeviceStep:
         row: Tensor | None = None
         norms: Tensor | None = None
         for micro in micros:
-            steps = self._forward(micro)
-            losses = step_losses(steps, self.terms)
-            found = gradient_norms(losses.terms, self.parameters.leaves) if with_norms else {}
-            total = losses.total
-            if self.balance is None:
-                own = self.parameters.flat(self._gradients(losses, total, micro.share))
-            else:
-                scale = micro.share * (self.scale.scale if self.scale is not None else 1.0)
-                balanced, factors = self.balance.gradients(losses, self.parameters.leaves, scale=scale)
-                own, losses = self.parameters.flat(balanced), losses.scaled(factors)
-                found = {name: norm * factors.get(name, 1.0) for name, norm in found.items()}
-                total = losses.total
-            if with_norms:
-                norms = _add(norms, torch.stack(list(found.values())), micro.share)
+            own, seen, own_norms = self._passes(micro, with_norms=with_norms)
+            if own_norms is not None:
+                norms = _add(norms, own_norms, micro.share)
             gradients = own if gradients is None else gradients.add_(own)
-            seen = [*(value.detach() for value in losses.terms.values()), total.detach(), step_accuracy(steps)]
-            row = _add(row, torch.stack(seen).float(), micro.share)
+            row = _add(row, seen, micro.share)
         assert gradients is not None  # a step has videos
         assert row is not None
         if norms is not None:
             self._norms.copy_(norms)
         self._finish(gradients, row, coefficients)
+
+    def _pass(self, micro: MicroBatch, *, with_norms: bool) -> Passed:
+        """Forward and back."""
+        steps = self._forward(micro)
+        losses = step_losses(steps, self.terms)
+        found = gradient_norms(losses.terms, self.parameters.leaves) if with_norms else {}
+        total = losses.total
+        if self.balance is None:
+            own = self.parameters.flat(self._gradients(losses, total, micro.share))
+        else:
+            scale = micro.share * (self.scale.scale if self.scale is not None else 1.0)
+            balanced, factors = self.balance.gradients(losses, self.parameters.leaves, scale=scale)
+            own, losses = self.parameters.flat(balanced), losses.scaled(factors)
+            found = {name: norm * factors.get(name, 1.0) for name, norm in found.items()}
+            total = losses.total
+        seen = [*(value.detach() for value in losses.terms.values()), total.detach(), step_accuracy(steps)]
+        return Passed(own, torch.stack(seen).float(), torch.stack(list(found.values())) if found else None)
 
     @torch.no_grad()
     def _finish(self, gradients: Tensor, row: Tensor, coefficients: Tensor) -> None:

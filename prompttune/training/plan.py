@@ -58,6 +58,7 @@ class TrainingPlan:
         matrix_rate: operations per second of a bare matrix product here.
         eager: why a step is launched kernel by kernel, None where it is one CUDA graph; empty on a CPU, which knows
             none.
+        compiled: steps go through kernels that torch.compile makes.
         step_seconds, evaluation_seconds: of the largest group; None where no prompts are learned.
     """
 
@@ -75,6 +76,7 @@ class TrainingPlan:
     free_bytes: int
     matrix_rate: float
     eager: str | None
+    compiled: bool
     step_seconds: float
     evaluation_seconds: float
 
@@ -95,6 +97,9 @@ class TrainingPlan:
         )
         if self.eager != "":
             yield "  graph    " + ("each step is one CUDA graph" if self.eager is None else f"none: {self.eager}")
+        if self.compiled:
+            yield "  compile  kernels are made as training begins, for each kind of batch: minutes that are not counted"
+            yield "           below; nor is what they gain: the seconds are those of a step without"
         if self.text_path:
             yield f"  text     {self.text_path}"
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"
@@ -141,7 +146,8 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         seconds = _counted_seconds(model, step, sent, evaluation, n_frames=n_frames)
         is_short = seconds.step < SHORT_STEP_SECONDS and feature_bytes(model, split, sources) < FEATURE_BYTES
         if trains_by_gradient(config) and is_short:
-            trainer = make_trainer(prepare(members, sources))
+            plain = [replace(run, config=run.config.model_copy(update={"compile": False})) for run in members]
+            trainer = make_trainer(prepare(plain, sources))
             seconds = replace(seconds, step=step_seconds(trainer, at_least=config.log.every + 1))
     memory = memory_bytes(model, split, sources, n_frames=n_frames)
     n_epochs = config.optim.epochs if trains_by_gradient(config) else 0
@@ -159,6 +165,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
         process_bytes=libraries + memory,
         free_bytes=free_bytes(model.device),
         eager="" if model.device.type == "cpu" or not trains_by_gradient(config) else why_eager(config, model.device),
+        compiled=config.compile,
         matrix_rate=matrix_rate(width, device=model.device),
         step_seconds=seconds.step,
         evaluation_seconds=seconds.evaluation,

@@ -14,20 +14,19 @@ Source: PyTorch's documentation, "CUDA semantics", section "CUDA Graphs".
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prompttune.base.run_layers import RunDropout
 from prompttune.config.train_config import TrainConfig
-from prompttune.text.vocabulary import Vocabulary
-from prompttune.training.device_step import DeviceStep, MicroBatch
+from prompttune.training.device_step import DeviceStep
+from prompttune.training.micro_batch import MicroBatch
+from prompttune.training.step_inputs import kind_of, mapped, tensors_of
 
 EAGER_STEPS = 2  # of each kind, before it is recorded
 Replay = Callable[[], None]
-Given = TypeVar("Given")
 
 
 def why_eager(config: TrainConfig, device: torch.device) -> str | None:
@@ -78,8 +77,8 @@ class _Buffers:
 
     def fill(self, micro: MicroBatch, masks: list[list[Tensor]], coefficients: Tensor) -> None:
         """Copies a step's inputs."""
-        new = [*_tensors((micro, *masks)), coefficients]
-        for own, value in zip([*_tensors((self.micro, *self.masks)), self.coefficients], new, strict=True):
+        new = [*tensors_of((micro, *masks)), coefficients]
+        for own, value in zip([*tensors_of((self.micro, *self.masks)), self.coefficients], new, strict=True):
             own.copy_(value)
 
 
@@ -106,9 +105,10 @@ class GraphedStep:
         """Step `index` on its one micro-batch."""
         masks = [dropout.ahead for dropout in self.dropouts]
         coefficients = self.step.optimiser.coefficients(index)
-        kind = (with_norms, _kind((micro, *masks)))
+        kind = (with_norms, kind_of((micro, *masks)))
         if kind not in self._buffers:
-            self._buffers[kind] = _Buffers(_copy(micro), [_copy(own) for own in masks], coefficients.clone())
+            own_micro, own_masks = mapped((micro, masks), Tensor.clone)
+            self._buffers[kind] = _Buffers(own_micro, own_masks, coefficients.clone())
         buffers = self._buffers[kind]
         buffers.fill(micro, masks, coefficients)
 
@@ -128,42 +128,3 @@ class GraphedStep:
         else:
             buffers.n_eager += 1
             work()
-
-
-def _copy(given: Given) -> Given:
-    """The same with tensors of its own."""
-    if isinstance(given, Tensor):
-        return given.clone()  # type: ignore[return-value]
-    if isinstance(given, list):
-        return [_copy(one) for one in given]  # type: ignore[return-value]
-    if _is_inputs(given):
-        own = {field.name: _copy(getattr(given, field.name)) for field in fields(given)}  # type: ignore[arg-type]
-        return replace(given, **own)  # type: ignore[type-var]
-    return given
-
-
-def _tensors(given: Any) -> list[Tensor]:
-    """Its tensors, in the order of its fields."""
-    if isinstance(given, Tensor):
-        return [given]
-    if isinstance(given, (list, tuple)):
-        return [tensor for one in given for tensor in _tensors(one)]
-    if _is_inputs(given):
-        return [tensor for field in fields(given) for tensor in _tensors(getattr(given, field.name))]
-    return []
-
-
-def _kind(given: Any) -> Hashable:
-    """What two steps have in common if one graph does both: shapes, dtypes, and which other objects they look at."""
-    if isinstance(given, Tensor):
-        return tuple(given.shape), given.dtype
-    if isinstance(given, (list, tuple)):
-        return tuple(_kind(one) for one in given)
-    if _is_inputs(given):
-        return tuple(_kind(getattr(given, field.name)) for field in fields(given))
-    return given if isinstance(given, (float, int, str)) else id(given)
-
-
-def _is_inputs(given: object) -> bool:
-    # A vocabulary is part of the model: its tensors never change, and the text engine knows it by its identity.
-    return is_dataclass(given) and not isinstance(given, (Vocabulary, type))

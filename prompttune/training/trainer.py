@@ -27,7 +27,8 @@ from prompttune.model.class_sampling import ClassSampler
 from prompttune.model.prompt_model import PromptModel
 from prompttune.text.vocabulary import Vocabulary
 from prompttune.training.aggregation import PromptAggregation
-from prompttune.training.device_step import DeviceStep, MicroBatch, StepRow
+from prompttune.training.device_step import DeviceStep, StepRow
+from prompttune.training.micro_batch import MicroBatch
 from prompttune.training.optimisers import below
 from prompttune.training.schedules import learning_rate, steps_per_epoch
 from prompttune.training.step_graph import GraphedStep

@@ -96,6 +96,22 @@ def test_zero_shot_is_paired_with_every_seed_and_has_no_deviation(results: Path)
     assert line.over_seeds is None
 
 
+def test_prompts_that_are_only_evaluated_have_a_difference_of_every_seed(results: Path) -> None:
+    """`prompttune eval --prompts FOLDER --out`: nothing trains there, yet the seeds differ."""
+    path = results / "b" / "result.json"
+    document = json.loads(path.read_text())
+    for run in document["runs"]:
+        run["n_train"] = 0
+    path.write_text(json.dumps(document))
+    lines = {line.label: line for line in compare(only_group(results)).lines}
+    zero, coop = lines["zero-shot"], lines["coop"]
+    assert not coop.entry.is_trained
+    assert coop.over_seeds is not None
+    assert coop.over_seeds.n == 3
+    expected = coop.metrics["harmonic_mean"].mean - zero.metrics["harmonic_mean"].mean
+    assert coop.over_seeds.mean == pytest.approx(expected), "the difference of what the line's own cells say"
+
+
 def test_both_harmonic_means_where_they_differ(results: Path) -> None:
     comparison = compare(only_group(results))
     (row,) = [row for row in csv.DictReader(io.StringIO(to_csv([comparison]))) if row["label"] == "coop"]

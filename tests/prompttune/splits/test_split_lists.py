@@ -254,7 +254,7 @@ def test_lists_are_read_in_the_encodings_that_extraction_reads(tmp_path: Path, e
     """The same CSV through `vidfeat extract`'s reader, `splits make`'s and `splits import`'s."""
     from vidfeat.video.manifest import load_manifest
 
-    text = "path,label,split\nfête/a.mp4,fête,train\nrun/b.mp4,run,test\n"
+    text = "path,label,split\nfête/a.mp4,fête,Training\nrun/b.mp4,run,validation\n"
     file = tmp_path / "list.csv"
     file.write_bytes(text.encode(encoding))
     with warnings.catch_warnings(record=True) as told:

@@ -98,7 +98,7 @@ def test_a_csv_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     source = tmp_path / "all.csv"
     for text, words in (
         ("video,class\na,b\n", "path,label"),
-        ("path,label,split\na.mp4,run,dev\nb.mp4,run\n", "split 'dev' is not"),
+        ("path,label,split\na.mp4,run,trian\nb.mp4,run\n", "split 'trian' is not"),
         ("path,label\n", "none at all"),
     ):
         source.write_text(text)

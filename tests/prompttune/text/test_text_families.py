@@ -23,7 +23,8 @@ from prompttune.text.engine import TextContext, TextEngine, plain_encode
 from prompttune.text.engine.text_engine import takes_full_length
 from vidfeat.backbone import TextConfig
 
-NAMES = tuple(f"name {i} {'and more ' * (i % 3)}of {i // 5}" for i in range(20))
+MANY = tuple(f"name {i} {'and more ' * (i % 3)}of {i // 5}" for i in range(20))
+NAMES = MANY[:10]  # three lengths and two ends; in threes, with one left over
 N_CTX, RUNS = 4, 2
 # Without start of text: T5's and Gemma's vocabularies. Without end of text: CLIPA's.
 NO_START, NO_END = {"siglip", "siglip2", "siglip-i18n"}, {"clipa"}
@@ -196,7 +197,7 @@ def test_full_length_counts_the_products_it_makes() -> None:
 
 def test_full_length_keeps_what_it_says() -> None:
     both = family("siglip2", dtype=torch.float32)
-    prompts = prompts_of(both, "siglip2")
+    prompts = prompts_of(both, "siglip2", names=MANY)
     ctx = torch.randn(1, N_CTX, WIDTH, requires_grad=True)
     engine = TextEngine(both.ours)
     kept: dict[int, int] = {}
@@ -217,7 +218,7 @@ def test_full_length_keeps_what_it_says() -> None:
 
 def test_equal_words_and_padding_are_one_row_of_block_0() -> None:
     both = family("siglip2")
-    prompts = prompts_of(both, "siglip2")
+    prompts = prompts_of(both, "siglip2", names=MANY)
     (chunk,) = TextEngine(both.ours, class_chunk=20)._prepare_full_length(prompts, context_of(leaves()))
     n_words = int((chunk.rows.ctx_index < 0).sum())
     assert len(chunk.words.x) < n_words / 8

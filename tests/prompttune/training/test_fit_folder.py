@@ -34,8 +34,9 @@ from prompttune.evaluation.evaluate import load_predictions, metrics
 from prompttune.evaluation.results import Result
 from prompttune.model.prompt_model import PromptModel
 from prompttune.prompts.file import read_prompt_file
-from prompttune.training.device_step import DeviceStep, MicroBatch
+from prompttune.training.device_step import DeviceStep
 from prompttune.training.fit import FitOptions, fit
+from prompttune.training.micro_batch import MicroBatch
 
 
 def test_folder_holds_all_that_is_promised(tmp_path: Path, target: str) -> None:

@@ -13,7 +13,7 @@ from training import short_runs, trainer_of
 from prompttune.errors import NonFiniteLossError
 from prompttune.losses.terms import StepLosses
 from prompttune.training import device_step
-from prompttune.training.device_step import MicroBatch
+from prompttune.training.micro_batch import MicroBatch
 
 TABLES = {"targets": {"mixup_alpha": 0.4}, "optim": {"epochs": 6, "name": "adamw"}, "log": {"every": 100}}
 

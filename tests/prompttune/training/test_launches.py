@@ -55,7 +55,7 @@ PINNED: dict[str, tuple[int, int]] = {
     "ivlp": (283, 89),
     "maple": (301, 89),
     "promptsrc": (329, 89),
-    "vifi-vl": (298, 89),
+    "vifi-vl": (296, 89),
     "ga2": (300, 89),
     "ga2-plus": (760, 176),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ from prompttune.training.plan import plan_training
 from prompttune.training.trainer import Trainer
 
 WITH_ANCHORS: dict[str, Any] = {"anchors": {"loss": "feature", "n_anchors": 3}, "log": {"every": 1000}}
+
+
+@pytest.fixture(autouse=True)
+def measured_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates are measured over three rounds, however short they are: nothing here depends on how exact they are."""
+    monkeypatch.setattr(machine_rate, "timed", partial(machine_rate.timed, seconds=0.0))
+    monkeypatch.setattr(machine_rate, "SECONDS", 0.0)
 
 
 def tables(method: str, stores: Path, hard_prompt: str, *, anchors: bool) -> dict[str, Any]:

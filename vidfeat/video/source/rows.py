@@ -7,17 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidfeat.class_lines import SPLIT_BY_WORD, split_name
 from vidfeat.errors import ManifestError, explain
 
 SHOWN = 10
 VIDEO_EXTENSION_NAMES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
 VIDEO_EXTENSIONS = frozenset(f".{name}" for name in VIDEO_EXTENSION_NAMES.split())
-_SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validate", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 MISSING = "missing file"
 _FIX = (
     "Correct the folder, or leave it as it is and name its videos in a CSV with the header path,label (--root FOLDER "
@@ -36,19 +31,14 @@ class Row:
     group: str = ""
 
 
-def split_name(word: str) -> str | None:
-    """The split a word names, in any case: "train", "val" or "test"; "" for none given; None for another word."""
-    return _SPLIT_BY_WORD.get(word.strip().lower()) if word.strip() else ""
-
-
 def unknown_split(word: str) -> str:
     """The word, with the split that was probably meant."""
-    return nearest(word, list(_SPLIT_BY_WORD))
+    return nearest(word, list(SPLIT_BY_WORD))
 
 
 def nearly_split(word: str) -> bool:
     """Whether a word names a split, or one with a slip of the hand in it: "trian"."""
-    return bool(split_name(word) or difflib.get_close_matches(word.lower(), list(_SPLIT_BY_WORD), n=1, cutoff=0.74))
+    return bool(split_name(word) or difflib.get_close_matches(word.lower(), list(SPLIT_BY_WORD), n=1, cutoff=0.74))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

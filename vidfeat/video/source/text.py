@@ -54,7 +54,7 @@ def _no_text(path: Path, found: NoText) -> str:
     if path.suffix.lower() in VIDEO_EXTENSIONS:
         fix = f"{path.parent}, the folder it lies in; prompttune classify {path} --like STORE tells what it shows"
     else:
-        fix = "a list, saved as UTF-8; or the folder of the videos"
+        fix = "a list, or the folder of the videos"
     return explain("The file is no text.", where=path, got=found, fix=fix)
 
 
