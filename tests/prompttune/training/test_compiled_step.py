@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,31 @@ def test_what_is_noted_is_the_step_to_the_bit(
     half = trained(compiled, until=3)
     assert len(noted) >= (2 if method == "coop" else 1)
     found = state_of(trained(compiled, state=half.state()))
+    assert {name for name in expected if not torch.equal(expected[name], found[name])} == set()
+
+
+# Gradients of an anchor loss within the step, a context per image, prompts made of prompts.
+OTHERS: dict[str, dict[str, Any]] = {
+    "coop": {"anchors": {"loss": "distill", "weighting": "balanced"}},
+    "cocoop": {},
+    "maple": {"context": {"prompt_depth": 3}, "visual": {"depth": 3}},
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_two_steps_of_other_methods_are_noted_to_the_bit(
+    method: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    store = Path(request.getfixturevalue("visual_target" if "visual" in OTHERS[method] else "target"))
+    tables = {**OTHERS[method], "optim": {"batch_size": 4}}
+    if anchors := tables.get("anchors"):
+        tables["anchors"] = anchors | {"store": str(store.with_name("irrelevant.zarr"))}
+    plain, compiled = (
+        trained(short_runs(tables, method=method, store=str(store), seeds=[1], compile=compiled), until=2)
+        for compiled in (False, True)
+    )
+    found, expected = state_of(compiled), state_of(plain)
     assert {name for name in expected if not torch.equal(expected[name], found[name])} == set()
 
 
