@@ -136,7 +136,7 @@ def _plug(study: Path | None, out: Path, data: Path, options: Any) -> list[Path]
         records.write_search(loaded, settings, out=out, data=data, path=path)
         return [path]
     record = records.write_record(loaded, settings, out=out, data=data, path=path)
-    return [path, figures.draw_forest(record, name=loaded.record)]
+    return [path, *([figures.draw_forest(record, name=loaded.record)] if loaded.all_arms else [])]
 
 
 @main.command()

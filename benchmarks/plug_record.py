@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence import METRICS, rounded
+from benchmarks.evidence import METRICS, grid_of, rounded
 from benchmarks.plug import ALONE, PlugStudy, Settings, final_rows, plug_trials, read_scores
 from prompttune.report.statistics import Difference, holm, paired_difference
 
@@ -108,7 +108,7 @@ def write_record(study: PlugStudy, settings: Settings, *, out: Path, data: Path,
             "effects": lines,
         }
     )
-    document["readme"] = _table(study, document)
+    document["readme"] = _table(study, document) if study.all_arms else _table_of_scores(study, document)
     beside = {"means": _table_of_means(study, document)} if study.all_arms else {}
     if study.pairs:
         pairs = [{"label": a, "against": b, "difference": _difference(found, a, b)} for a, b in study.pairs]
@@ -140,6 +140,23 @@ def _table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _table_of_scores(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    def cell(by_world: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> str:
+        worlds = [100 * float(np.mean(by[metric])) for by in by_world.values()]
+        return f"{np.mean(worlds):.1f} ({', '.join(f'{value:.1f}' for value in worlds)})"
+
+    return {
+        "columns": ["method", *SHORT.values()],
+        "rows": [
+            [label.removesuffix(f", {ALONE}"), *(cell(by_world, metric) for metric in METRICS)]
+            for label, by_world in document["scores"].items()
+        ],
+        "note": f"Top-1 in per cent: the mean over {len(study.worlds)} worlds and {len(study.seeds)} seeds, and each "
+        "world's.",
+        "command": study.command,
+    }
+
+
 def _table_of_means(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
     gains = _gains(document)
     rows = [[f"+ {arm}", *(gains["all", arm, metric] for metric in METRICS)] for arm in study.all_arms]
@@ -152,9 +169,10 @@ def _table_of_means(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, 
 
 
 def _search_table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
+    several = any(len(grid_of(plug.search)) > 1 for plug in study.plugs.values())
     rows = [
         [
-            line["label"].removesuffix(f", {ALONE}"),
+            line["label"].removesuffix(f", {ALONE}").removesuffix("" if several else " 0"),
             *(f"{100 * line[metric]:.1f}" for metric in METRICS),
             *(_points(line["against_baseline"][metric]) for metric in METRICS[1:]),
         ]
@@ -165,8 +183,9 @@ def _search_table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, An
         "columns": ["trained with", *SHORT.values(), f"new minus {baseline}", f"HM minus {baseline}"],
         "rows": rows,
         "note": f"Top-1 in per cent, means over {len(study.tuning_worlds)} worlds, each the mean of its "
-        f"{' and '.join(study.tuned_on)} set, and {len(study.trial_seeds)} seeds; a number behind a name is the place "
-        "of its setting in the file. Differences with 95 % t intervals over worlds, each for itself.",
+        f"{' and '.join(study.tuned_on)} set, and {len(study.trial_seeds)} seeds"
+        + ("; a number behind a name is the place of its setting in the file" if several else "")
+        + ". Differences with 95 % t intervals over worlds, each for itself.",
         "command": study.command,
     }
 

@@ -193,6 +193,23 @@ def test_a_host_with_fewer_settings_than_the_budget_is_refused(small: Path) -> N
         load_study(small)
 
 
+def test_a_study_without_plugs_compares_its_hosts(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = SMALL.index("[plugs.anchors]"), SMALL.index("[[hosts]]")
+    text = (SMALL[:start] + SMALL[end:]).replace('without = ["coupling"]\nreason = "no prompt tokens"\n', "")
+    pairs = 'together = false\npairs = [["CLIP-Adapter, alone", "CoOp, alone"]]'
+    small.write_text(text.replace("trials = 2", f"trials = 1\n{pairs}"))
+    study = load_study(small)
+    base = {"CoOp, alone": 0.5, "CLIP-Adapter, alone": 0.6}
+    of = lambda label, world: {m: [base[label] + world / 10] * 3 for m in ("base", "new", "harmonic_mean")}  # noqa: E731
+    found = {label: {world: of(label, world) for world in study.worlds} for label in base}
+    monkeypatch.setattr(plug_record, "read_scores", lambda *_, **__: found)
+    chosen = Settings({host.label: {} for host in study.hosts}, {})
+    record = write_record(study, chosen, out=tmp_path, data=tmp_path, path=tmp_path / "found.json")
+    assert record["readme"]["rows"][1] == ["CLIP-Adapter", *["70.0 (60.0, 70.0, 80.0)"] * 3]
+    assert record["pairs"][0]["difference"]["new"]["by_world"] == pytest.approx([0.1] * 3)
+    assert sorted(path.name for path in tmp_path.glob("found*")) == ["found.json", "found_pairs.json"]
+
+
 def test_tuning_on_further_worlds_may_look_at_their_targets_and_no_others(small: Path) -> None:
     both = SMALL.replace("seeds = [1, 2, 3]", 'seeds = [1, 2, 3]\ntuned_on = ["other", "target"]', 1)
     hard = 'hard_prompts = [{ name = "source", store = "other"'
