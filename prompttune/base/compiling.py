@@ -39,7 +39,7 @@ def compile_function(function: Callable[..., Result], *, setting: str, **options
             with torch._dynamo.config.patch({limit: KERNEL_LIMIT}):
                 return made(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).strip().splitlines()[:2])  # whose words it passes on, and the words
             fix = f"{setting} = false, or what is missing (on the CPU: a C++ compiler; on CUDA: Triton)"
             raise ConfigError(explain("torch.compile cannot make kernels here", got=reason, fix=fix)) from None
 
