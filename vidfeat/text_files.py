@@ -42,8 +42,7 @@ def text_and_encoding(path: Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
             raise NoText(str(error)) from error
-        encoding = EIGHT_BIT
-        text = content.decode(encoding, errors="replace")
+        text, encoding = _in_eight_bits(content), EIGHT_BIT
     return text.replace("\r\n", "\n").replace("\r", "\n"), encoding
 
 
@@ -54,3 +53,13 @@ def _unmarked(content: bytes) -> str:
     if max(zeros) * 4 < len(start) or not max(zeros) or min(zeros):
         return "utf-8"
     return "utf-16-be" if zeros[0] else "utf-16-le"
+
+
+def _in_eight_bits(content: bytes) -> str:
+    """Five bytes have no letter in Windows-1252; lists in GBK, say, hold them."""
+    try:
+        return content.decode(EIGHT_BIT)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"byte 0x{content[error.start]:02x} in line {line}, of neither UTF-8 nor Windows-1252"
+        raise NoText(f"{found}: save it as UTF-8") from error

@@ -241,6 +241,9 @@ def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
     file.write_bytes("id,name\n0,café\n".encode("latin-1"))
     with pytest.warns(PrompttuneNote, match=r"c\.csv is not UTF-8; read as Windows-1252"):
         assert read_class_file(file).classes == ("café",)
+    file.write_bytes("id,name\n0,丂\n".encode("gbk"))
+    with pytest.raises(SplitError, match=r"byte 0x81 in line 2, .*: save it as UTF-8"):
+        read_class_file(file)
     file.write_bytes(b"\0\0\0\x20ftypisom\xff")
     with pytest.raises(SplitError, match="the class file is no text"):
         read_class_file(file)

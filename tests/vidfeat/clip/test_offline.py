@@ -25,7 +25,7 @@ from small_extraction import write_videos
 from whole_families import WHOLE, whole_config
 
 from prompttune.cli.commands import cli as prompttune
-from vidfeat.backbone import BackbonePack
+from vidfeat.backbone import BackboneConfig, BackbonePack
 from vidfeat.cli import main as vidfeat
 from vidfeat.clip.openclip import load_open_clip
 
@@ -54,10 +54,9 @@ def evaluate_train_and_classify(store: Path, videos: Path, out: Path) -> None:
     assert video.name in sound(prompttune, "classify", video, "--like", store, "--prompts", prompts)
 
 
-def require_the_same_model_of_the_file(store: Path, file: Path, model: str, tag: str, tokenizer: Path | None) -> None:
-    """The advice of an empty cache, followed: the same file, given; the same model comes of it."""
-    given = load_open_clip(model=model, pretrained=str(file), tokenizer=tokenizer).config
-    assert BackbonePack.load(store / "pack").config == replace(given, pretrained=tag)
+def model_of_the_file(file: Path, model: str, tag: str, tokenizer: Path | None) -> BackboneConfig:
+    """What comes of an empty cache's advice, followed: the same file, given."""
+    return replace(load_open_clip(model=model, pretrained=str(file), tokenizer=tokenizer).config, pretrained=tag)
 
 
 def test_an_empty_cache_is_a_short_message_with_the_file_to_bring(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_extract_zero_shot_train_and_classify_from_a_filled_cache(
     assert done.returncode == 0, done.stderr
     evaluate_train_and_classify(store, videos, tmp_path / "runs")
     if "PROMPTTUNE_FULL_SIZE" in os.environ:
-        require_the_same_model_of_the_file(store, file, model, tag, beside)
+        assert BackbonePack.load(store / "pack").config == model_of_the_file(file, model, tag, beside)
 
 
 @pytest.fixture
@@ -131,4 +130,4 @@ def test_models_of_today_go_from_the_hubs_cache_to_a_classified_video(
     given = ("--model", model, "--pretrained", tag, "--frames", 1, "--workers", 0)
     sound(vidfeat, "extract", videos, "--out", store, *given)
     evaluate_train_and_classify(store, videos, tmp_path / "runs")
-    require_the_same_model_of_the_file(store, file, model, tag, beside)
+    assert BackbonePack.load(store / "pack").config == model_of_the_file(file, model, tag, beside)

@@ -138,6 +138,9 @@ def test_what_is_read_as_latin_1_is_said(tmp_path: Path) -> None:
     assert notes == ("labels.csv is not UTF-8; read as Windows-1252 (Latin-1)",)
     with pytest.raises(ManifestError, match="not UTF-8"):
         load_manifest(tmp_path / "list.txt", strict=True, **options)  # type: ignore[arg-type]
+    (tmp_path / "labels.csv").write_bytes("id,name\n0,丂\n".encode("gbk"))  # 0x81 0x40
+    with pytest.raises(ManifestError, match=r"byte 0x81 in line 2, .*: save it as UTF-8"):
+        load_manifest(tmp_path / "list.txt", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
