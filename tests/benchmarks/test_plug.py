@@ -191,6 +191,11 @@ def test_a_host_with_fewer_settings_than_the_budget_is_refused(small: Path) -> N
     small.write_text(SMALL.replace("[0.001, 0.3]", "[0.001]"))
     with pytest.raises(ConfigError, match="trials = 2"):
         load_study(small)
+    nothing = (
+        '[[hosts]]\nlabel = "Zero-shot CLIP"\nconfig = { method = "zero-shot" }\nwithout = ["anchors", "coupling"]\n'
+    )
+    small.write_text(SMALL + nothing)  # nothing to choose among
+    assert settings_of(load_study(small), load_study(small).hosts[-1]) == [{}]
 
 
 def test_a_study_without_plugs_compares_its_hosts(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
