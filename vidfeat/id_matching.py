@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vidfeat.text_files import EIGHT_BIT
+
 _ENDING = re.compile(r"\.(?=\w*[a-z])[a-z0-9]{2,5}$", re.IGNORECASE)  # of `a.mp4` and `a.3gp`, not of `take1.2`
+_NO_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python writes a byte of a file name that is not UTF-8
 _SIDES = re.compile(r"(?<![a-z])(?:(train)(?:ing)?|(val)(?:id|idation)?|(test)(?:ing)?)(?![a-z])", re.IGNORECASE)
 
 
@@ -36,7 +40,7 @@ class _Parts:
 
     @classmethod
     def of(cls, path: str) -> _Parts:
-        *folders, name = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
+        *folders, name = [part for part in _spelled(path).split("/") if part not in ("", ".")] or [""]
         return cls(tuple(reversed(folders)), name, _ENDING.sub("", name))
 
 
@@ -47,7 +51,8 @@ def match_ids(paths: Iterable[str], ids: Sequence[str]) -> Matches:
     path components with it, endings (`a.avi`, `a.mp4`) left out but preferred: at least the file name and its folder,
     and what is left over must not contradict (`train/run/1.mp4` is not `val/run/1.mp4`). The file name alone tells only
     where one side has no folder, and then only a name that is there once. Where several videos fit equally well, none
-    is taken.
+    is taken. Letters are compared as people read them: composed or not, and those of a file name that is Windows-1252
+    (Latin-1) on its disk with a list's in any encoding.
     """
     wanted = list(dict.fromkeys(paths))
     exact = {key: row for row, key in enumerate(ids)}
@@ -76,6 +81,16 @@ def match_ids(paths: Iterable[str], ids: Sequence[str]) -> Matches:
         else:
             rows[path] = found[0]
     return Matches(rows, tuple(missing), ambiguous)
+
+
+def _spelled(path: str) -> str:
+    """The path with slashes, its letters composed (NFC), and bytes that are no UTF-8 taken for Windows-1252."""
+    path = path.replace("\\", "/")
+    return path if path.isascii() else unicodedata.normalize("NFC", _NO_UTF8.sub(_as_eight_bit, path))
+
+
+def _as_eight_bit(byte: re.Match[str]) -> str:
+    return byte[0].encode("ascii", "surrogateescape").decode(EIGHT_BIT, "surrogateescape")
 
 
 def _fit(path: _Parts, known: _Parts) -> tuple[int, bool]:

@@ -47,14 +47,14 @@ def require_store_or_nothing(out: str) -> None:
 
 
 def with_labels_of(standing: Plan, manifest: Manifest) -> Manifest:
-    """The manifest with the label, split and group that the store has of its videos, and the store's classes first."""
+    """The manifest with the label, split and group that the store has of its videos, and the classes of those labels."""
     planned = standing.videos
     known = {key: planned[index] for key, index in standing.live_videos.items()}
     items = tuple(
         replace(item, label=own.label, split=own.split, group=own.group) if (own := known.get(item.id)) else item
         for item in manifest.items
     )
-    classes = standing.classes and tuple(dict.fromkeys((*standing.classes, *(item.label for item in items))))
+    classes = tuple(dict.fromkeys(item.label for item in items)) if standing.classes else ()
     return replace(manifest, items=items, classes=classes)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -198,6 +200,20 @@ def test_one_bad_line_is_one_bad_line(tmp_path: Path) -> None:
         read_labelled_csv(write(tmp_path / "l.csv", "path,label\na,0\nb,1\nc,run\nd,0\n"), classes=classes)
     assert "label run is no id of" in str(caught.value)
     assert str(caught.value).count("is no id") == 1
+
+
+def test_a_name_is_found_however_its_letters_are_written() -> None:
+    composed, in_bytes = "caf\u00e9/\u00fcb.mp4", os.fsdecode("caf\u00e9/".encode() + "\u00fcb.avi".encode("cp1252"))
+    decomposed = unicodedata.normalize("NFD", composed)
+    assert len({composed, decomposed, in_bytes}) == 3
+    for path in (composed, decomposed, in_bytes):
+        for key in (composed, decomposed, in_bytes):
+            assert match_ids([path, "x/y.mp4"], ["run/001.mp4", key]).rows == {path: 1}, (path, key)
+    # Of two spellings in one store the equal one is meant.
+    assert match_ids([decomposed, "x/y.mp4"], [composed, decomposed]).rows == {decomposed: 1}
+    # A byte that Windows-1252 has no letter for is equal to itself alone.
+    odd = os.fsdecode(b"run/\x81.mp4")
+    assert match_ids([odd, "run/\u0081.mp4"], ["data/" + odd]).rows == {odd: 0}
 
 
 def test_something_something_v2_is_read_as_it_is_published(tmp_path: Path) -> None:

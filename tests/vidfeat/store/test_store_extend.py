@@ -106,6 +106,15 @@ def test_contradictions_are_refused_and_change_nothing(spec, videos, word, tmp_p
     assert tree(tmp_path / "X.zarr") == before
 
 
+def test_of_many_contradictions_the_first_ten_are_told(tmp_path):
+    many = replace(FIRST, n_videos=30)
+    many.extract(tmp_path / "X.zarr")
+    walks = [Video(video.id, "walk") for video in many.videos]  # other labels and no splits: every video differs
+    with pytest.raises(StoreError, match="and 20 more") as refused:
+        StoreWriter.open_or_create(tmp_path / "X.zarr", many.spec, walks)
+    assert str(refused.value).count("\n  - video") == 10
+
+
 def test_a_failed_video_can_be_tried_again(tmp_path):
     path = tmp_path / "X.zarr"
     FIRST.extract(path)
