@@ -185,7 +185,9 @@ def _search_table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, An
         "note": f"Top-1 in per cent, means over {_n_of(study.tuning_worlds, 'world')}, each the mean of its "
         f"{' and '.join(study.tuned_on)} set, and {_n_of(study.trial_seeds, 'seed')}"
         + ("; a number behind a name is the place of its setting in the file" if several else "")
-        + (". Differences with 95 % t intervals over worlds, each for itself." if len(study.tuning_worlds) > 1 else "."),
+        + (
+            ". Differences with 95 % t intervals over worlds, each for itself." if len(study.tuning_worlds) > 1 else "."
+        ),
         "command": study.command,
     }
 

@@ -47,7 +47,7 @@ def require_store_or_nothing(out: str) -> None:
 
 
 def with_labels_of(standing: Plan, manifest: Manifest) -> Manifest:
-    """The manifest with the label, split and group that the store has of its videos, and the classes of those labels."""
+    """The manifest with the label, split and group that the store has of its videos, and their classes."""
     planned = standing.videos
     known = {key: planned[index] for key, index in standing.live_videos.items()}
     items = tuple(
