@@ -178,22 +178,20 @@ def _search_table(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, An
         ]
         for line in document["lines"]
     ]
-    baseline = study.hosts[0].label
+    baseline, n_worlds = study.hosts[0].label, len(study.tuning_worlds)
     return {
         "columns": ["trained with", *SHORT.values(), f"new minus {baseline}", f"HM minus {baseline}"],
         "rows": rows,
-        "note": f"Top-1 in per cent, means over {_n_of(study.tuning_worlds, 'world')}, each the mean of its "
-        f"{' and '.join(study.tuned_on)} set, and {_n_of(study.trial_seeds, 'seed')}"
+        "note": f"Top-1 in per cent, means over {_n_of(n_worlds, 'world')}, each the mean of its "
+        f"{' and '.join(study.tuned_on)} set, and {_n_of(len(study.trial_seeds), 'seed')}"
         + ("; a number behind a name is the place of its setting in the file" if several else "")
-        + (
-            ". Differences with 95 % t intervals over worlds, each for itself." if len(study.tuning_worlds) > 1 else "."
-        ),
+        + (". Differences with 95 % t intervals over worlds, each for itself." if n_worlds > 1 else "."),
         "command": study.command,
     }
 
 
-def _n_of(things: Sequence[int], name: str) -> str:
-    return f"{len(things)} {name}" + ("s" if len(things) != 1 else "")
+def _n_of(count: int, name: str) -> str:
+    return f"{count} {name}" + ("s" if count != 1 else "")
 
 
 def _table_of_pairs(study: PlugStudy, document: Mapping[str, Any]) -> dict[str, Any]:
