@@ -60,11 +60,15 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("as_on_a_device", [False, True])
 @pytest.mark.parametrize("method", OTHERS)
 def test_two_steps_of_other_methods_are_noted_to_the_bit(
-    method: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    method: str, as_on_a_device: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    if as_on_a_device:  # the engine's and the image tower's forms that launch fewer kernels
+        for module in ("text.engine.text_engine", "parts.visual_prompts", "parts.frozen_blocks"):
+            monkeypatch.setattr(f"prompttune.{module}.launches_cost", lambda like: True)
     store = Path(request.getfixturevalue("visual_target" if "visual" in OTHERS[method] else "target"))
     tables = {**OTHERS[method], "optim": {"batch_size": 4}}
     if anchors := tables.get("anchors"):
