@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prompttune.base.machine import training_device
+from prompttune.base.machine import note_slow_precision, training_device
 from prompttune.base.tensor_files import require_writable
 from prompttune.config.train_config import NONE, TrainConfig, merge, resolve
 from prompttune.data.features import FeatureSource, open_source, read_features
@@ -285,6 +285,7 @@ def prompted_model(
     """
     trained = prompt.classes if prompt is not None else ()
     hard = _hard_prompts(prompt)
+    note_slow_precision(config.precision, config.device)
     model = PromptModel(
         config,
         source.pack,

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from prompttune.errors import ConfigError
+from prompttune.errors import ConfigError, note
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,14 @@ def training_device(name: str) -> torch.device:
         return choose_device(name, auto=("cuda", "cpu"))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def note_slow_precision(precision: str, device: str) -> None:
+    """Notes where half precision, which is asked for, takes longer than float32 on this machine."""
+    from vidfeat.backbone.device import slow_half_precision
+
+    if (text := slow_half_precision(precision, training_device(device))) is not None:
+        note(text)
 
 
 def choose_threads(largest_product_flop: int, *, environment: Mapping[str, str] = os.environ) -> int:

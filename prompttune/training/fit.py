@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prompttune.base.machine import choose_threads, cpu_threads, keep_freed_memory, training_device
+from prompttune.base.machine import choose_threads, cpu_threads, keep_freed_memory, note_slow_precision, training_device
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.cost.memory import largest_product_flop
 from prompttune.data.protocols import open_sources
@@ -103,6 +103,7 @@ def fit(
     training_device(runs[0].config.device)  # these are refused before anything is read
     require_library(runs[0].config)
     require_place(folder)
+    note_slow_precision(runs[0].config.precision, runs[0].config.device)
     found, group = _run_groups(runs, folder, options)
     result = command_result(runs, group, {name: run for name, (run, _) in found.items()}, axes or {})
     result = result.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from prompttune.base.machine import choose_threads, cpu_threads, peak_bytes, training_device
+from prompttune.base.machine import choose_threads, cpu_threads, note_slow_precision, peak_bytes, training_device
 from prompttune.config.runs import Run, trains_by_gradient
 from prompttune.config.train_config import TrainConfig
 from prompttune.cost.memory import free_bytes, largest_product_flop
@@ -131,6 +131,7 @@ def plan_training(runs: Sequence[Run]) -> TrainingPlan:
     """
     config = runs[0].config
     training_device(config.device)  # refused before anything is read
+    note_slow_precision(config.precision, config.device)
     libraries = peak_bytes() + LIBRARY_BYTES
     sources = open_sources(config)
     groups = plan_groups(runs, sources)

@@ -240,6 +240,14 @@ def spec_of(options: ExtractOptions, manifest: Manifest, config: BackboneConfig,
     )
 
 
+def machine_notes(options: ExtractOptions) -> tuple[str, ...]:
+    """What this machine does badly of what is asked of it; the options have been looked at."""
+    from vidfeat.backbone.device import choose_device, slow_half_precision
+
+    note = slow_half_precision(options.machine.precision, choose_device(options.machine.device))
+    return () if note is None else (note,)
+
+
 def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip) -> Job:
     """The job over the store at `options.out`: created, resumed, repaired, or extended by what is missing."""
     recipe = recipe_of(options, clip.config)
@@ -280,7 +288,7 @@ def open_store_of(options: ExtractOptions, manifest: Manifest, clip: LoadedClip)
         pack=pack,
         paths=_paths(writer, manifest),
         precision=spec.fingerprint.fields["precision"],
-        notes=(*manifest.notes, *said),
+        notes=(*manifest.notes, *said, *machine_notes(options)),
         n_changed=0 if found is None or options.refresh else len(found.changed),
         rebuild=report is not None and report.needs_rebuild,
     )

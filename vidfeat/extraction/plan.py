@@ -17,7 +17,7 @@ import numpy as np
 
 from vidfeat.errors import DecodeError, PlanError, explain
 from vidfeat.extraction import job_store
-from vidfeat.extraction.job import load_clip, manifest_of, recipe_of, spec_of
+from vidfeat.extraction.job import load_clip, machine_notes, manifest_of, recipe_of, spec_of
 from vidfeat.extraction.meter import STAGES, Meter
 from vidfeat.extraction.options import ExtractOptions
 from vidfeat.extraction.unit_runner import N_UNITS_IN_MEMORY, UnitRunner, pixel_bytes, pixel_stream
@@ -147,7 +147,7 @@ def predict(options: ExtractOptions, *, n_probed: int = 200, calibrate_seconds: 
         free,
         probed,
         trial,
-        manifest.notes,
+        (*manifest.notes, *machine_notes(options)),
     )
 
 

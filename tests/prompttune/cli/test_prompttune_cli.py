@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from tiny_store import Recipe, write_tiny_store
 
 import prompttune.cli.commands as command_line
+from prompttune.errors import PrompttuneNote
 from prompttune.evaluation.results import Result as RunFolderResult
 
 SHORT = ("--shots", "4", "--set", "optim.epochs=2", "--set", "optim.batch_size=8")
@@ -44,6 +45,23 @@ def test_train_without_a_config_file_prints_table_folder_and_next_command(tmp_pa
     again = run("train", "--method", "coop", "--store", target, "--seeds", "1,2", "--out", out, *SHORT)
     assert again.exit_code == 0
     assert "HM" in again.output
+
+
+def test_half_precision_that_a_cpu_is_slow_in_is_noted(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidfeat.backbone.device.half_precision_price", lambda dtype: (9.0, 50.0))
+    half = ("--store", target, "--set", "precision=bf16", "--device", "cpu")
+    prompts = tmp_path / "run" / "seed1" / "prompt.safetensors"
+    trained = ("--method", "coop", *SHORT)
+    for command in (
+        ("plan", *half, *trained),
+        ("train", *half, *trained, "--seeds", "1", "--out", tmp_path / "run"),
+        ("eval", "--prompts", prompts, *half),
+    ):
+        with pytest.warns(PrompttuneNote, match=r"bf16 take 9 times .* precision fp32 is faster here"):
+            done = run(*command)
+        assert done.exit_code == 0, done.output
 
 
 def test_train_from_a_file_with_axes(tmp_path: Path, target: str) -> None:

@@ -14,6 +14,7 @@ from vidfeat.cli import main
 from vidfeat.errors import FingerprintMismatchError, PlanError
 from vidfeat.extraction import plan as prediction_module
 from vidfeat.extraction.extract import extract_or_resume
+from vidfeat.extraction.options import Machine
 from vidfeat.extraction.plan import predict
 from vidfeat.video.preprocess import ViewSpec
 from vidfeat.video.sampling import SamplingPolicy
@@ -65,6 +66,16 @@ def test_the_trial_measures_a_rate_and_leaves_nothing_behind(tmp_path, videos, m
     assert said.trial.bottleneck in ("decode", "encode", "write")
     assert sum(said.trial.shares.values()) == pytest.approx(1)
     assert said.seconds > said.n_rows / said.trial.frames_per_second
+
+
+def test_half_precision_that_a_cpu_is_slow_in_is_said(tmp_path, videos, model, capsys, monkeypatch):
+    monkeypatch.setattr("vidfeat.backbone.device.half_precision_price", lambda dtype: (9.0, 50.0))
+    machine = Machine(workers=0, device="cpu", precision="bf16")
+    options = small_options(videos, tmp_path / "X.zarr", model, taps=("pooled",), machine=machine)
+    said = predict(options, calibrate_seconds=0).notes
+    assert any("products in bf16 take 9 times as long" in note for note in said)
+    extract_or_resume(options)
+    assert "note: products in bf16 take 9 times as long" in capsys.readouterr().err
 
 
 def test_only_what_is_missing_is_planned(tmp_path, videos, model):
