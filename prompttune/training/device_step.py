@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prompttune.base.devices import autocast
+from prompttune.base.devices import autocast, launches_cost
 from prompttune.base.run_axis import named_run_parameters
 from prompttune.base.run_layers import RunDropout
 from prompttune.config.runs import Run
@@ -179,8 +179,13 @@ class DeviceStep:
             knowledge = losses.terms[KNOWLEDGE_TERM]
             main = (total - knowledge) * (share * scale)
             return prograd_gradients(main=main, knowledge=knowledge * scale, parameters=self.parameters.leaves)
-        weights = self._ones if share * scale == 1.0 else self._ones * (share * scale)
-        return torch.autograd.grad(total, self.parameters.leaves, grad_outputs=weights, allow_unused=True)
+        if launches_cost(total):
+            weights = self._ones if share * scale == 1.0 else self._ones * (share * scale)
+            return torch.autograd.grad(total, self.parameters.leaves, grad_outputs=weights, allow_unused=True)
+        # The same to the bit in two operations more. PyTorch compares the shape of gradients that it is given by sympy's
+        # rules, and importing sympy takes half a second.
+        whole = (total if share * scale == 1.0 else total * (share * scale)).sum()
+        return torch.autograd.grad(whole, self.parameters.leaves, allow_unused=True)
 
 
 def _add(sums: Tensor | None, values: Tensor, share: float) -> Tensor:
