@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ffmpeg 9.0.2 (in imageio-ffmpeg 0.8.1), `ffmpeg -i a.mp4 -t 1 -c copy b.mp4`, which is how clips of datasets are cut: of H.264
-# with B-frames at 30 a second the first second holds frames 0 to 30, and frame 33, which belongs to 1.1 s; frames 31 and 32
-# before it are missing. Packets are dropped from a time of decoding on, and 33 is decoded before the two that need it.
-# Expected: frames 0 to 29, or whole to wherever it ends. An end "last frame" is a jump that is not in the film, and
-# length over duration is no rate of it. Without B-frames, or encoded anew, it is 0 to 29. Seen: "no B-frames: 0 to 29, missing []",
-# "B-frames: 0 to 33, missing [31, 32]", "B-frames, encoded anew: 0 to 29, missing []".
+# ffmpeg 9.0.2 (in imageio-ffmpeg 0.8.1), `ffmpeg -i film.mp4 -t 1 -c copy clip.mp4`, which is how clips of data sets are cut: of
+# H.264 with B-frames at 30 a second, the first second holds frames 0 to 30 and frame 33, which is of 1.1 s; 31 and 32 are
+# missing. Packets are left out from a time of decoding on, and 33 is decoded before the two that are made from it.
+# Expected: frames 0 to 29, or all of them up to where it ends; so the last sampled frame is after a jump that no film holds,
+# and clips "of one second" have 32 frames. Without B-frames, or encoded anew, it is 0 to 29. Nothing is said. Seen:
+# "no B-frames: 0 to 29, missing []", "B-frames: 0 to 33, missing [31, 32]", "B-frames, encoded anew: 0 to 29, missing []".
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
