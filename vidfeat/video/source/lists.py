@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from vidfeat.class_lines import VIDEO_EXTENSION_NAMES, delimiter_of
 from vidfeat.video.source.rows import (
-    VIDEO_EXTENSION_NAMES,
     VIDEO_EXTENSIONS,
     Problems,
     Row,
@@ -35,8 +35,7 @@ def has_header(text: Text) -> bool:
 
 def header_of(text: Text) -> list[str]:
     """The cells of the first line that is not blank, in lower case."""
-    first = next((line for line in text.lines if line.strip()), "")
-    return [cell.strip().lower() for cell in next(csv.reader([first]), [])]
+    return [cell.strip().lower() for cell in next(csv.reader([text.first], delimiter=delimiter_of(text.first)), [])]
 
 
 def csv_rows(text: Text, problems: Problems, *, required: Sequence[str] = ("path", "label")) -> list[Row]:
