@@ -13,6 +13,10 @@ _SPLITS = {
 }
 SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 VIDEO_EXTENSION_NAMES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
+# A path may hold blanks and commas: it ends with its extension.
+_BLANK_LINE = re.compile(
+    rf"(?P<path>\S.*?\.(?:{VIDEO_EXTENSION_NAMES.replace(' ', '|')}))\s+(?P<rest>[^\s,].*)", re.IGNORECASE
+)
 _NUMBER_FIRST = re.compile(r"(?P<id>\d+)(?:\s*[,;]\s*|\s+)(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>\S.*?)(?:\s*[,;]\s*|\s+)(?P<id>\d+)")
 
@@ -20,6 +24,12 @@ _NUMBER_LAST = re.compile(r"(?P<name>\S.*?)(?:\s*[,;]\s*|\s+)(?P<id>\d+)")
 def delimiter_of(header: str) -> str:
     """What stands between a header's columns: a comma, or a semicolon or tab as some spreadsheets write them."""
     return max(",;\t", key=header.count)
+
+
+def path_and_rest(line: str) -> tuple[str, str] | None:
+    """The unquoted path of a video, by its extension, and what stands behind it after a blank; None for other lines."""
+    match = _BLANK_LINE.fullmatch(line.strip())
+    return None if match is None or '"' in match["path"] else (match["path"], match["rest"])
 
 
 def numbered_names(lines: Sequence[str]) -> list[tuple[str, str]] | None:

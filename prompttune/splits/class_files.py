@@ -47,9 +47,9 @@ def read_text(path: Path, what: str) -> str:
     return text
 
 
-def text_lines(path: Path, what: str) -> list[str]:
-    """The lines of `read_text` that are not blank, without blanks at their ends."""
-    return [line.strip() for line in read_text(path, what).split("\n") if line.strip()]
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, without blanks at their ends."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def read_class_file(path: str | Path) -> ClassFile:
@@ -97,7 +97,7 @@ def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
 
 
 def _line_pairs(path: Path, text: str, problems: list[str]) -> list[tuple[str, str]]:
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = lines_of(text)
     delimiter = delimiter_of(next(iter(lines), ""))
     header = [cell.strip().lower() for cell in next(csv.reader(lines[:1], delimiter=delimiter), [])]
     if "name" not in header:
