@@ -1,7 +1,11 @@
-"""Paths of a list to the ids of a store, by the longest path suffix they share; no guess, no other folder's video."""
+"""Paths of a list to the ids of a store, by the longest path suffix they share; no guess, no other folder's video.
+
+And to files, whose names may be written in other Unicode forms than the list's.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -40,7 +44,7 @@ class _Parts:
 
     @classmethod
     def of(cls, path: str) -> _Parts:
-        *folders, name = [part for part in _spelled(path).split("/") if part not in ("", ".")] or [""]
+        *folders, name = [part for part in spelled(path).split("/") if part not in ("", ".")] or [""]
         return cls(tuple(reversed(folders)), name, _ENDING.sub("", name))
 
 
@@ -83,7 +87,21 @@ def match_ids(paths: Iterable[str], ids: Sequence[str]) -> Matches:
     return Matches(rows, tuple(missing), ambiguous)
 
 
-def _spelled(path: str) -> str:
+def file_below(root: str | os.PathLike[str], name: str) -> str:
+    """The path of `name` below a folder, each part in the Unicode form (NFC, NFD) that is there; else as given."""
+    path = os.path.join(root, name)
+    if name.isascii() or os.path.lexists(path):
+        return path
+    there = os.fspath(root)
+    for part in name.split("/"):
+        forms = (os.path.join(there, unicodedata.normalize(form, part)) for form in ("NFC", "NFD"))
+        there = next(filter(os.path.lexists, forms), "")
+        if not there:
+            return path
+    return there
+
+
+def spelled(path: str) -> str:
     """The path with slashes, its letters composed (NFC), and bytes that are no UTF-8 taken for Windows-1252."""
     path = path.replace("\\", "/")
     return path if path.isascii() else unicodedata.normalize("NFC", _NO_UTF8.sub(_as_eight_bit, path))

@@ -12,8 +12,8 @@ import click
 # To be copied and run: a line break inside would make two commands of it.
 _COMMAND = re.compile(r"\b(?:vidfeat|prompttune|pip|python|iconv) [a-z-]")
 _NAMED = re.compile(r"`[^`]*`")  # a command that is spoken of
-# What the lines below stand under: `  fix:      `, `note:    `, `  - `.
-_LABEL = re.compile(r"\s*(?:(?:error|warning|[a-z]+(?: as)?):\s+|- )?")
+# What the lines below stand under: `  fix:      `, `note:    `, `  - `, `  memory   ` of a plan.
+_LABEL = re.compile(r"\s*(?:(?:error|warning|[a-z]+(?: as)?):\s+|- |(?<=  )[a-z]+ {2,})?")
 
 
 def say(text: object, *, err: bool = False) -> None:

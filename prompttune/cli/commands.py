@@ -129,7 +129,7 @@ def plan(config: Path | None, overrides: tuple[str, ...], form: str | None, **na
     if form is not None:
         return print_rows([asdict(planned) | {"seconds": planned.seconds}], form)
     for line in planned.lines():
-        click.echo(line)
+        say(line)
 
 
 @cli.command("eval")

@@ -78,8 +78,7 @@ def show(file: Path, form: str | None) -> None:
 @click.option(
     "--classes",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Classes it was trained on: CSV `id,name`, or lines.",
+    help="Classes it was trained on: names separated by commas, a JSON list, or a file of them.",
 )
 @click.option("--key", help="The tensor's name, where several could be meant.")
 @click.option(
@@ -90,7 +89,7 @@ def show(file: Path, form: str | None) -> None:
     help="Where the context stands (CLASS_TOKEN_POSITION).",
 )
 @click.option("--hand-written", metavar="TEMPLATE", help="TCP's hand-written prompt: 'a photo of a person doing {}.'.")
-def import_(checkpoint: Path, out: Path, store: str, classes: Path, **given: str | None) -> None:
+def import_(checkpoint: Path, out: Path, store: str, classes: str, **given: str | None) -> None:
     """Write what a CHECKPOINT of CoOp, CoCoOp, KgCoOp, ProGrad, TCP, MaPLe, IVLP or PromptSRC learned to the file OUT.
 
     Of ViFi- and GA2-style checkpoints the context. The checkpoint is read as tensors alone; nothing it contains is run.
@@ -157,10 +156,10 @@ def export(file: Path, out: Path) -> None:
 @prompts.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--store", required=True, help="The target's store; the second half of its classes is new.")
-@click.option("--classes", type=click.Path(path_type=Path), help="The target's new classes, where they are others.")
+@click.option("--classes", help="The target's new classes, where they are others: names or a file, as for import.")
 @click.option("--nearest", default=5, show_default=True, help="How many of the nearest other pairs to show.")
 @forms
-def overlap(file: Path, store: str, classes: Path | None, nearest: int, form: str | None) -> None:
+def overlap(file: Path, store: str, classes: str | None, nearest: int, form: str | None) -> None:
     """Tell which of a target's new classes the prompt FILE was in fact trained on."""
     from prompttune.config.train_config import resolve
     from prompttune.data.features import open_source
@@ -183,7 +182,7 @@ def overlap(file: Path, store: str, classes: Path | None, nearest: int, form: st
         return print_rows(rows, form)
     say(report.summary())
     for row in rows:
-        click.echo(f"  {row['kind']:<12}{row['target']} ~ {row['source']}  (cosine {row['cosine']})")
+        say(f"  {row['kind']:<12}{row['target']} ~ {row['source']}  (cosine {row['cosine']})")
 
 
 def second_half(classes: Sequence[str]) -> tuple[str, ...]:
@@ -191,8 +190,8 @@ def second_half(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes[(len(classes) + 1) // 2 :])
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Class names of a CSV `id,name`, or of a file with one name per line; blank lines do not count."""
-    from prompttune.splits.class_files import read_class_file
+def read_class_names(given: str | Path) -> list[str]:
+    """Class names out of a command line, as `classify --classes` takes them: a class file, or the names themselves."""
+    from prompttune.splits.class_files import named_classes
 
-    return list(read_class_file(path).classes)
+    return list(named_classes(str(given)))

@@ -104,6 +104,8 @@ class TrainConfig(Section):
             yield f"context.class_tokens_block = {block} is among the blocks of context.prompt_depth"
         if self.aggregation is not None and self.optim.epochs == 0 and METHODS[self.method].fit == "gradient":
             yield "aggregation is a mean over epochs, and optim.epochs = 0 has none: set aggregation = none"
+        elif self.aggregation is not None:
+            yield from self._aggregation_problems(self.aggregation)
         if self.coupling is not None:
             yield from self._coupling_problems(self.coupling)
         yield from self._head_problems()
@@ -119,6 +121,16 @@ class TrainConfig(Section):
         puts_context_before = anchors is None or (anchors.prompted_negatives and self.context.kind == "shared")
         if anchors is not None and "text-anchor" in anchors.weights and not puts_context_before:
             yield "the anchor loss text-anchor needs anchors.prompted_negatives = true, and context.kind = 'shared'"
+
+    def _aggregation_problems(self, aggregation: AggregationConfig) -> Iterable[str]:
+        """Of what `prompttune.training.aggregation.gaussian_weights` refuses: beyond 38 deviations float64 has 0."""
+        epochs, mean, std = self.optim.epochs, aggregation.mean, aggregation.std
+        nearest_epoch = min(max(round(mean), 1), max(epochs, 1))
+        if abs(nearest_epoch - mean) > 38 * std:
+            yield (
+                f"aggregation.mean = {mean:g} with aggregation.std = {std:g} leaves none of {epochs} epochs any weight:"
+                " set aggregation.mean to about three quarters of optim.epochs, or aggregation = none"
+            )
 
     def _compile_problems(self) -> Iterable[str]:
         """Of what one line of operations, noted once, cannot do."""

@@ -37,6 +37,12 @@ class LineOverStores:
     gains: Mapping[str, Difference]
     p: float | None
 
+    @property
+    def data_sets(self) -> str:
+        """How many, and of how many the differences are, where the line it is set against is not on all of them."""
+        n = max((gain.n for gain in self.gains.values()), default=self.n_stores)
+        return f"{self.n_stores}" if n == self.n_stores else f"{self.n_stores}, Δ on {n}"
+
 
 @dataclass(frozen=True)
 class OverStores:

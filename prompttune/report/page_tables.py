@@ -94,7 +94,7 @@ def over_stores_table(over: OverStores) -> PageTable:
             shown = gain and Cell(in_per_cent(gain.mean, signed=True), gain.mean, small=interval(gain))
             cells.append(shown or Cell("-"))
         p = Cell("-") if line.p is None else Cell.number(line.p, "{:.2g}")
-        rows.append([*cells, p, Cell.number(line.n_stores)])
+        rows.append([*cells, p, Cell(line.data_sets, line.n_stores)])
     return PageTable("", [*columns, f"p of Δ {heading(over.main_metric)}", "data sets"], rows)
 
 

@@ -92,7 +92,7 @@ def over_stores_frame(over: OverStores, *, sign: str = "±") -> pandas.DataFrame
         for metric in over.metrics:
             row[heading(metric)] = mean_and_std(line.means.get(metric), sign=sign)
             row[f"Δ {heading(metric)}"] = with_interval(line.gains.get(metric))
-        rows.append(row | {"p": "-" if line.p is None else f"{line.p:.2g}", "data sets": line.n_stores})
+        rows.append(row | {"p": "-" if line.p is None else f"{line.p:.2g}", "data sets": line.data_sets})
     return pandas.DataFrame(rows)
 
 

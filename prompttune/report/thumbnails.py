@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vidfeat.errors import VidfeatError
+from vidfeat.id_matching import file_below
 
 N_FRAMES = 3
 HEIGHT = 72  # pixels of a frame on the page
@@ -34,7 +35,8 @@ class VideoFolder:
 
     def path_of(self, video_id: str) -> Path | None:
         """Where the video is, or None."""
-        return next((folder / video_id for folder in self.candidates if (folder / video_id).is_file()), None)
+        paths = (Path(file_below(folder, video_id)) for folder in self.candidates)
+        return next((path for path in paths if path.is_file()), None)
 
     def picture(self, video_id: str) -> str | None:
         """A JPEG data URL of N_FRAMES frames of the video; None where the file is not here or cannot be decoded."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from prompttune.errors import SplitError, explain, note, some
 from prompttune.splits.file import listed
-from vidfeat.class_lines import numbered_names, spelling
+from vidfeat.class_lines import delimiter_of, json_names, no_plain_name, numbered_names, spelling
 from vidfeat.text_files import EIGHT_BIT, READ_AS_EIGHT_BIT, NoText, text_and_encoding
 
 _NAMES_A_FILE = re.compile(r"\.(?:txt|csv|tsv|json|lst|list|names|labels)$", re.IGNORECASE)
@@ -47,17 +47,17 @@ def read_text(path: Path, what: str) -> str:
     return text
 
 
-def text_lines(path: Path, what: str) -> list[str]:
-    """The lines of `read_text` that are not blank, without blanks at their ends."""
-    return [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, without blanks at their ends."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def read_class_file(path: str | Path) -> ClassFile:
     """The classes of a file.
 
     A CSV with the columns `id,name` (`name` alone: ids 0, 1, ...); one name per line; lines `ID NAME`, as UCF-101's
-    classInd.txt, or `ID,NAME`; a JSON list of names; or a JSON object `{name: id}`, as Something-Something V2's
-    labels.json.
+    classInd.txt, or `NAME ID`; a JSON list of names; or a JSON object `{name: id}`, as Something-Something V2's
+    labels.json, or `{id: name}`.
 
     Raises:
         SplitError: with everything that is wrong: ids that are no whole numbers, ids or names given twice, names that
@@ -66,7 +66,7 @@ def read_class_file(path: str | Path) -> ClassFile:
     path = Path(path)
     text = read_text(path, "class file")
     problems: list[str] = []
-    pairs = _json_pairs(path, text) if text.lstrip()[:1] in ("[", "{") else _line_pairs(text, problems)
+    pairs = _json_pairs(path, text) if text.lstrip()[:1] in ("[", "{") else _line_pairs(path, text, problems)
     names: dict[int, str] = {}
     for number, name in pairs:
         if not number.isdecimal():
@@ -88,21 +88,22 @@ def _json_pairs(path: Path, text: str) -> list[tuple[str, str]]:
         content = json.loads(text)
     except ValueError as error:
         raise SplitError(explain("the class file begins like JSON and is none", where=path, got=error)) from None
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return [(str(place), name.strip()) for place, name in enumerate(content)]
-    if isinstance(content, dict) and all(str(number).isdecimal() for number in content.values()):
-        return [(str(number), name.strip()) for name, number in content.items()]
-    got = some(content.items() if isinstance(content, dict) else content, 2)
-    raise SplitError(explain("this is no class file", where=path, expected='["name", ...] or {"name": id}', got=got))
+    pairs = json_names(content)
+    if pairs is None:
+        got = some(content.items() if isinstance(content, dict) else content, 2)
+        expected = '["name", ...], {"name": id} or {"id": "name"}'
+        raise SplitError(explain("this is no class file", where=path, expected=expected, got=got))
+    return [(number, name.strip()) for number, name in pairs]
 
 
-def _line_pairs(text: str, problems: list[str]) -> list[tuple[str, str]]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+def _line_pairs(path: Path, text: str, problems: list[str]) -> list[tuple[str, str]]:
+    lines = lines_of(text)
+    delimiter = delimiter_of(next(iter(lines), ""))
+    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1], delimiter=delimiter), [])]
     if "name" not in header:
-        return numbered_names(lines) or [(str(place), line) for place, line in enumerate(lines)]
+        return numbered_names(lines) or _plain_names(path, lines)
     pairs: list[tuple[str, str]] = []
-    reader = csv.reader(lines[1:], skipinitialspace=True)
+    reader = csv.reader(lines[1:], delimiter=delimiter, skipinitialspace=True)
     read = 0
     for place, cells in enumerate(reader, 2):
         broken, read = reader.line_num > read + 1, reader.line_num
@@ -114,6 +115,13 @@ def _line_pairs(text: str, problems: list[str]) -> list[tuple[str, str]]:
             row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
             pairs.append((row.get("id", str(len(pairs))), row["name"]))
     return pairs
+
+
+def _plain_names(path: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
+    if columns := no_plain_name(lines):
+        expected = "a header id,name; or lines `ID NAME`; or names alone, without a semicolon or tab"
+        raise SplitError(explain("this is no class file", where=path, expected=expected, got=columns))
+    return [(str(place), line) for place, line in enumerate(lines)]
 
 
 def one_class_two_spellings(names: Iterable[str]) -> list[str]:

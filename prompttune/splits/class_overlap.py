@@ -8,6 +8,7 @@ given.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +27,8 @@ def normalise_class_name(name: str) -> str:
 
     `PlayingViolin`, `playing_violin` and `Playing violin` are `playing violin`; `TaiChi` is `tai chi`.
     """
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)", " ", name)
+    composed = unicodedata.normalize("NFKC", name)  # a Mac's folder names stand as letters and accents apart
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)", " ", composed)
     return " ".join(re.findall(r"[^\W_]+", parted.replace("'", "").lower()))
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from prompttune.errors import SplitError, explain, some
-from prompttune.splits.class_files import ClassFile, one_class_two_spellings, read_text, text_lines
+from prompttune.splits.class_files import ClassFile, lines_of, one_class_two_spellings, read_text
 from prompttune.splits.file import Videos, letters, listed
-from vidfeat.class_lines import split_name
+from vidfeat.class_lines import VIDEO_EXTENSION_NAMES, delimiter_of, path_and_rest, split_name
 
 Item = TypeVar("Item")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-_VIDEO_FILE = re.compile(r"\.(?:mp4|avi|mkv|webm|mov|m4v|mpe?g|wmv|flv|3gp|ts|ogv|gif)$", re.IGNORECASE)
+_VIDEO_FILE = re.compile(rf"\.(?:{VIDEO_EXTENSION_NAMES.replace(' ', '|')})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def read_video_list(path: str | Path) -> VideoList:
     text = read_text(path, "list")
     if text.lstrip().startswith("["):
         return VideoList(path, _something_something(path, text))
-    lines = text_lines(path, "list")
+    lines = lines_of(text)
     if not lines:
         raise SplitError(explain("the list is empty", where=path))
-    if set(KINETICS_COLUMNS) <= {cell.strip().lower() for cell in next(csv.reader(lines[:1]))}:
+    if set(KINETICS_COLUMNS) <= set(header_of(lines[0])):
         return VideoList(path, tuple((row["path"], row["label"]) for row in kinetics_rows(lines, path)))
     cells = _cells(lines)
     three = sum(len(row) >= 3 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells) > len(cells) / 2
@@ -65,7 +65,7 @@ def read_video_list(path: str | Path) -> VideoList:
     wrong = []
     for line, row in zip(lines, cells, strict=True):
         front, label = _parted(row, three=three)
-        video = " ".join(front).strip()  # a path may hold blanks; one with commas is quoted
+        video = " ".join(front).strip()  # a path may hold blanks; one with commas is quoted, or ends like a video
         if not video or not label or (len(front) > 1 and "," in line):
             wrong.append(line)
         else:
@@ -97,6 +97,11 @@ def _parted(row: Sequence[str], *, three: bool) -> tuple[Sequence[str], str]:
     return row[: ends[-1]], rest[1] if counted else " ".join(rest)
 
 
+def header_of(line: str) -> list[str]:
+    """The columns that a CSV's first line names, in lower case."""
+    return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter_of(line)), [])]
+
+
 def kinetics_rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
     """Kinetics' official CSV: path (the file `ID_%06d_%06d.mp4` its crawlers write), label and split of each line.
 
@@ -104,7 +109,7 @@ def kinetics_rows(lines: Sequence[str], path: Path) -> list[dict[str, str]]:
         SplitError: lines that do not fit the header.
     """
     rows, wrong = [], []
-    for row in csv.DictReader(lines):
+    for row in csv.DictReader(lines, delimiter=delimiter_of(lines[0])):
         values = {str(key).strip().lower(): value for key, value in row.items()}
         label, key, start, end = (str(values.get(name) or "").strip() for name in KINETICS_COLUMNS)
         if not label or not key or not start.isdecimal() or not end.isdecimal():
@@ -132,10 +137,18 @@ def _something_something(path: Path, text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _cells(lines: Sequence[str]) -> list[list[str]]:
+    parted = [path_and_rest(line) for line in lines]
     by_comma = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
-    if len(by_comma) == len(lines) and {len(row) for row in by_comma} <= {2, 3}:
+    if not any(parted) and len(by_comma) == len(lines) and {len(row) for row in by_comma} <= {2, 3}:
         return by_comma
-    return [next(csv.reader([line.replace("\t", " ")], delimiter=" ", skipinitialspace=True)) for line in lines]
+    return [
+        _blank_cells(line) if found is None else [found[0], *_blank_cells(found[1])]
+        for line, found in zip(lines, parted, strict=True)
+    ]
+
+
+def _blank_cells(line: str) -> list[str]:
+    return next(csv.reader([line.replace("\t", " ")], delimiter=" ", skipinitialspace=True))
 
 
 def labels_are_ids(labels: Sequence[str]) -> bool:

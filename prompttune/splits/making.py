@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from prompttune.errors import SplitError, explain, some
-from prompttune.splits.class_files import ClassFile, one_class_two_spellings, text_lines
+from prompttune.splits.class_files import ClassFile, one_class_two_spellings, read_text
 from prompttune.splits.file import SplitFile, TestPart, TrainPart, Videos, listed
-from prompttune.splits.lists import KINETICS_COLUMNS, kinetics_rows, labels_are_ids
+from prompttune.splits.lists import KINETICS_COLUMNS, header_of, kinetics_rows, labels_are_ids
 from prompttune.splits.split import TestSet, VideoTable, base_and_new, draw_shots, draw_splits, zero_shot
-from vidfeat.class_lines import split_name
+from vidfeat.class_lines import delimiter_of, split_name
 
 _COLUMNS = ("path", "label", "split", "group")
 
@@ -119,10 +119,10 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
     Raises:
         SplitError: a file without these columns, lines that do not fit them, labels outside the class list.
     """
-    lines = text_lines(path, "source")
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    lines = [line for line in read_text(path, "source").split("\n") if line.strip()] or [""]
+    header, delimiter = header_of(lines[0]), delimiter_of(lines[0])
     if set(KINETICS_COLUMNS) <= set(header):
-        header = ["path", "label", "split"]
+        header, delimiter = ["path", "label", "split"], ","
         lines = [",".join(header), *(_csv_line(row.values()) for row in kinetics_rows(lines, path))]
     if not {"path", "label"} <= set(header) or not set(header) <= set(_COLUMNS):
         raise SplitError(
@@ -134,7 +134,7 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
                 fix="for a list without a header: prompttune splits import",
             )
         )
-    rows, problems = _csv_rows(lines[1:], header)
+    rows, problems = _csv_rows(csv.reader(lines[1:], delimiter=delimiter, skipinitialspace=True), header)
     labels = tuple(row["label"] for row in rows)
     if classes is not None and labels_are_ids(labels):
         by_id = {str(number): name for number, name in classes.names.items()}
@@ -154,10 +154,10 @@ def read_labelled_csv(path: Path, *, classes: ClassFile | None = None) -> VideoT
     )
 
 
-def _csv_rows(lines: Sequence[str], header: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+def _csv_rows(lines: Iterable[list[str]], header: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
     """The good lines by column, and what is wrong with the others."""
     rows, problems = [], []
-    for number, cells in enumerate(csv.reader(lines, skipinitialspace=True), 2):
+    for number, cells in enumerate(lines, 2):
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
         side = split_name(row.get("split", ""))
         if len(cells) != len(header) or not row["path"] or not row["label"]:

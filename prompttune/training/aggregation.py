@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,6 +38,17 @@ def gaussian_weights(n_epochs: int, *, mean: float, std: float) -> np.ndarray:
             )
         )
     return weights / weights.sum()
+
+
+def doubt_about(n_epochs: int, *, mean: float, std: float) -> str | None:
+    """What a person should know of weights that leave epochs out: `N(15, 1)` is made for 20 epochs, not 4 or 100."""
+    given = f"aggregation N({mean:g}, {std:g})"
+    like_the_paper = max(1, round(0.75 * n_epochs)), max(std, math.ceil(n_epochs / 15))
+    better = "aggregation.mean = {:g} and aggregation.std = {:g} do not".format(*like_the_paper)
+    if mean > n_epochs:
+        return f"{given} lies behind the last of {n_epochs} epochs: little is averaged; {better}"
+    last = math.floor(mean + 6 * std)  # 1e-8 of the weight in the middle
+    return f"{given} leaves what is learned after epoch {last} of {n_epochs} out; {better}" if last < n_epochs else None
 
 
 class PromptAggregation:

@@ -98,8 +98,10 @@ class TrainingPlan:
         if self.eager != "":
             yield "  graph    " + ("each step is one CUDA graph" if self.eager is None else f"none: {self.eager}")
         if self.compiled:
-            yield "  compile  kernels are made as training begins, for each kind of batch: minutes that are not counted"
-            yield "           below; nor is what they gain: the seconds are those of a step without"
+            yield (
+                "  compile  kernels are made as training begins, for each kind of batch: minutes that are not counted "
+                "below; nor is what they gain: the seconds are those of a step without"
+            )
         if self.text_path:
             yield f"  text     {self.text_path}"
         yield f"  machine  {self.matrix_rate / 1e9:.4g} GFLOP/s in a bare float32 matrix product"

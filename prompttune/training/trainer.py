@@ -19,14 +19,14 @@ from prompttune.base.run_axis import RunGenerators, parameters_of_run
 from prompttune.base.run_layers import RunDropout
 from prompttune.config.runs import Run
 from prompttune.data.frames import TrainingVideos
-from prompttune.errors import NonFiniteLossError, explain
+from prompttune.errors import NonFiniteLossError, explain, note
 from prompttune.losses.mixup import FeatureMixup
 from prompttune.losses.terms import WeightedTerm
 from prompttune.model.anchor_videos import AnchorVideos
 from prompttune.model.class_sampling import ClassSampler
 from prompttune.model.prompt_model import PromptModel
 from prompttune.text.vocabulary import Vocabulary
-from prompttune.training.aggregation import PromptAggregation
+from prompttune.training.aggregation import PromptAggregation, doubt_about
 from prompttune.training.device_step import DeviceStep, StepRow
 from prompttune.training.micro_batch import MicroBatch
 from prompttune.training.optimisers import below
@@ -296,7 +296,10 @@ class Trainer:
         options = self.config.aggregation
         if options is None:
             return None
-        return PromptAggregation(self.model, n_epochs=self.config.optim.epochs, mean=options.mean, std=options.std)
+        n_epochs = self.config.optim.epochs
+        if doubt := doubt_about(n_epochs, mean=options.mean, std=options.std):
+            note(doubt)
+        return PromptAggregation(self.model, n_epochs=n_epochs, mean=options.mean, std=options.std)
 
     def _drawn_state(self) -> dict[str, Tensor]:
         """What the host's draws of later steps depend on, by name."""

@@ -32,6 +32,8 @@ def test_lines_break_between_words_and_stand_under_their_label() -> None:
     assert whole[1] in lines  # a command is copied in one piece
     spoken_of = "note: no classes: --labels LIST gives them, and later `vidfeat relabel` with or without a class file"
     assert max(map(len, wrapped(spoken_of, width=80).split("\n"))) <= 80
+    plan = wrapped(f"  memory   {'218 MiB for 2 runs together, ' * 5}", width=80).split("\n")
+    assert (max(map(len, plan)) <= 80, plan[1][:12]) == (True, " " * 11 + "2")
     assert wrapped("short\n\n  as it is", width=80) == "short\n\n  as it is"
 
 

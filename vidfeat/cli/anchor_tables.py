@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidfeat.cli.tables import print_parts, table_of
+from vidfeat.text_files import EIGHT_BIT, READ_AS_EIGHT_BIT
 
 if TYPE_CHECKING:
     from vidfeat.tools.anchors.checking import AnchorCheck
@@ -62,6 +63,8 @@ def _notes(against: Iterable[Mapping[str, Any]]) -> list[str]:
         if one["kind"] == "list":
             how = "names and content" if one["n_hashed"] else "names only: no features, no content"
             notes.append(f"note: {one['path']}: {one['n_videos']} videos compared by {how}")
+            if one["encoding"] == EIGHT_BIT:
+                notes.append(f"note: {one['path']} {READ_AS_EIGHT_BIT}")
         elif one["n_without_features"]:
             notes.append(
                 f"note: {one['path']}: {one['n_without_features']} failed videos have no features and were compared by "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vidfeat.errors import DecodeError, StoreError, explain
 from vidfeat.extraction.options import OptionsError
 from vidfeat.extraction.recipe import file_sha256, stat_facts
+from vidfeat.id_matching import file_below
 from vidfeat.store import StoreSpec, StoreWriter, VideoRow, open_store
 from vidfeat.video.manifest import Manifest
 
@@ -48,7 +48,7 @@ def compare(out: str, writer: StoreWriter, manifest: Manifest) -> SourceChanges:
     gone: list[int] = []
     n_there = 0
     for key, index in plan.live_videos.items():
-        path = items[key].path if key in items else os.path.join(manifest.root, key)
+        path = items[key].path if key in items else file_below(manifest.root, key)
         now = stat_facts(path)
         n_there += bool(now)
         if not now and key not in items:

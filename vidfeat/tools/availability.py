@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vidfeat.class_lines import spelling
 from vidfeat.errors import ManifestError, explain
 from vidfeat.id_matching import match_ids
 from vidfeat.store import open_store
@@ -127,7 +128,7 @@ def compare(
 
 
 def _differ(video: Listed) -> bool:
-    own, stored = ("".join(filter(str.isalnum, name)).casefold() for name in (video.label, video.stored_label))
+    own, stored = ("".join(filter(str.isalnum, spelling(name))) for name in (video.label, video.stored_label))
     return bool(own and stored and own != stored)
 
 

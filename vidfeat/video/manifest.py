@@ -6,12 +6,12 @@ Whatever is wrong with a source is reported in one error, all of it; nothing is 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vidfeat.errors import ManifestError, explain
+from vidfeat.id_matching import file_below
 from vidfeat.text_files import EIGHT_BIT
 from vidfeat.video.source.classes import class_ids, note_like_spelled
 from vidfeat.video.source.folder import folder_rows
@@ -186,17 +186,9 @@ def _checked_items(rows: list[Row], base: Path, problems: Problems, *, must_exis
             note = "" if other.label == row.label else f", with two labels: {other.label!r} and {row.label!r}"
             problems.add("video listed twice", [f"{row.where}: {name}{note}"])
         else:
-            path = _existing(path)
+            path = file_below(base, name)
             if must_exist and not os.path.isfile(path):
                 what = "a folder" if os.path.isdir(path) else path
                 problems.add(MISSING, [f"{row.where}: {name} ({what})"])
             items[name] = VideoItem(id=name, path=path, label=row.label, split=row.split, group=row.group)
     return list(items.values())
-
-
-def _existing(path: str) -> str:
-    """The path, or the same one in another Unicode form where only that exists (a Mac's list)."""
-    if path.isascii() or os.path.lexists(path):
-        return path
-    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
-    return next((form for form in forms if os.path.lexists(form)), path)

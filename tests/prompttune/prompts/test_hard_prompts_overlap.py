@@ -30,6 +30,7 @@ LABELS = Path(__file__).resolve().parents[4] / "shared" / "splits" / "labels"
         ("driver's seat", "drivers seat"),
         ("Zumba", "zumba"),
         ("sauter à la corde", "sauter à la corde"),
+        ("sauter a\u0300 la corde", "sauter à la corde"),
     ],
 )
 def test_names_are_normalised(name: str, normal: str) -> None:

@@ -121,6 +121,7 @@ def test_class_name_files(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         assert read_class_names(path) == wanted
+    assert read_class_names("one, two") == ["one", "two"]
 
 
 @pytest.mark.parametrize("depth", [1, 3])

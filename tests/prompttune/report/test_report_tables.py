@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,11 @@ def test_over_data_sets_each_one_counts_once(tmp_path: Path) -> None:
     assert f"| {100 * gain.mean:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}] |" in text
     assert latex.count(r"\begin{table}") == 4
     assert over_stores(comparisons[:1]) == []
+    assert {line.data_sets for line in over.lines} == {"3"}
+    shutil.rmtree(tmp_path / "world0" / "cells" / "zero-target-base-to-new-4")
+    (over,) = over_stores([compare(group) for group in read_groups(tmp_path)])
+    lines = {line.label: line for line in over.lines}
+    assert (lines["CoOp"].data_sets, lines["CoOp, anchors"].data_sets) == ("3, Δ on 2", "3")
 
 
 def test_settings_that_differ_are_told_with_their_defaults(tmp_path: Path) -> None:

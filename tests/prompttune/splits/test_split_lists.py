@@ -15,7 +15,9 @@ from prompttune.splits.class_files import named_classes, read_class_file
 from prompttune.splits.importing import ListPair, import_lists, onto_store
 from prompttune.splits.lists import read_video_list, videos_by_class
 from prompttune.splits.making import read_labelled_csv
+from vidfeat.errors import ManifestError
 from vidfeat.id_matching import match_ids
+from vidfeat.video.manifest import load_classes, load_manifest
 
 VIDEOS = ("a.mp4", "b c.mp4", "d.mp4")
 CLASSES = "id,name\n0,run\n1,jump\n"
@@ -53,6 +55,18 @@ def test_a_list_reads_the_same_in_every_dialect(tmp_path: Path, dialect: str) ->
     assert videos_by_class(listing, classes) == {"run": ("a.mp4", "d.mp4"), "jump": ("b c.mp4",)}
 
 
+@pytest.mark.parametrize("line", ["up, down/b c.{} 1", "up, down/b c.{} 31 1", 'up, down/b c.{} "jump, high"'])
+@pytest.mark.parametrize("ending", ["mp4", "MTS", "vob"])
+def test_a_path_may_hold_commas_as_it_may_for_extraction(tmp_path: Path, line: str, ending: str) -> None:
+    file = write(tmp_path / "list.txt", line.format(ending) + "\na.avi 0\n")
+    ((path, label), _) = read_video_list(file).lines
+    classes = ["run", "jump, high"]
+    assert (path, "jump, high" if label == "1" else label) == (f"up, down/b c.{ending}", "jump, high")
+    if '"' not in line:
+        (item, _) = load_manifest(file, classes=classes, must_exist=False).items
+        assert (item.id, item.label) == (path, classes[int(label)])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -64,10 +78,31 @@ def test_a_list_reads_the_same_in_every_dialect(tmp_path: Path, dialect: str) ->
         "run\njump up\n",
         "0 run\n1 jump up\n",
         '1,"jump up"\n0,run\n',
+        "id;name\r\n0;run\r\n1;jump up\r\n",
+        "name\tid\trows\nrun\t0\t7\njump up\t1\t9\n",
+        "0;run\n1;jump up\n",
+        "run 0\njump up 1\n",
+        '["run", "jump up"]',
+        '{"jump up": 1, "run": 0}',
+        '{"0": "run", "1": "jump up"}',
     ],
 )
 def test_a_class_file_reads_the_same_in_every_dialect(tmp_path: Path, text: str) -> None:
-    assert read_class_file(write(tmp_path / "classes.csv", text)).names == {0: "run", 1: "jump up"}
+    file = write(tmp_path / ("classes.json" if text[0] in "[{" else "classes.csv"), text)
+    assert read_class_file(file).names == {0: "run", 1: "jump up"}
+    assert sorted(load_classes(file), reverse=True) == ["run", "jump up"]  # as `vidfeat extract --classes` reads it
+
+
+@pytest.mark.parametrize(
+    "text", ["index;class\n0;run\n1;jump\n", "index class\n0 run\n1 jump\n", "run\tfast\njump\thigh\n"]
+)
+def test_columns_are_never_taken_for_names(tmp_path: Path, text: str) -> None:
+    """Every id would be off by one, and no message would say so."""
+    file = write(tmp_path / "c.csv", text)
+    with pytest.raises(SplitError, match="no class file"):
+        read_class_file(file)
+    with pytest.raises(ManifestError, match="not a CSV"):
+        load_classes(file)
 
 
 def test_a_quoted_class_name_keeps_its_comma(tmp_path: Path) -> None:
@@ -271,11 +306,9 @@ def test_class_files_in_other_encodings_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32", "cp1252"])
 def test_lists_are_read_in_the_encodings_that_extraction_reads(tmp_path: Path, encoding: str) -> None:
     """The same CSV through `vidfeat extract`'s reader, `splits make`'s and `splits import`'s."""
-    from vidfeat.video.manifest import load_manifest
-
     text = "path,label,split\nfête/a.mp4,fête,Training\nrun/b.mp4,run,validation\n"
     file = tmp_path / "list.csv"
-    file.write_bytes(text.encode(encoding))
+    file.write_bytes(text.replace(",", {"latin-1": ";", "utf-16": "\t"}.get(encoding, ",")).encode(encoding))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         table = read_labelled_csv(file)
@@ -283,8 +316,8 @@ def test_lists_are_read_in_the_encodings_that_extraction_reads(tmp_path: Path, e
     items = load_manifest(file, must_exist=False).items
     assert [(i.id, i.label, i.split) for i in items] == list(zip(table.ids, table.labels, table.splits, strict=True))
     assert pairs.lines == (("fête/a.mp4", "fête"), ("run/b.mp4", "run"))
-    names = {str(warning.message).split(" is not")[0] for warning in told}
-    assert names == ({str(file), str(tmp_path / "l.txt")} if encoding in ("latin-1", "cp1252") else set())
+    names = sorted(str(warning.message).split(" is not")[0] for warning in told)
+    assert names == ([str(tmp_path / "l.txt"), str(file)] if encoding in ("latin-1", "cp1252") else [])  # each once
 
 
 def test_one_class_in_two_spellings_is_reported(tmp_path: Path) -> None:

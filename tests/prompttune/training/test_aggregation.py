@@ -11,7 +11,7 @@ from torch import nn
 
 from prompttune.base.run_axis import RunParameter
 from prompttune.errors import CheckpointError
-from prompttune.training.aggregation import PromptAggregation, gaussian_weights
+from prompttune.training.aggregation import PromptAggregation, doubt_about, gaussian_weights
 
 
 class Prompts(nn.Module):
@@ -103,3 +103,15 @@ def test_state_of_another_model_is_refused() -> None:
     state = PromptAggregation(Prompts(n_runs=3), n_epochs=2, mean=1.0, std=1.0).state()
     with pytest.raises(CheckpointError, match=r"ctx \[3, "):
         PromptAggregation(Prompts(), n_epochs=2, mean=1.0, std=1.0).load_state(state)
+
+
+def test_every_recipe_is_without_doubt_and_other_lengths_are_told() -> None:
+    published = [(20, 15.0, 1.0), (16, 12.0, 1.0), (50, 30.0, 30.0), (20, 6.0, 10.0)]
+    assert [doubt_about(n, mean=mean, std=std) for n, mean, std in published] == [None] * 4
+    assert "behind the last of 4 epochs" in str(doubt_about(4, mean=15, std=1))
+    told = str(doubt_about(100, mean=15, std=1))
+    assert "after epoch 21 of 100" in told
+    assert gaussian_weights(100, mean=15, std=1)[21:].sum() < 1e-8
+    assert "aggregation.mean = 75 and aggregation.std = 7" in told
+    for n in range(1, 200):  # what is advised is without doubt
+        assert doubt_about(n, mean=max(1, round(0.75 * n)), std=math.ceil(n / 15)) is None, n

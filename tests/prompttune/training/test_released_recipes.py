@@ -201,6 +201,8 @@ def test_no_epochs_leave_nothing_to_average() -> None:
     with pytest.raises(ConfigError, match="aggregation = none"):
         config_of("promptsrc", {"optim": {"epochs": 0}})
     assert config_of("promptsrc", {"optim": {"epochs": 0}, "aggregation": "none"}).aggregation is None
+    with pytest.raises(ConfigError, match="leaves none of 4 epochs any weight"):
+        config_of("promptsrc", {"optim": {"epochs": 4}, "aggregation": {"mean": 100.0}})
 
 
 def before(config: TrainConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,18 @@ def test_a_video_that_is_gone_stays_until_it_is_pruned_and_may_come_back(tmp_pat
     assert extract(taps=("pooled", "tokens@1")).n_videos == 4
     assert rows_of(tmp_path / "X.zarr") == before
     assert verify(tmp_path / "X.zarr", level="full").problems == ()
+
+
+def test_a_file_in_another_unicode_form_than_the_store_s_is_not_gone(tmp_path, videos, extract, capsys):
+    here, listed = (unicodedata.normalize(form, "été") for form in ("NFD", "NFC"))
+    (videos / "run").rename(videos / here)
+    (tmp_path / "list.csv").write_text(f"path,label\n{listed}/001.mp4,run\njump/000.mp4,jump\n", encoding="utf-8")
+    assert extract(source=tmp_path / "list.csv", root=videos).n_videos == 2
+    (tmp_path / "list.csv").write_text("path,label\njump/000.mp4,jump\n")
+
+    assert extract(source=tmp_path / "list.csv", root=videos, prune=True).n_videos == 2
+
+    assert "gone" not in capsys.readouterr().err
 
 
 def test_a_video_that_vanished_before_it_was_extracted_is_pruned(tmp_path, videos, extract, monkeypatch):

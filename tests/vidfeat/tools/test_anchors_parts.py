@@ -161,11 +161,16 @@ def test_a_class_name_that_does_not_fit_is_named(tmp_path):
         ("label,id\nx,first\ny,second\n", ["first", "second"]),
         ('"two words, really.mp4",x\n', ["two words, really.mp4"]),
         ("walk\\1.mp4 0\n", ["walk/1.mp4"]),
+        ("up, down/a b.mp4 0\nup, down/c.mp4\nd.mp4,\n", ["up, down/a b.mp4", "up, down/c.mp4", "d.mp4"]),
+        ("label;path\nx;a, b.mp4\ny;c.mp4\n", ["a, b.mp4", "c.mp4"]),
+        ("path\tsplit\na.mp4\t\nb.mp4\ttest\n", ["a.mp4", "b.mp4"]),
+        ("walk/é.mp4 walk\n", ["walk/é.mp4"]),
     ],
 )
 def test_lists_as_data_sets_write_them(text, entries, tmp_path):
-    (tmp_path / "list.txt").write_text(text, newline="")
-    assert list(read_list(tmp_path / "list.txt").entries) == entries
+    for encoding in ("utf-8", "cp1252") if not text.startswith("\ufeff") else ("utf-8",):
+        (tmp_path / "list.txt").write_bytes(text.encode(encoding))
+        assert list(read_list(tmp_path / "list.txt").entries) == entries
 
 
 @pytest.mark.parametrize(
@@ -196,6 +201,7 @@ def test_files_of_a_list_are_hashed_under_a_root(tmp_path):
 def test_names_of_clips_and_of_their_sources():
     assert file_name("vol_01/0wR5jVB-WPk_000417_000427.mp4") == "0wR5jVB-WPk_000417_000427"
     assert file_name("a/v1.5_take") == "v1.5_take"
+    assert file_name("a/e\u0301te\u0301.mp4") == file_name("b/\udce9t\udce9.mp4") == "\xe9t\xe9"
     assert source_name("x/0wR5jVB-WPk_000417_000427.mp4") == "0wR5jVB-WPk"
     assert source_name("v_Typing_g10_c04.avi") is None
 

@@ -117,13 +117,14 @@ def test_the_lists_of_ucf_and_hmdb(tmp_path: Path) -> None:
 
 
 def test_what_is_doubtful_is_said(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "X.zarr", {"run/1.mp4": "run", "walk/1.mp4": "walk", "jump/2.mp4": "jump"})
+    videos = {"run/1.mp4": "run", "walk/1.mp4": "walk", "jump/2.mp4": "jump", "e/3.mp4": "e\u0301te\u0301"}
+    store = write_store(tmp_path / "X.zarr", videos)
     (tmp_path / "l.csv").write_text("path,label\n1.mp4,run\n2.mp4,leap\n2.mp4,leap\n")
     with pytest.raises(ManifestError) as caught:
         compare(tmp_path / "l.csv", store)
     for words in ("several videos of the store may be", "run/1.mp4, walk/1.mp4", "listed twice"):
         assert words in str(caught.value)
-    (tmp_path / "l.csv").write_text("path,label\nrun/1.mp4,Run\n2.mp4,leap\n")
+    (tmp_path / "l.csv").write_text("path,label\nrun/1.mp4,Run\n2.mp4,leap\n3.mp4,\xe9t\xe9\n", encoding="utf-8")
     assert compare(tmp_path / "l.csv", store).notes == (
         "1 videos with another class than the store's: jump/2.mp4 is 'leap', the store says 'jump'",
     )

@@ -338,9 +338,9 @@ def test_class_files_without_a_header(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("name,id\n0,a\n", "got:      name,id"),
+        ("name,id\n0,a\n", "class id that is not a whole number:\n    line 2: 'a'"),
         ("walk\nrun, up\n", "got:      run, up"),
-        ("id,name\n0,a,b\n", "two fields"),
+        ("id,name\n0,a,b\n", "as many fields"),
         ("id,name\n0,a\n0,b\n", "id given twice"),
         ("id,name\n0,a\n1,a\n", "name given twice"),
         ("id,name\nx,a\n", "not a whole number"),

@@ -160,10 +160,12 @@ def test_a_latin_1_list_finds_its_files_in_both_encodings(tmp_path: Path, on_dis
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_a_file_in_another_unicode_form_is_found(tmp_path: Path, forms: tuple[str, str]) -> None:
     here, there = (unicodedata.normalize(form, "été.mp4") for form in forms)
-    touch(tmp_path, here)
-    (tmp_path / "list.csv").write_text(f"path,label\n{there},walk\n", encoding="utf-8")
+    root = tmp_path / there  # whose own form is not the file's
+    root.mkdir()
+    touch(root, here)
+    (root / "list.csv").write_text(f"path,label\n{there},walk\n", encoding="utf-8")
 
-    (item,) = load_manifest(tmp_path / "list.csv").items
+    (item,) = load_manifest(root / "list.csv").items
 
     assert item.id == there
     assert os.path.isfile(item.path)

@@ -46,7 +46,8 @@ def store_json(store: StoreReader) -> dict[str, Any]:
 def against_json(task: Task) -> list[dict[str, Any]]:
     """Every store and list of the task."""
     lists = [
-        {"kind": "list", "path": one.path, "n_videos": len(one.entries), "n_hashed": len(one.hashes)}
+        {"kind": "list", "path": one.path, "encoding": one.encoding}
+        | {"n_videos": len(one.entries), "n_hashed": len(one.hashes)}
         for one in task.lists
     ]
     return [store_json(store) for store in task.stores] + lists

@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from vidfeat.class_lines import delimiter_of, path_and_rest
 from vidfeat.errors import VidfeatError, explain
+from vidfeat.id_matching import file_below, spelled
 from vidfeat.store import POOLED, StoreReader, open_store
+from vidfeat.text_files import NoText, text_and_encoding
 from vidfeat.video.manifest import VIDEO_EXTENSIONS
 
-_ENTRY = re.compile(rf"(?P<path>\S.*?(?:{'|'.join(map(re.escape, sorted(VIDEO_EXTENSIONS)))}))(?:\s.*)?", re.IGNORECASE)
 # "<11 characters of the YouTube id>_<first second>_<last second>": Kinetics' names of clips.
 _KINETICS_CLIP = re.compile(r"(?P<source>[\w-]{11})_\d{6}_\d{6}")
 
@@ -33,11 +35,13 @@ class TaskList:
         path: the list.
         entries: ids or paths, in order.
         hashes: sha256 of the files by entry; empty without a root.
+        encoding: that the list was read in.
     """
 
     path: str
     entries: tuple[str, ...]
     hashes: dict[str, str]
+    encoding: str
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,20 @@ def read_list(path: Path, *, root: Path | None = None) -> TaskList:
     `path label [split]` and `id, label` lists can be read as they are. A first line without `path` or `id` is an entry.
 
     Raises:
-        AnchorError: not UTF-8 text, no entry, or files that are not under `root`.
+        AnchorError: no text, no entry, or files that are not under `root`.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (UnicodeDecodeError, OSError) as error:
-        raise AnchorError(explain("this list cannot be read", where=path, expected="UTF-8", got=error)) from error
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+        text, encoding = text_and_encoding(path)
+    except (NoText, OSError) as error:
+        raise AnchorError(explain("this list cannot be read", where=path, got=error)) from error
+    lines = [line.strip(" ") for line in text.split("\n") if line.strip()]
+    delimiter = delimiter_of(next(iter(lines), ""))
+    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1], delimiter=delimiter), [])]
     column = next((name for name in ("path", "id") if name in header), None)
     if column is not None:
-        entries = _column(path, lines, header.index(column), n_columns=len(header))
+        entries = _column(path, list(csv.reader(lines[1:], delimiter=delimiter)), header.index(column), len(header))
     else:
-        entries = [_entry(line) for line in lines]
+        entries = [_entry(line.strip()) for line in lines]
     entries = [entry.replace("\\", "/") for entry in entries if entry]
     if not entries:
         raise AnchorError(
@@ -100,11 +106,10 @@ def read_list(path: Path, *, root: Path | None = None) -> TaskList:
                 fix="give the list that the task uses",
             )
         )
-    return TaskList(str(path), tuple(entries), {} if root is None else _file_hashes(path, entries, root))
+    return TaskList(str(path), tuple(entries), {} if root is None else _file_hashes(path, entries, root), encoding)
 
 
-def _column(path: Path, lines: Sequence[str], index: int, *, n_columns: int) -> list[str]:
-    rows = list(csv.reader(lines[1:]))
+def _column(path: Path, rows: Sequence[list[str]], index: int, n_columns: int) -> list[str]:
     bad = [f"line {number}: {','.join(row)}" for number, row in enumerate(rows, 2) if len(row) != n_columns]
     if bad:
         raise AnchorError(
@@ -122,12 +127,20 @@ def _column(path: Path, lines: Sequence[str], index: int, *, n_columns: int) -> 
 def _entry(line: str) -> str:
     if line.startswith('"'):
         return next(csv.reader([line], delimiter="," if '",' in line else " "))[0].strip()
-    match = _ENTRY.fullmatch(line.partition(",")[0].strip())
-    return match["path"] if match else re.split(r"[,\s]", line, maxsplit=1)[0]
+    if parted := path_and_rest(f"{line} -"):  # as if something stood behind a path that is alone
+        path, rest = parted
+        return line.partition(",")[0].strip() if rest == "-" and _is_video(line.partition(",")[0]) else path
+    head = line.partition(",")[0].strip()
+    return head if _is_video(head) else re.split(r"[,\s]", line, maxsplit=1)[0]
+
+
+def _is_video(name: str) -> bool:
+    return PurePosixPath(name.strip()).suffix.lower() in VIDEO_EXTENSIONS
 
 
 def _file_hashes(path: Path, entries: Sequence[str], root: Path) -> dict[str, str]:
-    missing = [entry for entry in entries if not (root / entry).is_file()]
+    files = {entry: file_below(root, entry) for entry in entries}
+    missing = [entry for entry, file in files.items() if not os.path.isfile(file)]
     if missing:
         shown = ", ".join(missing[:5])
         raise AnchorError(
@@ -139,15 +152,15 @@ def _file_hashes(path: Path, entries: Sequence[str], root: Path) -> dict[str, st
             )
         )
     hashes = {}
-    for entry in entries:
-        with open(root / entry, "rb") as handle:
+    for entry, file in files.items():
+        with open(file, "rb") as handle:
             hashes[entry] = hashlib.file_digest(handle, "sha256").hexdigest()
     return hashes
 
 
 def file_name(video_id: str) -> str:
     """The name by which one clip is known in every list: the file's, without folders and extension."""
-    path = PurePosixPath(video_id.replace("\\", "/"))
+    path = PurePosixPath(spelled(video_id))
     return path.stem if path.suffix.lower() in VIDEO_EXTENSIONS else path.name
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidfeat.class_lines import numbered_names, spelling
+from vidfeat.class_lines import json_names, no_plain_name, numbered_names, spelling
 from vidfeat.errors import ManifestError, explain
 from vidfeat.video.source.rows import Problems
 from vidfeat.video.source.text import one_line, read_text
@@ -79,20 +79,21 @@ def _pairs(path: Path, problems: Problems) -> list[tuple[str, str, str]]:
         return _json_pairs(path, text.content)
     rows = text.csv_rows()
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    if header != ["id", "name"]:
-        return _line_pairs(path, [line.strip() for line in text.content.splitlines() if line.strip()], problems)
-    if wrong := next((f"line {number}: {cells}" for number, cells in rows if len(cells) != 2), None):
+    if not {"id", "name"} <= set(header):
+        return _line_pairs(path, [line.strip() for line in text.lines if line.strip()], problems)
+    if wrong := next((f"line {number}: {cells}" for number, cells in rows if len(cells) != len(header)), None):
         raise _no_class_file(path, wrong)
-    return [(f"line {number}", cells[0].strip(), cells[1]) for number, cells in rows[1:]]
+    number_at, name_at = header.index("id"), header.index("name")
+    return [(f"line {number}", cells[number_at].strip(), cells[name_at]) for number, cells in rows[1:]]
 
 
 def _line_pairs(path: Path, lines: Sequence[str], problems: Problems) -> list[tuple[str, str, str]]:
-    """Of a file without a header: `ID NAME` or `ID,NAME`, else a name a line."""
+    """Of a file without a header: `ID NAME` or `NAME ID`, else a name a line."""
     numbered = numbered_names(lines)
     if numbered is not None:
         return [(f"class {number}", number, name) for number, name in numbered]
-    if comma := next((line for line in lines if "," in line), None):
-        raise _no_class_file(path, comma)
+    if columns := no_plain_name(lines) or next((line for line in lines if "," in line), None):
+        raise _no_class_file(path, columns)
     names = lines[1:] if lines and lines[0].lower() == "name" else lines
     if names:
         problems.note("class names without ids, numbered from 0 as they stand", [f"0 is {names[0]!r}"])
@@ -104,8 +105,8 @@ def _no_class_file(path: Path, wrong: str) -> ManifestError:
         explain(
             "The class file is not a CSV `id,name`.",
             where=path,
-            expected="header id,name and two fields a line (quote a name that holds a comma); or lines `ID NAME`, or "
-            "names without a comma",
+            expected="header id,name and as many fields a line (quote a name that holds a comma); or lines `ID NAME`, "
+            "or names without a comma, semicolon or tab",
             got=wrong,
         )
     )
@@ -117,15 +118,9 @@ def _json_pairs(path: Path, content: str) -> list[tuple[str, str, str]]:
         document = json.loads(content)
     except ValueError as error:
         raise ManifestError(explain("The class file is no JSON.", where=path, expected=expected, got=error)) from error
-    if isinstance(document, list) and all(isinstance(name, str) for name in document):
-        return [(f"name {place}", str(place), name) for place, name in enumerate(document)]
-    if isinstance(document, dict):
-        pairs = [(str(key), str(value)) for key, value in document.items() if isinstance(value, (str, int))]
-        if len(pairs) == len(document) and all(value.isdecimal() for _, value in pairs):
-            ordered = sorted(pairs, key=lambda pair: int(pair[1]))
-            return [(f"name {name!r}", number, name) for name, number in ordered]
-        if len(pairs) == len(document) and all(key.isdecimal() for key, _ in pairs):
-            return [(f"id {number}", number, name) for number, name in pairs]
-    raise ManifestError(
-        explain("The class file's JSON holds no classes.", where=path, expected=expected, got=content[:60])
-    )
+    pairs = json_names(document)
+    if pairs is None:
+        raise ManifestError(
+            explain("The class file's JSON holds no classes.", where=path, expected=expected, got=content[:60])
+        )
+    return [(f"name {name!r}", number, name) for number, name in pairs]

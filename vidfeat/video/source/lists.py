@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from vidfeat.class_lines import delimiter_of, path_and_rest
 from vidfeat.video.source.rows import (
-    VIDEO_EXTENSION_NAMES,
     VIDEO_EXTENSIONS,
     Problems,
     Row,
@@ -19,10 +19,6 @@ from vidfeat.video.source.rows import (
 from vidfeat.video.source.text import Text, one_line
 
 CSV_COLUMNS = ("path", "label", "split", "group")
-# A path may hold blanks and commas: it ends with its extension.
-_BLANK_LINE = re.compile(
-    rf"(?P<path>\S.*?\.(?:{VIDEO_EXTENSION_NAMES.replace(' ', '|')}))\s+(?P<rest>\S.*)", re.IGNORECASE
-)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NOT_A_SPLIT = "split that is none of train, val, test"
 
@@ -35,8 +31,7 @@ def has_header(text: Text) -> bool:
 
 def header_of(text: Text) -> list[str]:
     """The cells of the first line that is not blank, in lower case."""
-    first = next((line for line in text.lines if line.strip()), "")
-    return [cell.strip().lower() for cell in next(csv.reader([first]), [])]
+    return [cell.strip().lower() for cell in next(csv.reader([text.first], delimiter=delimiter_of(text.first)), [])]
 
 
 def csv_rows(text: Text, problems: Problems, *, required: Sequence[str] = ("path", "label")) -> list[Row]:
@@ -95,11 +90,10 @@ def list_rows(text: Text, problems: Problems, *, known: Collection[str] = ()) ->
 def _split_up(text: str, number: int) -> _Line:
     where, line = f"line {number}", text.strip()
     bare = _QUOTED.sub("", line)
-    match = _BLANK_LINE.fullmatch(line) if not line.startswith('"') else None
-    if match is not None and '"' not in match["path"] and not match["rest"].startswith(","):
-        rest = match["rest"]
-        cells = _blank_cells(rest)
-        return _Line(where, match["path"], tuple(cells), quoted='"' in rest)
+    parted = path_and_rest(line)
+    if parted is not None:
+        path, rest = parted
+        return _Line(where, path, tuple(_blank_cells(rest)), quoted='"' in rest)
     if "," in bare:
         cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
         return _Line(where, cells[0], tuple(cells[1:]), quoted=True)

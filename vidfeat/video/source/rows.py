@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidfeat.class_lines import SPLIT_BY_WORD, split_name
+from vidfeat.class_lines import SPLIT_BY_WORD, VIDEO_EXTENSION_NAMES, split_name
 from vidfeat.errors import ManifestError, explain
 
 SHOWN = 10
-VIDEO_EXTENSION_NAMES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
 VIDEO_EXTENSIONS = frozenset(f".{name}" for name in VIDEO_EXTENSION_NAMES.split())
 MISSING = "missing file"
 _FIX = (

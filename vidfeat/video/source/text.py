@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidfeat.class_lines import delimiter_of
 from vidfeat.errors import ManifestError, explain
 from vidfeat.text_files import EIGHT_BIT, READ_AS_EIGHT_BIT, NoText, text_and_encoding
 from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems
@@ -25,9 +26,14 @@ class Text:
         """Its lines, without their ends."""
         return self.content.split("\n")
 
+    @property
+    def first(self) -> str:
+        """The first line that is not blank; a header, if there is one."""
+        return next((line for line in self.lines if line.strip()), "")
+
     def csv_rows(self) -> list[tuple[int, list[str]]]:
         """Its CSV rows that are not blank, with the number of their last line; a quoted field may hold line ends."""
-        reader = csv.reader(io.StringIO(self.content), skipinitialspace=True)
+        reader = csv.reader(io.StringIO(self.content), delimiter=delimiter_of(self.first), skipinitialspace=True)
         return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
 
 
