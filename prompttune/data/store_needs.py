@@ -49,9 +49,13 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         trains: False where prompts are only evaluated, which draws no views and frames.
 
     Raises:
+        UnsupportedModelError: learned text prompts for a text tower that transformers runs.
         FeatureError: an image tower that open_clip runs, blocks that a tower does not have, or stores without a tap,
             views or frames that are needed; all problems in one message, with settings and commands that would mend it.
     """
+    if config.context.kind != "none":
+        # Before tokens are asked for, which would cost an extraction and could not be trained on either.
+        _ = sources[0].pack.config.open_text
     if config.visual is not None:
         _require_vit(config, sources)
     too_deep = [*_visual_depth_problems(config, sources[0]), *text_depth_problems(config.context, sources[0].pack)]

@@ -49,7 +49,7 @@ class Verdict:
         zero_shot: class features of written prompts.
         tokenizer: where it comes from.
         weights: tags that open_clip knows, trained with the activation that the model has.
-        other_weights: tags that open_clip lists here, too, trained with another activation -> the model to take for them.
+        other_weights: listed here, too, but trained with another activation: tag -> the model to take.
     """
 
     name: str
