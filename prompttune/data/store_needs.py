@@ -77,13 +77,24 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         if lacking or source.reader.n_views < wanted_views:
             taps = [*source.reader.taps, *lacking]
             commands.append(
-                extract_command(source.path, source.reader, taps=taps, n_views=max(source.reader.n_views, wanted_views))
+                extract_command(
+                    source.path,
+                    source.reader,
+                    taps=taps,
+                    n_views=max(source.reader.n_views, wanted_views),
+                    model=source.pack.config,
+                )
             )
     if not problems:
         return
     fix = "; ".join([*([" ".join(settings)] if settings else []), *commands])
     if commands:
-        fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
+        fix += " (SOURCE: the videos the store was extracted from; what is there is kept"
+        if "FOLDER/" in fix:
+            fix += (
+                "; FOLDER: where the model's files lie, of a model of open_clip's own by --model and --pretrained FILE"
+            )
+        fix += ")"
     if any(is_imported(source.reader) for source in sources):
         fix += "; imported features cannot be added to, NEW.zarr takes their place"
     raise FeatureError(
