@@ -22,7 +22,7 @@ def extract_command(
             command writes a new one.
         reader: the store whose videos they are.
         taps: by their names in the store.
-        model: another backbone than that store's own.
+        model: the backbone; None for what the store's fingerprint says of its own.
     """
     fields: Mapping[str, Any] = reader.fingerprint.fields
     if is_imported(reader):
@@ -33,6 +33,8 @@ def extract_command(
     flags = [f"--model {name} --pretrained {pretrained}"]
     if PurePath(pretrained).suffix in (".safetensors", ".pt", ".bin", ".pth"):
         flags = [f"--model-config FOLDER/{name}.json --weights FOLDER/{pretrained}"]
+        if model is not None and model.text.tokenizer is not None:
+            flags.append("--tokenizer FOLDER/tokenizer.json")
     flags += _sampling_flags(fields.get("sampling", {"n_frames": reader.n_frames}))
     if n_views > 1:
         flags.append(f"--views {n_views}")

@@ -49,9 +49,13 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         trains: False where prompts are only evaluated, which draws no views and frames.
 
     Raises:
+        UnsupportedModelError: learned text prompts for a text tower that transformers runs.
         FeatureError: an image tower that open_clip runs, blocks that a tower does not have, or stores without a tap,
             views or frames that are needed; all problems in one message, with settings and commands that would mend it.
     """
+    if config.context.kind != "none":
+        # Before tokens are asked for, which would cost an extraction and could not be trained on either.
+        _ = sources[0].pack.config.open_text
     if config.visual is not None:
         _require_vit(config, sources)
     too_deep = [*_visual_depth_problems(config, sources[0]), *text_depth_problems(config.context, sources[0].pack)]
@@ -73,13 +77,24 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
         if lacking or source.reader.n_views < wanted_views:
             taps = [*source.reader.taps, *lacking]
             commands.append(
-                extract_command(source.path, source.reader, taps=taps, n_views=max(source.reader.n_views, wanted_views))
+                extract_command(
+                    source.path,
+                    source.reader,
+                    taps=taps,
+                    n_views=max(source.reader.n_views, wanted_views),
+                    model=source.pack.config,
+                )
             )
     if not problems:
         return
     fix = "; ".join([*([" ".join(settings)] if settings else []), *commands])
     if commands:
-        fix += " (SOURCE: the videos the store was extracted from; what is there is kept)"
+        fix += " (SOURCE: the videos the store was extracted from; what is there is kept"
+        if "FOLDER/" in fix:
+            fix += (
+                "; FOLDER: where the model's files lie, of a model of open_clip's own by --model and --pretrained FILE"
+            )
+        fix += ")"
     if any(is_imported(source.reader) for source in sources):
         fix += "; imported features cannot be added to, NEW.zarr takes their place"
     raise FeatureError(

@@ -70,7 +70,8 @@ def anchor_ranges(similarity: AnchorSimilarity, palette: Mapping[str, str], *, n
 
     Thin: 5 to 95 % of the anchors; thick: 25 to 75 %; the stroke: the median.
     """
-    rows = [("hand-written prompts", similarity.before, BASELINE)]
+    references = similarity.references()
+    rows = [(label, values, BASELINE) for label, values in references.items()]
     rows += [(label, values, palette[label]) for label, values in similarity.after.items()]
     with drawing(height=0.8 + 0.36 * len(rows)) as figure:
         axes = figure.axes[0]
@@ -79,7 +80,7 @@ def anchor_ranges(similarity: AnchorSimilarity, palette: Mapping[str, str], *, n
             lines = [axes.plot(ends, [place] * 2, color=colour, lw=lw)[0] for ends, lw in ((outer, 1.4), (inner, 8))]
             median = axes.plot(np.median(values), place, "|", ms=9, mew=1.6, color=INK)[0]
             tip = f"{label}: median cosine {np.median(values):.3f}"
-            figure.mark([*lines, median], label=label if place else "", tip=tip)
+            figure.mark([*lines, median], label=label if place >= len(references) else "", tip=tip)
         axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)

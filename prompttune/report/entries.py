@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +66,7 @@ class Group:
         shots: training videos per class; 0 where the protocol has none.
         classes: class names by test set.
         entries: in the order of the suite, else of the folders.
+        tested_on: beginning of a hash over the test videos, where another group of that title has others; else empty.
     """
 
     store: str
@@ -74,10 +76,11 @@ class Group:
     shots: int
     classes: dict[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
+    tested_on: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.store}: {self.setting}"
+        return f"{self.store}: {self.setting}" + (f", test videos {self.tested_on}" if self.tested_on else "")
 
     @property
     def setting(self) -> str:
@@ -123,7 +126,7 @@ def read_groups(results: str | Path) -> list[Group]:
     labels = dict.fromkeys(label for suite in suites.values() for label in suite.labels)
     order = {label: place for place, label in enumerate(labels)}
     entries.sort(key=lambda entry: (order.get(entry.label, len(order)), entry.is_trained))
-    return _with_stores_apart(_groups(entries))
+    return _with_tests_apart(_with_stores_apart(_groups(entries)))
 
 
 def slug(text: str) -> str:
@@ -192,15 +195,27 @@ def _groups(entries: Sequence[Entry]) -> list[Group]:
 def _tested_on(entry: Entry) -> tuple[object, ...]:
     result = entry.result
     classes = tuple((name, tuple(names)) for name, names in sorted(result.classes.items()))
-    return (result.store.fingerprint, result.store.path, result.protocol, classes)
+    return (result.store.fingerprint, result.store.path, result.protocol, classes, _test_videos(entry))
+
+
+def _test_videos(entry: Entry) -> tuple[str, ...]:
+    """Hashes of the videos of the test sets, which all runs of an entry share: its split file or its draw decides."""
+    return tuple(test.videos_sha256 for _, test in sorted(entry.runs[0].tests.items()))
 
 
 def _at_shots(members: Sequence[Entry], shots: int) -> list[Entry]:
-    """The entries at K shots; what trains nothing stands in every table, once."""
-    untrained = {entry.label: entry for entry in members if not entry.is_trained}
-    untrained |= {entry.label: entry for entry in members if not entry.is_trained and entry.shots == shots}
+    """The entries at K shots; what trains nothing stands in every table, once: a suite tests it at every K."""
+    untrained = {_answer(entry): entry for entry in members if not entry.is_trained}
+    untrained |= {_answer(entry): entry for entry in members if not entry.is_trained and entry.shots == shots}
     kept = [entry for entry in members if entry.is_trained and entry.shots == shots]
-    return [entry for entry in members if entry in kept or untrained.get(entry.label) is entry]
+    return [entry for entry in members if entry in kept or untrained.get(_answer(entry)) is entry]
+
+
+def _answer(entry: Entry) -> tuple[str, str]:
+    """What makes two entries that train nothing one: their label and, to the last bit, what they were tested to give.
+    Zero-shot CLIP under two templates is two entries.
+    """
+    return entry.label, repr([run.tests for run in entry.runs])
 
 
 def _group(entries: Sequence[Entry], shots: int) -> Group:
@@ -223,6 +238,19 @@ def _with_stores_apart(groups: Sequence[Group]) -> list[Group]:
     for group in groups:
         paths[group.title].add(group.path)
     return [replace(group, store=_short_name(group.path, paths[group.title])) for group in groups]
+
+
+def _with_tests_apart(groups: Sequence[Group]) -> list[Group]:
+    """Groups whose titles differ: hashes behind those that differ in their test videos or classes alone."""
+    titles = [group.title for group in groups]
+    return [
+        replace(group, tested_on=_tests_hash(group)) if titles.count(group.title) > 1 else group for group in groups
+    ]
+
+
+def _tests_hash(group: Group) -> str:
+    content = json.dumps([sorted(group.classes.items()), _test_videos(group.entries[0])])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:6]
 
 
 def _short_name(path: Path, alike: Iterable[Path]) -> str:

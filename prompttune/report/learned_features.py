@@ -22,6 +22,7 @@ from vidfeat.errors import VidfeatError
 if TYPE_CHECKING:
     from prompttune.data.features import FeatureSource
     from prompttune.model.prompt_model import PromptModel
+    from prompttune.prompts.file import PromptFile
 
 PROMPT = "prompt.safetensors"
 MAX_ANCHORS = 400
@@ -39,7 +40,7 @@ class ClassMovement:
         label: whose prompts.
         seed: of the run that was looked at.
         names: of the classes, C.
-        is_new: bool [C]: not among the classes the prompt was trained on.
+        is_new: bool [C]: not among the classes the prompt was trained on, whatever the protocol calls them.
     """
 
     label: str
@@ -70,7 +71,7 @@ def class_movement(entry: Entry, models: LearnedModels) -> ClassMovement:
 
     model, _ = models.of(entry)
     names = tuple(dict.fromkeys(name for classes in entry.result.classes.values() for name in classes))
-    trained = set(entry.result.classes.get("base", names))
+    trained = set(models.classes(entry))
     with torch.no_grad():
         vocabulary = model.vocabulary(names)
         after = model.class_features(vocabulary)[0]
@@ -104,6 +105,25 @@ class LearnedModels:
             self._sources[path] = open_source(path, pack_hash=pack_hash)
         return self._sources[path]
 
+    def classes(self, entry: Entry) -> tuple[str, ...]:
+        """What the prompts of the entry's first run were trained on.
+
+        Raises:
+            Unavailable: no prompt file, or none that can be read.
+        """
+        return self._prompt(entry).classes
+
+    def _prompt(self, entry: Entry) -> PromptFile:
+        from prompttune.prompts.file import read_prompt_file
+
+        path = entry.folder / entry.runs[0].name / PROMPT
+        if not path.is_file():
+            raise Unavailable(f"{entry.label} left no prompt file")
+        try:
+            return read_prompt_file(path)
+        except PrompttuneError as error:
+            raise Unavailable(f"{entry.label}: {error}") from None
+
     def of(self, entry: Entry) -> tuple[PromptModel, FeatureSource]:
         """The model of the entry's first run, and its training store.
 
@@ -111,13 +131,9 @@ class LearnedModels:
             Unavailable: as `class_movement`.
         """
         from prompttune.model.prompt_model import PromptModel
-        from prompttune.prompts.file import read_prompt_file
 
-        path = entry.folder / entry.runs[0].name / PROMPT
-        if not path.is_file():
-            raise Unavailable(f"{entry.label} left no prompt file")
+        prompt = self._prompt(entry)
         try:
-            prompt = read_prompt_file(path)
             config = TrainConfig.model_validate(prompt.config).model_copy(update={"device": "cpu"})
             if config.context.kind in ("none", "image"):
                 raise Unavailable(f"{entry.label} has no class features that are the same for every video")
@@ -137,12 +153,21 @@ class AnchorSimilarity:
     """How close irrelevant videos are to the nearest training class: cosines [A] in [-1, 1].
 
     Attributes:
-        before: to the nearest class of the hand-written prompts.
+        before: to the nearest class of the hand-written prompts, by label: lines may have templates of their own.
         after: to the nearest class of the learned prompts, by label.
+        n_videos: anchor videos there are; A of them, evenly drawn, were looked at.
     """
 
-    before: NDArray[np.float32]
+    before: dict[str, NDArray[np.float32]]
     after: dict[str, NDArray[np.float32]]
+    n_videos: int
+
+    def references(self) -> dict[str, NDArray[np.float32]]:
+        """The hand-written prompts' rows in words: one where all lines have the same, else one for each line."""
+        first = next(iter(self.before.values()))
+        if all(np.allclose(one, first, atol=1e-5) for one in self.before.values()):
+            return {"hand-written prompts": first}
+        return {f"hand-written prompts of {label}": values for label, values in self.before.items()}
 
 
 def anchor_similarity(entries: Sequence[Entry], models: LearnedModels) -> AnchorSimilarity:
@@ -156,21 +181,23 @@ def anchor_similarity(entries: Sequence[Entry], models: LearnedModels) -> Anchor
         raise Unavailable("no method of this table used anchor videos")
     if not Path(paths[0]).exists():
         raise Unavailable(f"the anchors' store {paths[0]} is not on this machine")
-    before: NDArray[np.float32] | None = None
+    before: dict[str, NDArray[np.float32]] = {}
     after: dict[str, NDArray[np.float32]] = {}
+    n_videos = 0
     for entry in entries:
         try:
-            before, after[entry.label] = _nearest_class(entry, paths[0], models)
+            before[entry.label], after[entry.label], n_videos = _nearest_class(entry, paths[0], models)
         except Unavailable:
             continue
-    if before is None:
+    if not before:
         raise Unavailable("no trained method here has class features of its own")
-    return AnchorSimilarity(before, after)
+    return AnchorSimilarity(before, after, n_videos)
 
 
 def _nearest_class(
     entry: Entry, anchors: str, models: LearnedModels
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """Cosines under the hand-written and the learned prompts, and how many anchor videos there are."""
     import torch
 
     from prompttune.data.features import read_features
@@ -183,8 +210,7 @@ def _nearest_class(
         chosen = usable[np.linspace(0, len(usable) - 1, min(len(usable), MAX_ANCHORS)).astype(int)]
         features = read_features(store, chosen, reduce=frame_reduction(model.config.head)).values
         with torch.no_grad():
-            names = entry.result.classes.get("base") or next(iter(entry.result.classes.values()))
-            vocabulary = model.vocabulary(names)
+            vocabulary = model.vocabulary(models.classes(entry))
             videos = model.video_features(features[None])[0]
             if videos.dim() != 2:
                 raise Unavailable(f"{entry.label} has no single feature per video")
@@ -193,4 +219,4 @@ def _nearest_class(
             after = (videos @ model.class_features(vocabulary)[0].T).max(dim=1).values
     except (PrompttuneError, VidfeatError) as error:
         raise Unavailable(f"{entry.label}: {error}") from None
-    return before.numpy(), after.numpy()
+    return before.numpy(), after.numpy(), len(usable)

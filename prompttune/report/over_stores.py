@@ -100,11 +100,15 @@ def reference(comparison: Comparison, entry: Entry) -> Entry | None:
 
 
 def over_stores(comparisons: Sequence[Comparison]) -> list[OverStores]:
-    """The comparisons that share protocol, shots, backbone and metrics, where they are of at least two data sets."""
+    """The comparisons that share protocol, shots, backbone and metrics, where they are of at least two data sets.
+
+    Two splits of one data set are no two data sets: where a store is there with several, there is no mean over stores.
+    """
     alike: dict[tuple[object, ...], list[Comparison]] = {}
     for comparison in comparisons:
         group = comparison.group
         key = (group.model, group.protocol, group.shots, group.metrics)
         alike.setdefault(key, []).append(comparison)
-    found = [OverStores(tuple(members)) for members in alike.values() if len(members) > 1]
+    one_each = [members for members in alike.values() if len({one.group.path for one in members}) == len(members)]
+    found = [OverStores(tuple(members)) for members in one_each if len(members) > 1]
     return [one for one in found if one.lines]

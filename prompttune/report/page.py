@@ -15,6 +15,7 @@ from prompttune.report.learned_features import LearnedModels, Unavailable, ancho
 from prompttune.report.logs import Curves, read_curves
 from prompttune.report.over_stores import OverStores, over_stores
 from prompttune.report.page_tables import (
+    CALIBRATION_RULE,
     Cell,
     PageTable,
     over_stores_table,
@@ -125,7 +126,7 @@ def _sections(comparison: Comparison, names: Iterator[str], videos: Path | None)
 
 
 def _results(comparison: Comparison) -> Section:
-    section = Section("Results", "", tables=[result_table(comparison)], notes=notes(comparison))
+    section = Section("Results", "", tables=[result_table(comparison)], notes=[*notes(comparison), CALIBRATION_RULE])
     if not any(line.best for line in comparison.lines):
         section.about = "Nothing is bold: no paired test over seeds tells a best mean from all others."
     published = published_for(comparison)
@@ -219,7 +220,8 @@ def _classes(comparison: Comparison, names: Iterator[str]) -> Section:
         columns = ["method", "test set", "classes better", "worse", "worse in every seed"]
         section.tables.append(PageTable("", [*columns, "videos gained", "videos lost", "p"], rows))
         section.notes.append(
-            "Videos gained and lost: by the majority of the seeds; p of the exact McNemar test that both are as likely."
+            "Videos gained and lost: by the majority of the seeds, a tie among them is neither; p of the exact "
+            "McNemar test that both are as likely."
         )
     return section
 
@@ -301,8 +303,12 @@ def _anchors(comparison: Comparison, models: LearnedModels, names: Iterator[str]
     except Unavailable as reason:
         section.absent.append(f"{reason}.")
         return section
+    n_shown = len(next(iter(similarity.after.values())))
+    which = (
+        "each anchor video" if n_shown == similarity.n_videos else f"{n_shown} of {similarity.n_videos} anchor videos"
+    )
     caption = (
-        "Cosine of each anchor video to its nearest training class, first seed; thin: 5 to 95 % of the anchors, "
+        f"Cosine of {which} to its nearest training class, first seed; thin: 5 to 95 % of the anchors, "
         "thick: 25 to 75 %, stroke: the median."
     )
     picture = class_map.anchor_ranges(similarity, plots.label_colours(comparison), name=next(names))
@@ -315,7 +321,7 @@ def _pictures(comparison: Comparison, given: Path | None) -> Section:
     if comparison.baseline is None:
         return section
     name = comparison.baseline.label
-    section.about = f"Three frames of videos that {name} had wrong and most seeds have right; then the reverse."
+    section.about = f"Three frames of videos that {name} has wrong and most seeds have right; then the reverse."
     folder = VideoFolder(comparison.baseline.result.store.path, given)
     for entry in comparison.group.entries:
         for test, (ours, baseline) in comparison.against_baseline(entry).items():
@@ -324,7 +330,7 @@ def _pictures(comparison: Comparison, given: Path | None) -> Section:
             kinds = (("gained", "not"), ("lost", "now taken for"))
             for (kind, words), found in zip(kinds, flips(ours, baseline, limit=N_PICTURES), strict=True):
                 shown = [
-                    (picture, f"{flip.label}, {words} {flip.before if kind == 'gained' else flip.after}")
+                    (picture, f"{flip.label}, {words} {flip.taken_for}")
                     for flip in found
                     if (picture := folder.picture(flip.id)) is not None
                 ]

@@ -12,6 +12,11 @@ from prompttune.report.settings import Setting
 from prompttune.report.statistics import in_per_cent
 from prompttune.report.tables import heading, interval, mean_and_std, published_frame
 
+CALIBRATION_RULE = (
+    "Calibration error: the expected one in per cent, |accuracy - mean confidence| over 15 bins of confidence; mean "
+    "over seeds and test sets."
+)
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompttune.evaluation.evaluate import Spread
 from prompttune.report.comparison import BOLD_RULE, Comparison, Line
+from prompttune.report.entries import Group
 from prompttune.report.markdown import TEST_NAMES, markdown_table
 from prompttune.report.over_stores import OverStores, over_stores
 from prompttune.report.published import Published, matching
@@ -110,6 +111,7 @@ def _numbers(comparison: Comparison, line: Line) -> dict[str, Any]:
         "model": group.model,
         "protocol": group.protocol,
         "shots": group.shots,
+        "test_videos": group.tested_on,
         "label": line.label,
         "method": line.entry.result.method,
         "n_seeds": len(line.entry.runs),
@@ -238,8 +240,13 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
         frame = table_frame(comparison, bold=r"\textbf{{{}}}", sign=r"$\pm$")
         group = comparison.group
         caption = " ".join([f"{group.title}; {group.model}.", *notes(comparison)])
-        tables.append(_latex(frame, caption=caption, label=f"{group.store}-{group.protocol}-{group.shots}"))
+        tables.append(_latex(frame, caption=caption, label=_label(group)))
     return "\n".join(tables)
+
+
+def _label(group: Group) -> str:
+    words = (group.store, group.protocol, str(group.shots), group.tested_on)
+    return "-".join(word for word in words if word)
 
 
 def _latex(frame: pandas.DataFrame, *, caption: str, label: str) -> str:

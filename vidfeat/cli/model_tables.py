@@ -44,6 +44,9 @@ def print_model(verdict: Verdict) -> None:
     table.add_row("zero-shot", _said(verdict.zero_shot))
     table.add_row("tokenizer", verdict.tokenizer)
     table.add_row("weights", ", ".join(verdict.weights) or "none in open_clip's list; give a file")
+    for other in dict.fromkeys(verdict.other_weights.values()):
+        tags = [tag for tag, model in verdict.other_weights.items() if model == other]
+        table.add_row(f"of {other}", f"{', '.join(tags)} (another activation)")
     print_parts(table)
     if verdict.pooled.yes:
         tag = verdict.weights[0] if verdict.weights else "FILE"

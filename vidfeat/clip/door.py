@@ -45,22 +45,27 @@ def model_config(name: str) -> dict[str, Any] | None:
     """
     import open_clip
 
-    found: dict[str, Any] | None = open_clip.get_model_config(name if ":" in name else name.replace("/", "-"))
+    found: dict[str, Any] | None = open_clip.get_model_config(listed(name))
     return found
+
+
+def listed(name: str) -> str:
+    """As open_clip's lists spell an architecture: `ViT-B/16` is `ViT-B-16` there."""
+    return name if ":" in name else name.replace("/", "-")
 
 
 def weights_tags(model: str) -> tuple[str, ...]:
     """The tags of weights there are for an architecture."""
     import open_clip
 
-    return tuple(open_clip.list_pretrained_tags_by_model(model))
+    return tuple(open_clip.list_pretrained_tags_by_model(listed(model)))
 
 
 def tag_facts(model: str, tag: str) -> dict[str, Any]:
     """What open_clip knows of weights: where they lie, their preprocessing and activation; empty: no such tag."""
     import open_clip
 
-    return dict(open_clip.get_pretrained_cfg(model, tag) or {})
+    return dict(open_clip.get_pretrained_cfg(listed(model), tag) or {})
 
 
 def loaded_model(model: str, tag: str | None) -> nn.Module:

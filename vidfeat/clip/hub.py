@@ -47,6 +47,21 @@ def require_tag(model: str, tag: str) -> dict[str, Any]:
     )
 
 
+def of_another_model(model: str, tag: str, *, quick_gelu: bool) -> str | None:
+    """The model to take for weights that were trained with another activation than this model has; None where it fits.
+
+    Weights that stand under no model of the activation that their entry states have the model's own: open_clip's entry
+    of roberta-ViT-B-32's only weights does not mention the QuickGELU that their model was trained with.
+
+    Args:
+        quick_gelu: the activation of the model's config.
+    """
+    trained_with = bool(door.tag_facts(model, tag).get("quick_gelu"))
+    plain = model.removesuffix("-quickgelu")
+    other = f"{plain}-quickgelu" if trained_with else plain
+    return other if trained_with != quick_gelu and other != model and tag in door.weights_tags(other) else None
+
+
 def shared_preprocessing(model: str) -> dict[str, Any]:
     """The preprocessing that all of open_clip's weights for a model share; empty where they differ, or there are none.
 

@@ -30,7 +30,7 @@ from vidfeat.clip import door
 from vidfeat.clip.checkpoint import Checkpoint, part_state, read_checkpoint
 from vidfeat.clip.config import TowerSizes, tower_sizes
 from vidfeat.clip.foreign import built, state_problems
-from vidfeat.clip.hub import not_loaded, require_tag, shared_preprocessing, unknown_model
+from vidfeat.clip.hub import not_loaded, of_another_model, require_tag, shared_preprocessing, unknown_model
 from vidfeat.clip.hub_text import with_hub_config
 from vidfeat.clip.hub_tokenizer import hub_tokenizer
 from vidfeat.clip.rerun_check import require_same_features
@@ -200,7 +200,7 @@ def _architecture(model: str, tokenizer: Path | None) -> _Architecture:
         raise not_loaded(f"the config of {model}", error) from error
     if found is None:
         raise unknown_model(model)
-    return _made(model, found, shared_preprocessing(model), tokenizer)
+    return _made(door.listed(model), found, shared_preprocessing(model), tokenizer)
 
 
 def _local_architecture(
@@ -258,11 +258,10 @@ def _completed(checkpoint: Checkpoint, base: Checkpoint) -> tuple[Checkpoint, tu
 def _from_hub(architecture: _Architecture, *, model: str, pretrained: str | None) -> LoadedClip:
     """A backbone out of open_clip's own loading code."""
     if pretrained is not None:
-        facts = require_tag(model, pretrained)
-        if bool(facts.get("quick_gelu")) != architecture.sizes.quick_gelu:
-            raise _wrong_activation(
-                architecture, expected_quick_gelu=bool(facts.get("quick_gelu")), source=f"{model}, {pretrained}"
-            )
+        require_tag(model, pretrained)
+        has = architecture.sizes.quick_gelu
+        if of_another_model(model, pretrained, quick_gelu=has) is not None:
+            raise _wrong_activation(architecture, expected_quick_gelu=not has, source=f"{model}, {pretrained}")
     try:
         clip = door.loaded_model(model, pretrained)
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 from vidfeat.backbone import ForeignVision, VisionConfig
 from vidfeat.clip import door
 from vidfeat.clip.config import TowerSizes, tower_sizes
-from vidfeat.clip.hub import unknown_model
+from vidfeat.clip.hub import of_another_model, unknown_model
 from vidfeat.errors import UnsupportedModelError
 
 PATHS = {
@@ -49,6 +49,7 @@ class Verdict:
         zero_shot: class features of written prompts.
         tokenizer: where it comes from.
         weights: tags that open_clip knows, trained with the activation that the model has.
+        other_weights: listed here, too, but trained with another activation: tag -> the model to take.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Verdict:
     zero_shot: Can
     tokenizer: str
     weights: tuple[str, ...]
+    other_weights: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
@@ -76,6 +78,7 @@ def judge(name: str) -> Verdict:
     config = door.model_config(name)
     if config is None:
         raise unknown_model(name)
+    name = door.listed(name)
     vision = config["vision_cfg"]
     size = vision.get("image_size", 224)
     picture = (int(size), int(size)) if not isinstance(size, (list, tuple)) else (int(size[0]), int(size[1]))
@@ -84,14 +87,16 @@ def judge(name: str) -> Verdict:
     except UnsupportedModelError as error:
         refused = Can(False, reason=str(error).splitlines()[0].removeprefix(f"{name} has "))
         can = dict.fromkeys(("pooled", "tokens", "visual_prompts", "text_prompts", "zero_shot"), refused)
-    tags = tuple(
-        tag
-        for tag in door.weights_tags(name)
-        if bool(door.tag_facts(name, tag).get("quick_gelu")) == bool(config.get("quick_gelu"))
-    )
+    taken_by = {
+        tag: of_another_model(name, tag, quick_gelu=bool(config.get("quick_gelu"))) for tag in door.weights_tags(name)
+    }
+    own = tuple(tag for tag, other in taken_by.items() if other is None)
+    others = {tag: other for tag, other in taken_by.items() if other is not None}
     on_hub = config["text_cfg"].get("hf_tokenizer_name")
     tokenizer = f"tokenizer.json of the hub's {on_hub}" if on_hub else "CLIP's byte pairs, with open_clip"
-    return Verdict(name, picture, int(config["embed_dim"]), tokenizer=tokenizer, weights=tags, **can)
+    return Verdict(
+        name, picture, int(config["embed_dim"]), tokenizer=tokenizer, weights=own, other_weights=others, **can
+    )
 
 
 def judge_all() -> Iterator[Verdict]:

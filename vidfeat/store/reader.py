@@ -28,7 +28,7 @@ from vidfeat.store.quantize import dequantize
 from vidfeat.store.sealing import MANIFEST_PATH, PACK_PREFIX, Manifest, half_copied
 from vidfeat.store.shards import scales_layout, tap_layout
 from vidfeat.store.spec import FORMAT_VERSION, Fingerprint, TapSpec, VideoRow, require_version
-from vidfeat.store.tap import tap_flags
+from vidfeat.store.tap import Tap, tap_flags
 from vidfeat.store.unit_plan import SPEC_PATH, PlannedTap
 
 Check = Literal["first-touch", "always", "never"]
@@ -222,6 +222,7 @@ class StoreReader:
     ) -> Rows:
         """The rows of some videos in one view, in the order asked for.
 
+        tap: in either spelling, as stores have it (`tokens/06`) or as command lines do (`tokens@6`).
         video_indices: positions in the store [B], each of a video that is ok; any order, repeats allowed.
         view: one view for all, or one per video [B].
         dtype: of the result; by default the tap's own, float32 for int8 taps.
@@ -241,6 +242,8 @@ class StoreReader:
         self, tap: str, video_indices: Sequence[int] | np.ndarray, *, view: int | Sequence[int] | np.ndarray = 0
     ) -> StoredRows:
         """The rows of some videos as they are stored: like `rows`, but int8 stays int8, with its scales beside."""
+        asked = Tap.of(tap)
+        tap = tap if asked is None else asked.name
         spec = self._tap(tap)
         segments = self._segments(tap, video_indices, view)
         values = self._sources[tap].read(segments)

@@ -52,9 +52,13 @@ def test_the_command_is_one_that_vidfeat_takes(poor: str) -> None:
 
 def test_a_model_of_files_is_asked_for_where_they_lie(poor: str) -> None:
     """A store does not know the folder of a model's own files, and a bare file name would be looked for right here."""
-    files = SimpleNamespace(name="world-clip", pretrained="world-clip.safetensors")
-    command = extract_command(poor, open_store(poor), taps=["pooled"], model=cast(BackboneConfig, files))
-    assert "--model-config FOLDER/world-clip.json --weights FOLDER/world-clip.safetensors" in command
+    for tokenizer, more in ((None, ""), ("of the hub", " --tokenizer FOLDER/tokenizer.json")):
+        text = SimpleNamespace(tokenizer=tokenizer)
+        files = SimpleNamespace(name="world-clip", pretrained="world-clip.safetensors", text=text)
+        command = extract_command(poor, open_store(poor), taps=["pooled"], model=cast(BackboneConfig, files))
+        assert (
+            f"--model-config FOLDER/world-clip.json --weights FOLDER/world-clip.safetensors{more} --frames" in command
+        )
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,39 @@ def test_flips_are_videos_that_most_runs_changed(answers: dict[str, dict[str, An
     # run/010 .. 019: gained in two runs or more. swim/005 .. 009: lost in two or more; swim/004 in one of three.
     assert {flip.id for flip in gained} == {f"run/{n:03d}.mp4" for n in range(10, 20)}
     assert {flip.id for flip in lost} == {f"swim/{n:03d}.mp4" for n in range(5, 10)}
-    assert {(flip.label, flip.before, flip.after) for flip in lost} == {("swim", "swim", "run")}
+    assert {(flip.label, flip.taken_for) for flip in lost} == {("swim", "run")}
     assert count_flips(ours, theirs) == (10, 5)
+
+
+def test_a_tie_among_the_runs_is_neither_gain_nor_loss(tmp_path: Path) -> None:
+    write_entry(tmp_path / "zero", "zero-shot", [((10, 10, 10), (10, 10, 10))])
+    write_entry(tmp_path / "coop", "coop", [((12, 10, 8), (10, 10, 10)), ((14, 10, 6), (10, 10, 10))])
+    zero, coop = (read_answers(entry) for entry in read_groups(tmp_path)[0].entries)
+    assert zero is not None
+    assert coop is not None
+    # run/010, 011: both runs; run/012, 013: one of two. swim/008, 009: both; swim/006, 007: one of two.
+    gained, lost = flips(coop["base"], zero["base"], limit=100)
+    assert {flip.id for flip in gained} == {"run/010.mp4", "run/011.mp4"}
+    assert {flip.id for flip in lost} == {"swim/008.mp4", "swim/009.mp4"}
+    assert count_flips(coop["base"], zero["base"]) == (2, 2) == count_flips(zero["base"], coop["base"])
+
+
+def test_a_gain_over_several_runs_names_what_those_that_had_it_wrong_took_it_for() -> None:
+    labels, seen = np.array([0]), {"ids": ("v",), "classes": ("run", "jump", "swim")}
+    before = np.array([[0, 2, 2, 1]])  # the first run is right
+    ours = Answers(labels=labels, predicted=before * 0, right=before == before, **seen)
+    baseline = Answers(labels=labels, predicted=before, right=before == 0, **seen)
+    ((flip,), lost) = flips(ours, baseline, limit=1)
+    assert (flip.label, flip.taken_for, flip.change, lost) == ("run", "swim", 0.75, [])
+
+
+def test_the_videos_of_a_class_are_counted_not_summed_over_means() -> None:
+    labels = np.zeros(9, dtype=np.int64)
+    predicted = np.ones((9, 3), dtype=np.int64)
+    predicted[:, 2] = [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    ours = Answers(tuple("abcdefghi"), ("run", "jump", "swim"), labels, predicted, predicted == 0)
+    assert int(ours.confusion.sum(axis=1)[0]) == 8, "thirds that do not add up to 9: what this test is about"
+    assert [pair.n_videos for pair in confusion_pairs(ours, None)] == [9, 9]
 
 
 def test_answers_of_another_class_list_are_not_compared(answers: dict[str, dict[str, Answers]]) -> None:

@@ -149,6 +149,33 @@ def test_stores_and_class_lists_are_not_mixed(results: Path) -> None:
     assert [len(group.entries) for group in groups if group.store == "target"] == [3]
 
 
+def test_other_test_videos_are_another_table(results: Path) -> None:
+    """Two draws of a split from one store: what one line gains on its videos is not counted against the other's."""
+    write_entry(results / "drawn-anew", "tip-adapter", COOP)
+    path = results / "drawn-anew" / "result.json"
+    document = json.loads(path.read_text())
+    for run in document["runs"]:
+        run["tests"]["new"]["videos_sha256"] = "5" * 64
+    path.write_text(json.dumps(document))
+    groups = read_groups(results)
+    assert [[entry.label for entry in group.entries] for group in groups] == [
+        ["zero-shot", "coop", "kgcoop"], ["tip-adapter"]]  # fmt: skip
+    assert len({group.title for group in groups}) == 2
+    assert all("4 shots, test videos " in group.title for group in groups)
+    comparisons = [compare(group) for group in groups]
+    assert over_stores(comparisons) == [], "two draws from one store are no two data sets"
+    rows = csv.DictReader(io.StringIO(to_csv(comparisons)))
+    assert [(row["label"], row["baseline"]) for row in rows][-1] == ("tip-adapter", "")
+    assert to_latex(comparisons).count(r"\label{tab:target-base-to-new-4-") == 2
+
+
+def test_what_trains_nothing_stands_once_unless_it_differs(results: Path) -> None:
+    write_entry(results / "again", "zero-shot", ZERO)
+    write_entry(results / "template", "zero-shot", [((11, 10, 10), (12, 12, 12))])
+    labels = [entry.label for entry in only_group(results).entries]
+    assert labels == ["zero-shot (again)", "zero-shot (template)", "coop", "kgcoop"]
+
+
 def test_two_lines_of_one_method_get_names_of_their_own(results: Path) -> None:
     write_entry(results / "b2", "coop", BEST)
     labels = [entry.label for entry in only_group(results).entries]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from vidfeat.backbone import ForeignVision
 from vidfeat.clip.config import tower_sizes
+from vidfeat.clip.hub import of_another_model
 from vidfeat.clip.openclip import from_state_dict, load_open_clip
 from vidfeat.errors import UnsupportedModelError
 
@@ -126,6 +127,19 @@ def test_a_tag_of_another_activation_names_the_right_model(model: str, pretraine
         return
     with pytest.raises(UnsupportedModelError, match=rf"use the model {named} "):
         load_open_clip(model=model, pretrained=pretrained)
+
+
+def test_weights_that_stand_under_one_model_alone_are_its_own_whatever_their_entry_says_of_the_activation() -> None:
+    """Every tag of open_clip's list is taken, or refused with the name of a model that takes it."""
+    for model, tag in open_clip.list_pretrained():
+        quick_gelu = bool((open_clip.get_model_config(model) or {}).get("quick_gelu"))
+        other = of_another_model(model, tag, quick_gelu=quick_gelu)
+        assert other is None or of_another_model(other, tag, quick_gelu=not quick_gelu) is None, (model, tag)
+
+
+def test_openais_own_spelling_of_a_model_finds_its_weights() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"use the model ViT-B-16-quickgelu "):
+        load_open_clip(model="ViT-B/16", pretrained="openai")
 
 
 def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:

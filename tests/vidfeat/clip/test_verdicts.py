@@ -20,7 +20,10 @@ def test_one_model_is_judged_as_it_loads() -> None:
     assert not verdict.visual_prompts.yes
     assert "ResNet" in verdict.visual_prompts.reason
     assert "openai" not in verdict.weights  # trained with QuickGELU: RN50-quickgelu's
+    assert verdict.other_weights["openai"] == "RN50-quickgelu"
     assert "openai" in judge("RN50-quickgelu").weights
+    # Its entry does not mention the activation, and there is no model with another.
+    assert judge("roberta-ViT-B-32").weights == ("laion2b_s12b_b32k",)
     plain = judge("ViT-B-16")
     assert plain.tokens.how == "tokens@0 to tokens@12, [197 768] per frame"
     assert (plain.text_prompts.how, plain.zero_shot.yes) == ("shared-prefix", True)
@@ -33,6 +36,7 @@ def test_the_command_prints_and_writes_the_same() -> None:
     assert written["name"] == "convnext_tiny"
     assert written["tokens"] == {"yes": False, "how": "", "reason": judge("convnext_tiny").tokens.reason}
     assert "no: its image tower (convnext_tiny) has" in printed.output
+    assert "of ViT-B-16-quickgelu" in CliRunner().invoke(main, ["models", "ViT-B/16"]).output
 
 
 def test_an_unknown_name_suggests_the_nearest_whatever_its_case() -> None:

@@ -11,6 +11,7 @@ from small_store import FAILED_VIDEO, SmallStore
 
 from vidfeat.errors import MissingTapError, StoreCorruptError, StoreError, StoreIncompleteError, StoreNotFoundError
 from vidfeat.store import StoreWriter, open_store
+from vidfeat.store.tap import tap_flags
 
 KINDS = [
     pytest.param(SmallStore(), id="fixed"),
@@ -25,6 +26,8 @@ def check_rows(world, reader, indices=ANY_ORDER):
     for tap in world.spec.taps:
         for view in range(world.n_views):
             rows = reader.rows(tap.name, indices, view=view)
+            flag = tap_flags([tap.name])  # as command lines spell it
+            np.testing.assert_array_equal(reader.rows(flag, indices, view=view).values, rows.values)
             assert len(rows) == len(indices)
             for position, index in enumerate(indices):
                 np.testing.assert_array_equal(rows[position], world.rows(tap.name, index, view).astype(tap.dtype))
