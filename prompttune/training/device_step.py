@@ -182,8 +182,8 @@ class DeviceStep:
         if launches_cost(total):
             weights = self._ones if share * scale == 1.0 else self._ones * (share * scale)
             return torch.autograd.grad(total, self.parameters.leaves, grad_outputs=weights, allow_unused=True)
-        # The same to the bit in two operations more. PyTorch compares the shape of gradients that it is given by sympy's
-        # rules, and importing sympy takes half a second.
+        # The same to the bit in two operations more. PyTorch compares the shape of gradients that it is given with
+        # sympy, whose import takes half a second.
         whole = (total if share * scale == 1.0 else total * (share * scale)).sum()
         return torch.autograd.grad(whole, self.parameters.leaves, allow_unused=True)
 
