@@ -79,7 +79,7 @@ class TrainConfig(Section):
     def _check(self) -> TrainConfig:
         problems = [*self._split_problems(), *self._part_problems()]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n    ".join(problems))
         return self
 
     def _split_problems(self) -> Iterable[str]:
@@ -238,10 +238,9 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig.model_validate(merge(defaults, given))
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors()]
-        plural = "" if len(problems) == 1 else "s"
-        raise ConfigError(
-            explain(f"{len(problems)} problem{plural} in the configuration of {name}", got="".join(problems))
-        ) from None
+        n = "".join(problems).count("\n")  # each has its line
+        what = f"{n} problem{'' if n == 1 else 's'} in the configuration of {name}"
+        raise ConfigError(explain(what, got="".join(problems))) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from prompttune.base.compiling import compile_function
 from prompttune.base.run_layers import RunDropout
 from prompttune.base.shapes import without_values
-from prompttune.errors import ConfigError, explain
+from prompttune.errors import ConfigError, explain, note
 from prompttune.training.micro_batch import MicroBatch
 from prompttune.training.step_inputs import kind_of, mapped, tensors_of
 
@@ -68,6 +68,7 @@ class CompiledPass:
         inputs = tensors_of((micro, masks))
         kind = (with_norms, kind_of((micro, masks)))
         if kind not in self._kernels:
+            note("compile = true makes kernels for each kind of batch as it comes: minutes, in which no step is done")
             noted = self._noted(micro, masks, with_norms=with_norms)
             self._kernels[kind] = compile_function(noted, setting=SETTING, fullgraph=True, dynamic=False)
         with torch.no_grad():

@@ -203,6 +203,8 @@ def test_no_epochs_leave_nothing_to_average() -> None:
     assert config_of("promptsrc", {"optim": {"epochs": 0}, "aggregation": "none"}).aggregation is None
     with pytest.raises(ConfigError, match="leaves none of 4 epochs any weight"):
         config_of("promptsrc", {"optim": {"epochs": 4}, "aggregation": {"mean": 100.0}})
+    with pytest.raises(ConfigError, match=r"2 problems in .*\n.*\n    selection = .*\n    aggregation is"):
+        config_of("promptsrc", {"optim": {"epochs": 0}, "selection": "val"})
 
 
 def before(config: TrainConfig) -> dict[str, Any]:
