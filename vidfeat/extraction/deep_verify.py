@@ -110,8 +110,10 @@ def recipe_of_store(store: StoreReader) -> Recipe:
             explain(
                 "this store's fingerprint holds no recipe to extract its videos again",
                 where=store.path,
-                got=f"{type(error).__name__}: {error}",
-                fix="only stores written by `vidfeat extract` can be verified deeply",
+                got="features made elsewhere"
+                if "imported" in store.fingerprint.fields
+                else f"{type(error).__name__}: {error}",
+                fix=f"vidfeat verify {store.path} --level full, which compares what is stored with what was committed",
             )
         ) from error
 
