@@ -22,8 +22,6 @@ from vidfeat.video.source.text import by_its_bytes, read_text
 
 __all__ = ["VIDEO_EXTENSIONS", "Manifest", "VideoItem", "load_classes", "load_manifest"]
 
-_FEATURES = ", but .npy files: features made elsewhere become a store by vidfeat import"
-
 
 @dataclass(frozen=True)
 class VideoItem:
@@ -104,8 +102,7 @@ def load_manifest(
     rows = with_class_names(rows, ids, problems)
     items = _checked_items(rows, base, problems, must_exist=must_exist)
     if not rows and not problems:
-        features = source.is_dir() and any(source.rglob("*.npy"))
-        problems.add("there is not a single video in it" + (_FEATURES if features else ""), [])
+        problems.add("there is not a single video in it", [])
     names = tuple(ids.values()) if ids is not None else tuple(class_names or dict.fromkeys(i.label for i in items))
     note_like_spelled(names, problems)
     problems.raise_any(source)

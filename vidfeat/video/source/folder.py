@@ -9,6 +9,8 @@ from pathlib import Path
 
 from vidfeat.video.source.rows import VIDEO_EXTENSIONS, Problems, Row, nearly_split, some, split_name, unknown_split
 
+_FEATURES = (".npy", ".h5", ".hdf5")
+
 
 @dataclass(frozen=True)
 class _ClassFolder:
@@ -39,6 +41,9 @@ def folder_rows(source: Path, base: Path, problems: Problems) -> tuple[list[Row]
     _note_left_out(others, [folder.path for folder in class_folders if not folder.videos], source, problems)
     if not filled and not stray:
         problems.add("it holds no class folder with a video in it (expected: <class>/<video>)", [])
+        features = [_below(path, source) for path in others if path.suffix.lower() in _FEATURES]
+        if features:
+            problems.add("features made elsewhere, which become a store by vidfeat import", features)
     rows = []
     for folder in filled:
         for path in folder.videos:
