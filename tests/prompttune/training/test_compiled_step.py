@@ -60,8 +60,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("as_on_a_device", [False, True])
-@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize(
+    ("method", "as_on_a_device"), [("coop", True), ("cocoop", False), ("maple", False), ("maple", True)]
+)
 def test_two_steps_of_other_methods_are_noted_to_the_bit(
     method: str, as_on_a_device: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
