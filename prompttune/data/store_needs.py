@@ -75,28 +75,10 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             problems.append(f"{source.path} has one view, and {asks} needs several")
         problems += _frame_problems(config, source, trains=trains and place == 0)
         if lacking or source.reader.n_views < wanted_views:
-            taps = [*source.reader.taps, *lacking]
-            commands.append(
-                extract_command(
-                    source.path,
-                    source.reader,
-                    taps=taps,
-                    n_views=max(source.reader.n_views, wanted_views),
-                    model=source.pack.config,
-                )
-            )
+            commands.append(_extraction(source, lacking, wanted_views))
     if not problems:
         return
-    fix = "; ".join([*([" ".join(settings)] if settings else []), *commands])
-    if commands:
-        fix += " (SOURCE: the videos the store was extracted from; what is there is kept"
-        if "FOLDER/" in fix:
-            fix += (
-                "; FOLDER: where the model's files lie, of a model of open_clip's own by --model and --pretrained FILE"
-            )
-        fix += ")"
-    if any(is_imported(source.reader) for source in sources):
-        fix += "; imported features cannot be added to, NEW.zarr takes their place"
+    fix = _fix(settings, commands, imported=any(is_imported(source.reader) for source in sources))
     raise FeatureError(
         explain(
             f"the configuration of {config.method} asks for what is not there",
@@ -106,6 +88,30 @@ def require_served(config: TrainConfig, sources: Sequence[FeatureSource], *, tra
             fix=fix or None,
         )
     )
+
+
+def _extraction(source: FeatureSource, lacking: Sequence[str], n_views: int) -> str:
+    """The command that adds these taps, and views up to that many."""
+    return extract_command(
+        source.path,
+        source.reader,
+        taps=[*source.reader.taps, *lacking],
+        n_views=max(source.reader.n_views, n_views),
+        model=source.pack.config,
+    )
+
+
+def _fix(settings: Sequence[str], commands: Sequence[str], *, imported: bool) -> str:
+    """The settings and the extractions that would mend it, and what the extractions' placeholders stand for."""
+    fix = "; ".join([*([" ".join(settings)] if settings else []), *commands])
+    if commands:
+        fix += " (SOURCE: the videos the store was extracted from; what is there is kept"
+        if "FOLDER/" in fix:
+            fix += (
+                "; FOLDER: where the model's files lie, of a model of open_clip's own by --model and --pretrained FILE"
+            )
+        fix += ")"
+    return fix + ("; imported features cannot be added to, NEW.zarr takes their place" if imported else "")
 
 
 def _asks_for_views(config: TrainConfig) -> str:

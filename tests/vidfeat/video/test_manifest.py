@@ -254,12 +254,6 @@ def test_an_empty_list_is_an_error(tmp_path: Path, text: str) -> None:
     assert "not a single video" in message_of(write(tmp_path / "list.txt", text))
 
 
-def test_a_folder_of_features_is_for_another_command(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "1.npy").write_bytes(b"features")
-    assert "features made elsewhere, which become a store by vidfeat import" in message_of(tmp_path)
-
-
 def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe.mp4,walk\n")
     assert "UTF-8" in message_of(tmp_path / "list.csv")

@@ -280,3 +280,10 @@ def test_something_somethings_own_list(tmp_path: Path) -> None:
     source.write_text(json.dumps([{"id": "78687"}]))
     with pytest.raises(ManifestError, match="has no labels"):
         load_manifest(source, root=tmp_path / "videos")
+
+
+def test_a_folder_of_features_is_for_another_command(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "1.npy").write_bytes(b"features")
+    with pytest.raises(ManifestError, match="features made elsewhere, which become a store by vidfeat import"):
+        load_manifest(tmp_path)
